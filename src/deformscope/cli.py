@@ -1,0 +1,171 @@
+"""The command line: every command a plain function that hands over to the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import __version__
+from .errors import DeformscopeError
+
+app = App(name="deformscope", version=__version__, help="See, measure and use what deformable convolutions learn.")
+
+Detector = Annotated[str, Parameter(help="A detector's name, or a checkpoint file.")]
+Layers = Annotated[
+    list[str] | None,
+    Parameter(name="--layer", help="Layers to show: a name, a part of it or a pattern (`*layer3*`); may be repeated."),
+]
+
+
+@app.command
+def figures(
+    photos: Annotated[list[Path], Parameter(help="Photos, or folders of photos.")],
+    /,
+    *,
+    detector: Detector = "packaged",
+    layer: Layers = None,
+    view: Annotated[list[str] | None, Parameter(help="figure1, figure2, figure3, sampling, overview.")] = None,
+    out: Annotated[Path, Parameter(help="Folder for the figures.")] = Path("deformscope-figures"),
+    format: Annotated[str, Parameter(help="png, svg or pdf.")] = "png",
+    at: Annotated[list[str] | None, Parameter(help="Place X,Y in photo px for the sampling points.")] = None,
+    depth: Annotated[int, Parameter(help="Layers through which the sampling points are stacked, 1 to 3.")] = 1,
+    every: Annotated[int | None, Parameter(help="Draw each so-manieth cell (default: what can be read).")] = None,
+    scale: Annotated[float | None, Parameter(help="Factor on arrows and circles (default: readable).")] = None,
+    group: Annotated[int, Parameter(help="Offset group, from 0.")] = 0,
+    least: Annotated[float, Parameter(help="Least score of the detections shown.")] = 0.4,
+    dpi: Annotated[int, Parameter(help="Resolution of PNG figures.")] = 150,
+) -> int:
+    """Draw the paper's figures of photos: kernel points' fields (1), d_f and divergence (2), circles of d_k (3)."""
+    from .photo import find
+    from .render import VIEWS, Settings, check
+
+    settings = Settings(
+        layers=tuple(layer or ()),
+        views=tuple(view or VIEWS),
+        at=tuple(_place(text) for text in at or ()),
+        depth=depth,
+        every=every,
+        scale=scale,
+        group=group,
+        least=least,
+        format=format,
+        dpi=dpi,
+    )
+    check(settings)
+    return _draw(find(photos), detector, out, settings)
+
+
+@app.command
+def layers(
+    photo: Annotated[Path | None, Parameter(help="With a photo, the offsets' figures on it.")] = None,
+    /,
+    *,
+    detector: Detector = "packaged",
+) -> int:
+    """List a detector's deformable convolutions: stride, reduction, kernel, groups and, on a photo, their offsets."""
+    import numpy as np
+
+    from . import analyse, load
+
+    blank = np.full((256, 320, 3), 127, dtype=np.uint8)
+    analysis = analyse(load(detector), blank if photo is None else photo)
+    table = Table(title=f"{analysis.detector}" + (f" on {photo}" if photo else ""), title_justify="left")
+    for heading in ("layer", "stride", "reduction", "kernel", "groups", "modulated"):
+        table.add_column(heading, overflow="fold")
+    if photo:
+        for heading in ("mean dy, dx", "median |offset|", "max |offset|"):
+            table.add_column(heading, justify="right")
+        table.caption = "offsets in cells of the layer's input; |offset| is each kernel point's length"
+    for field in analysis.fields.values():
+        row = [
+            field.name,
+            "×".join(map(str, field.stride)),
+            f"{field.reduction[0]:g}",
+            "×".join(map(str, field.kernel_size)),
+            str(field.offset.shape[1]),
+            "yes" if field.modulation is not None else "no",
+        ]
+        if photo:
+            mean = field.offset.mean(dim=(0, 1, 2, 3, 4)).tolist()
+            length = field.offset.norm(dim=-1)
+            row += [f"{mean[0]:+.3f}, {mean[1]:+.3f}", f"{length.median():.3f}", f"{length.max():.2f}"]
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+@app.command
+def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = Path("deformscope-demo")) -> int:
+    """Draw every figure of a public-domain photo with the packaged detector: no download, no photo needed."""
+    import shutil
+
+    import skimage.data
+
+    from .render import Settings, make_folder
+
+    make_folder(out)
+    photo = out / "cat.png"
+    # The file itself, not skimage.data.chelsea(): that may go to the network for its registry.
+    shutil.copyfile(Path(skimage.data.__file__).parent / "chelsea.png", photo)
+    return _draw([photo], "packaged", out, Settings())
+
+
+def _draw(photos: list[Path], detector: str, out: Path, settings: object) -> int:
+    from . import load
+    from .render import MANIFEST, Settings, figures as draw
+
+    assert isinstance(settings, Settings)
+    failed = 0
+    loaded = load(detector)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("photos", total=len(photos))
+        for outcome in draw(loaded, photos, out, settings):
+            progress.advance(task)
+            if outcome.error:
+                failed += 1
+                _complain(outcome.error)
+            for file in outcome.files:
+                print(file)
+    print(out / MANIFEST)
+    return 2 if failed else 0
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DeformscopeError(f"--at {text}: expected X,Y in photo px, such as --at 120,80") from None
+    return x, y
+
+
+def _complain(message: str) -> None:
+    print("deformscope: " + " ".join(message.split()), file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; bad input gives one line on stderr and exit code 2."""
+    try:
+        code = app(exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except (DeformscopeError, CycloptsError) as error:
+        _complain(f"{error}" + (" (see --help)" if isinstance(error, CycloptsError) else ""))
+        code = 2
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        code = 130
+    except BrokenPipeError:  # the reader of a pipe has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

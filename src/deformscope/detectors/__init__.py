@@ -1,0 +1,1 @@
+"""Detectors with deformable convolutions, and loading them by name or file."""

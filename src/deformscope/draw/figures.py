@@ -1,0 +1,178 @@
+"""The paper's figures, one function each: fields and a photo in, a matplotlib figure out.
+
+``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 give each a panel. ``photo``
+is anything that ``deformscope.photo.read`` takes. Arrows and circles are multiplied by a factor that the figure states;
+``scale`` sets it, and ``every`` keeps only each so-manieth cell of a row and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..errors import DeformscopeError
+from ..field import OffsetField
+from ..photo import Photo
+from . import panels, primitives
+from .style import Backdrop, Sheet, caption, sheet
+from .view import FieldView
+
+FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
+"""One field, or several."""
+
+
+def figure1(
+    field: OffsetField, photo: Photo, *, every: int | None = None, scale: float | None = None, group: int = 0
+) -> Figure:
+    """Figure 1: a panel for each kernel point, in the kernel's own layout, with its offsets and their mean.
+
+    The small arrows start at the kernel point's regular place; multiplied by 1 they end where it samples.
+    """
+    backdrop = Backdrop.of(photo)
+    view = FieldView.of(field, backdrop.size, every, group)
+    rows, columns = field.kernel_size
+    result = sheet(
+        rows, columns, backdrop.size, caption=0.0, foot=0.44 if backdrop.size[1] > backdrop.size[0] else 0.78
+    )
+    shown = view.on_photo(backdrop.size)
+    factor = scale or view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
+    means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
+    trend = primitives.nice(0.35 * min(backdrop.size) / means.max()) if means.max() > 1e-6 else 1.0
+    for k, ax in enumerate(result.flat()):
+        panels.point_panel(ax, backdrop, view, k, factor, trend)
+    caption(
+        result.panels[-1][0],
+        f"{_group(view, group)} · offset of each kernel point (Δy, Δx around it)",
+        f"arrows ×{factor:g}, {_thinning(view)} · thick: mean over the photo ×{trend:g}",
+        columns=columns,
+        beside=panels.SCALE_INCHES,
+    )
+    panels.scale_arrow(result.panels[-1][-1], view, factor)
+    return result.figure
+
+
+def figure2(
+    fields: FieldsLike,
+    photo: Photo,
+    *,
+    detection: dict | None = None,
+    class_names: Sequence[str] = (),
+    least: float = 0.5,
+    every: int | None = None,
+    scale: float | None = None,
+    group: int = 0,
+) -> Figure:
+    """Figure 2: d_f as arrows, and a red mask where its divergence is negative; one panel a field.
+
+    With ``detection`` (torchvision's keys, photo px) the boxes that score at least ``least`` are outlined.
+    """
+    backdrop = Backdrop.of(photo)
+    chosen = as_list(fields)
+    result = _row(len(chosen), backdrop.size)
+    for ax, field in zip(result.flat(), chosen, strict=False):
+        view = FieldView.of(field, backdrop.size, every, group)
+        factor = panels.feature_panel(ax, backdrop, view, scale)
+        if detection is not None:
+            primitives.boxes(ax, detection, class_names, least=least)
+        limit = primitives.convergence_limit(view.div)
+        caption(
+            ax,
+            _group(view, group),
+            f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, full at −{limit:.2g}/cell",
+            beside=panels.SCALE_INCHES,
+        )
+        panels.scale_arrow(ax, view, factor)
+    return result.figure
+
+
+def figure3(
+    fields: FieldsLike, photo: Photo, *, every: int | None = None, scale: float | None = None, group: int = 0
+) -> Figure:
+    """Figure 3: at every cell a circle whose radius is r = sqrt(width · height) of d_k; one panel a field."""
+    backdrop = Backdrop.of(photo)
+    chosen = as_list(fields)
+    result = _row(len(chosen), backdrop.size)
+    for ax, field in zip(result.flat(), chosen, strict=False):
+        view = FieldView.of(field, backdrop.size, every, group)
+        factor = panels.kernel_panel(ax, backdrop, view, scale)
+        shown = view.radii[view.on_photo(backdrop.size)]
+        largest = float(shown.max()) if shown.size else 0.0
+        caption(
+            ax,
+            _group(view, group),
+            f"circles: radius r = √(width·height) of $d_k$, ×{factor:g}, {_thinning(view)} · "
+            f"r up to {largest:.3g} px, brighter = larger",
+        )
+    return result.figure
+
+
+def sampling(
+    fields: FieldsLike,
+    photo: Photo,
+    places: Sequence[tuple[float, float]] | None = None,
+    *,
+    detection: dict | None = None,
+    depth: int = 1,
+    least: float = 0.5,
+    group: int = 0,
+) -> Figure:
+    """The sampling points of chosen cells, stacked through the last ``depth`` (1-3) of ``fields``, lowest first.
+
+    The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
+    least ``least``, else to the photo's centre.
+    """
+    backdrop = Backdrop.of(photo)
+    chosen = as_list(fields)
+    if not 1 <= depth <= min(3, len(chosen)):
+        raise DeformscopeError(
+            f"depth={depth}: expected 1 to {min(3, len(chosen))}, the layers at hand (three at most)"
+        )
+    size = backdrop.size
+    cells = list(places or panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)])
+    panels.check_places(cells, size)
+    stack = chosen[-depth:]
+    result = _row(1, backdrop.size)
+    ax = result.panels[0][0]
+    modulated = panels.sampling_panel(ax, backdrop, stack, cells, group)
+    count = "·".join(str(field.offset.shape[2]) for field in stack)
+    total = int(np.prod([field.offset.shape[2] for field in stack]))
+    meaning = "coloured by modulation (dark 0, bright 1)" if modulated else "a colour a cell"
+    regular = "; lines from the regular grid" if depth == 1 else ""
+    caption(
+        ax,
+        " ← ".join(primitives.escaped(field.name or "layer") for field in reversed(stack)),
+        f"sampling points of {len(cells)} cell{'s' if len(cells) > 1 else ''} (+), "
+        f"{count if depth == 1 else f'{count} = {total}'} each, {meaning}{regular}",
+    )
+    return result.figure
+
+
+def as_list(fields: FieldsLike) -> list[OffsetField]:
+    """The fields as a list; raises DeformscopeError when there is none."""
+    if isinstance(fields, OffsetField):
+        return [fields]
+    chosen = list(fields.values()) if isinstance(fields, Mapping) else list(fields)
+    if not chosen:
+        raise DeformscopeError("fields: none given; expected at least one OffsetField")
+    return chosen
+
+
+def _row(count: int, size: tuple[int, int]) -> Sheet:
+    # Portrait photos stand four in a row, landscape ones three, so that panels stay large enough to read.
+    columns = min(count, 4 if size[0] > size[1] else 3)
+    rows = -(-count // columns)
+    result = sheet(rows, columns, size)
+    for ax in result.flat()[count:]:
+        ax.set_axis_off()
+    return result
+
+
+def _group(view: FieldView, group: int) -> str:
+    groups = view.field.offset.shape[1]
+    return primitives.escaped(view.caption()) + (f" · offset group {group + 1} of {groups}" if groups > 1 else "")
+
+
+def _thinning(view: FieldView) -> str:
+    return "every cell" if view.every == 1 else f"every {view.every}th cell"

@@ -1,0 +1,69 @@
+"""The overview sheet: one photo, a row for each layer, all views side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..photo import Photo
+from . import panels, primitives
+from .figures import FieldsLike, as_list
+from .style import Backdrop, caption, sheet
+from .view import FieldView
+
+
+def overview(
+    fields: FieldsLike,
+    photo: Photo,
+    *,
+    detection: dict | None = None,
+    class_names: Sequence[str] = (),
+    least: float = 0.5,
+    group: int = 0,
+    title: str = "",
+) -> Figure:
+    """One row a field: its kernel points (Fig. 1), d_f with divergence (Fig. 2), circles (Fig. 3), sampling points."""
+    backdrop = Backdrop.of(photo)
+    size = backdrop.size
+    chosen = as_list(fields)
+    result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=primitives.escaped(title))
+    cells = panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)]
+    for row, field in zip(result.panels, chosen, strict=True):
+        view = FieldView.of(field, size, None, min(group, field.offset.shape[1] - 1))
+        shown = view.on_photo(size)
+        factor = view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
+        _points(row[0], backdrop, view, factor)
+        caption(row[0], view.caption(), f"kernel points: offsets ×{factor:g}, thick: mean")
+        scale = panels.feature_panel(row[1], backdrop, view)
+        if detection is not None:
+            primitives.boxes(row[1], detection, class_names, least=least)
+        caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", beside=panels.SCALE_INCHES)
+        panels.scale_arrow(row[1], view, scale)
+        scale = panels.kernel_panel(row[2], backdrop, view)
+        caption(row[2], f"circles of $d_k$ ×{scale:g}", f"r up to {view.radii[shown].max(initial=0):.3g} px")
+        modulated = panels.sampling_panel(row[3], backdrop, [field], cells, min(group, field.offset.shape[1] - 1))
+        caption(row[3], "sampling points", "coloured by modulation" if modulated else "")
+    return result.figure
+
+
+def _points(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float) -> None:
+    """Figure 1 in small: the kernel's panels inside one."""
+    rows, columns = view.field.kernel_size
+    ax.set_axis_off()
+    shown = view.on_photo(backdrop.size)
+    means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
+    trend = primitives.nice(0.4 * min(backdrop.size) / means.max()) if means.max() > 1e-6 else 1.0
+    gap = 0.012
+    for k in range(rows * columns):
+        row, column = divmod(k, columns)
+        box = (
+            column / columns + gap / 2,
+            1 - (row + 1) / rows + gap / 2,
+            1 / columns - gap,
+            1 / rows - gap,
+        )
+        small = ax.inset_axes(box)
+        panels.point_panel(small, backdrop, view, k, factor, trend, small=True)

@@ -1,0 +1,172 @@
+"""One panel each of the paper's figures, on given axes over a photo; factors default to readable ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+
+from ..errors import DeformscopeError
+from ..field import OffsetField
+from ..stack import stacked_points
+from . import primitives, style
+from .primitives import nice
+from .style import Backdrop, caption
+from .view import FieldView
+
+WASH = 0.3
+SCALE_INCHES = 1.35
+"""Room for the scale arrow at the right of a caption's first line."""
+
+
+def point_panel(
+    ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: float, trend: float, *, small: bool = False
+) -> None:
+    """Figure 1, one panel: the offsets Δp_k of kernel point ``k`` (× factor) and their mean (× trend) in the middle."""
+    height, width = backdrop.size
+    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    shown = view.on_photo((height, width))
+    primitives.arrows(
+        ax, view.starts[k][shown], view.vectors[k][shown] * factor, width=0.4 if small else 0.7, halo=False
+    )
+    mean = view.vectors[k][shown].mean(axis=0) * trend
+    middle = np.array([[height / 2, width / 2]]) - mean / 2
+    thick = primitives.arrows(ax, middle, mean[None], color=style.TREND, width=1.8 if small else 4.0, halo=False)
+    thick.set(path_effects=[withStroke(linewidth=0.8 if small else 1.8, foreground="black")], zorder=5)
+    _frame(ax, height, width)
+    if not small:
+        rows, columns = view.field.kernel_size
+        place = f"({k // columns - (rows - 1) / 2:+g}, {k % columns - (columns - 1) / 2:+g})".replace("-", "−")
+        text = ax.text(0.02, 0.97, f"k={k}  {place}", transform=ax.transAxes, va="top", fontsize=7, color="black")
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def feature_panel(
+    ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | None = None, *, limit: float | None = None
+) -> float:
+    """Figure 2, one panel: d_f (× factor) as arrows and the negative divergence as a red mask; returns the factor."""
+    height, width = backdrop.size
+    primitives.photo(ax, backdrop.pixels, WASH * 0.6, backdrop.size)
+    shown = view.on_photo((height, width))
+    scale = factor or view.factor(np.linalg.norm(view.d_f[shown], axis=1), 1.6)
+    full = limit or primitives.convergence_limit(view.div)
+    primitives.divergence_mask(ax, view.div, view.corners, limit=full or None)
+    primitives.arrows(ax, view.centres[shown], view.d_f[shown] * scale, color="#10243e", width=0.9)
+    _frame(ax, height, width)
+    return scale
+
+
+def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | None = None) -> float:
+    """Figure 3, one panel: at every cell a circle of radius r = sqrt(width · height) of d_k, × factor; returns it."""
+    height, width = backdrop.size
+    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    shown = view.on_photo((height, width))
+    scale = factor or view.factor(view.radii[shown], 1.3)
+    primitives.circles(ax, view.centres[shown], view.radii[shown] * scale, values=view.radii[shown])
+    _frame(ax, height, width)
+    return scale
+
+
+def sampling_panel(
+    ax: Axes,
+    backdrop: Backdrop,
+    fields: Sequence[OffsetField],
+    places: Sequence[tuple[float, float]],
+    group: int = 0,
+) -> bool:
+    """Sampling points of the cells nearest to ``places`` ((y, x) px), stacked through ``fields`` (lowest first).
+
+    Dots are coloured by place, or by the modulation where there is one; returns whether there is.
+    """
+    height, width = backdrop.size
+    primitives.photo(ax, backdrop.pixels, WASH * 0.6, backdrop.size)
+    top, modulated = fields[-1], False
+    size = max(height, width) / (70 if len(fields) == 1 else 95 if len(fields) == 2 else 130)
+    for number, place in enumerate(places):
+        color = style.PLACES[number % len(style.PLACES)]
+        cell = top.cell_at(place)
+        stacked = stacked_points(fields, cell, group)
+        modulated |= stacked.modulated
+        reached = stacked.points[-1].numpy()
+        seen = np.isfinite(reached).all(axis=1)
+        if len(fields) == 1:
+            regular = top.to_pixels(top.regular_points()[:, cell[0], cell[1]]).numpy()
+            primitives.lines(ax, regular[seen], reached[seen], color=color)
+            primitives.points(ax, regular[seen], size * 0.5, color="white")
+        weights = stacked.weights[-1].numpy()[seen] if stacked.modulated else None
+        primitives.points(ax, reached[seen], size, color=color, values=weights)
+        y, x = top.to_pixels(top.centres()[cell[0], cell[1]]).tolist()
+        mark = ax.plot(x, y, marker="+", color="white", ms=9, mew=1.6, zorder=5)[0]
+        mark.set_path_effects([withStroke(linewidth=3.2, foreground="black")])
+    _frame(ax, height, width)
+    return modulated
+
+
+def scale_arrow(ax: Axes, view: FieldView, factor: float) -> None:
+    """Under the panel, at the right: how long an arrow of so many cells is drawn."""
+    height, width = view_size(ax)
+    cell = float(np.mean(view.field.pixels_per_cell())) * factor
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    inches = ax.get_position().height * figure.get_figheight()
+    across = ax.get_position().width * figure.get_figwidth()
+    # The longest readable count that leaves room for its label.
+    count = nice(0.45 * width / across / cell)
+    level = height * (1 + 0.115 / inches)
+    arrow = primitives.arrows(
+        ax, np.array([[level, width - count * cell]]), np.array([[0, count * cell]]), color=style.INK, halo=False
+    )
+    arrow.set_clip_on(False)
+    ax.text(
+        width - count * cell - 0.01 * width,
+        level,
+        f"{count:g} cell{'s' if count > 1 else ''}",
+        ha="right",
+        va="center",
+        fontsize=7,
+        color=style.INK,
+        clip_on=False,
+    )
+
+
+def view_size(ax: Axes) -> tuple[float, float]:
+    """Height and width of the axes' data range, px."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    return abs(bottom - top), abs(right - left)
+
+
+def centres_of_boxes(detection: dict, least: float, most: int = 4) -> list[tuple[float, float]]:
+    """The centres (y, x) px of the ``most`` best detections that score at least ``least``."""
+    scores = detection.get("scores")
+    if scores is None or not len(scores):
+        return []
+    order = scores.argsort(descending=True)[:most]
+    boxes = detection["boxes"][order][scores[order] >= least]
+    return [((y0 + y1) / 2, (x0 + x1) / 2) for x0, y0, x1, y1 in boxes.tolist()]
+
+
+def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
+    """Raise DeformscopeError unless every place (y, x) lies on a photo of ``size`` (h, w)."""
+    for y, x in places:
+        if not (0 <= y <= size[0] and 0 <= x <= size[1]):
+            raise DeformscopeError(
+                f"place (y, x) = ({y:g}, {x:g}): outside the photo, which is {size[0]} high and {size[1]} wide"
+            )
+
+
+def _frame(ax: Axes, height: int, width: int) -> None:
+    ax.set(xlim=(0, width), ylim=(height, 0))
+
+
+__all__ = [
+    "caption",
+    "centres_of_boxes",
+    "check_places",
+    "feature_panel",
+    "kernel_panel",
+    "point_panel",
+    "sampling_panel",
+    "scale_arrow",
+]

@@ -1,0 +1,185 @@
+"""Parts of figures. Each draws on the axes it is given, in photo px, and returns its artist; points are (y, x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection, LineCollection, PolyCollection
+from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
+from matplotlib.quiver import Quiver
+from torch import Tensor
+
+from . import style
+
+Points = np.ndarray
+"""[m 2], (y, x) in photo px."""
+
+
+def photo(ax: Axes, array: np.ndarray, wash: float = 0.0, size: tuple[int, int] | None = None) -> AxesImage:
+    """The photo, filling the axes, washed towards white by ``wash`` (0..1) so that what lies on it can be seen.
+
+    ``size`` (h, w) is the photo's own, where ``array`` is a smaller copy of it.
+    """
+    height, width = size or array.shape[:2]
+    shown = (array * (1 - wash) + 255 * wash).astype(np.uint8) if wash else array
+    image = ax.imshow(shown, extent=(0, width, height, 0), interpolation="nearest", zorder=0)
+    ax.set_axis_off()
+    return image
+
+
+def arrows(
+    ax: Axes, starts: Points, vectors: Points, *, color: str = style.ARROW, width: float = 1.1, halo: bool = True
+) -> Quiver:
+    """Arrows of true length: from each start to start + vector, (y, x) px. ``width`` is the shaft's, in points."""
+    artist = ax.quiver(
+        starts[:, 1],
+        starts[:, 0],
+        vectors[:, 1],
+        vectors[:, 0],
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        units="inches",
+        width=width / 72,
+        headwidth=3.6,
+        headlength=4.2,
+        headaxislength=3.8,
+        minlength=0.6,
+        color=color,
+        zorder=3,
+    )
+    if halo:
+        artist.set_path_effects([withStroke(linewidth=width * 0.9, foreground=(1, 1, 1, 0.75))])
+    return artist
+
+
+def divergence_mask(
+    ax: Axes, div: np.ndarray, corners: tuple[float, float, float, float], *, limit: float | None = None
+) -> AxesImage:
+    """A red veil where the divergence ``[h w]`` is negative, stronger where more negative, none elsewhere.
+
+    ``corners`` are the (top, bottom, left, right) px edges of the map. ``limit`` is the convergence, in 1/cell, at
+    which the veil is fullest; by default the 98th percentile of this map's.
+    """
+    strength = np.clip(-div, 0, None)
+    full = limit or max(convergence_limit(div), 1e-9)
+    veil = np.zeros((*div.shape, 4), dtype=np.float32)
+    veil[..., :3] = style.MASK
+    veil[..., 3] = 0.75 * np.clip(strength / full, 0, 1) ** 0.7
+    # One cell more on each side: cells' centres begin at the photo's very corner, and its last strip has none.
+    veil = np.pad(veil, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    top, bottom, left, right = corners
+    down, across = (bottom - top) / div.shape[0], (right - left) / div.shape[1]
+    top, bottom, left, right = top - down, bottom + down, left - across, right + across
+    axis = ax.axis()
+    image = ax.imshow(veil, extent=(left, right, bottom, top), interpolation="bilinear", zorder=1)
+    ax.axis(axis)
+    return image
+
+
+def convergence_limit(div: np.ndarray) -> float:
+    """The 98th percentile of −div over the cells where it is positive; 0 where there is none."""
+    inward = -div[div < 0]
+    return float(np.percentile(inward, 98)) if inward.size else 0.0
+
+
+def circles(
+    ax: Axes, centres: Points, radii: np.ndarray, *, values: np.ndarray | None = None, width: float = 0.9
+) -> EllipseCollection:
+    """Circles of ``radii`` px; coloured by ``values``, by default their radii. Larger ones lie on top."""
+    order = np.argsort(radii)
+    shown = (radii if values is None else values)[order]
+    artist = EllipseCollection(
+        2 * radii[order],
+        2 * radii[order],
+        np.zeros(len(order)),
+        units="xy",
+        offsets=centres[order][:, ::-1],
+        offset_transform=ax.transData,
+        facecolors="none",
+        linewidths=width,
+        cmap=style.SIZE_MAP,
+        zorder=3,
+    )
+    artist.set_array(shown)
+    artist.set_clim(0, float(shown.max()) if shown.size and shown.max() > 0 else 1.0)
+    ax.add_collection(artist, autolim=False)
+    return artist
+
+
+def points(
+    ax: Axes, places: Points, diameter: float, *, color: str | None = None, values: np.ndarray | None = None
+) -> EllipseCollection:
+    """Dots of ``diameter`` px, of one colour or coloured by ``values`` in 0..1 (the modulation)."""
+    artist = EllipseCollection(
+        np.full(len(places), diameter),
+        np.full(len(places), diameter),
+        np.zeros(len(places)),
+        units="xy",
+        offsets=places[:, ::-1],
+        offset_transform=ax.transData,
+        linewidths=0.4,
+        edgecolors=(0, 0, 0, 0.55),
+        zorder=4,
+    )
+    if values is None:
+        artist.set_facecolor(color or style.PLACES[0])
+    else:
+        artist.set(cmap=style.MODULATION_MAP, array=values, clim=(0, 1))
+    ax.add_collection(artist, autolim=False)
+    return artist
+
+
+def lines(ax: Axes, starts: Points, ends: Points, *, color: str = "white", width: float = 0.7) -> LineCollection:
+    """Straight lines between paired points."""
+    pairs = np.stack([starts[:, ::-1], ends[:, ::-1]], axis=1)
+    artist = LineCollection(list(pairs), colors=color, linewidths=width, zorder=3.5)
+    artist.set_path_effects([withStroke(linewidth=width * 2.2, foreground=(0, 0, 0, 0.45))])
+    ax.add_collection(artist, autolim=False)
+    return artist
+
+
+def boxes(
+    ax: Axes, detection: dict[str, Tensor], class_names: Sequence[str] = (), *, least: float = 0.5, labels: bool = True
+) -> PolyCollection:
+    """Outlines of the detections (xyxy px) that score at least ``least``, with class and score."""
+    keep = detection["scores"] >= least if "scores" in detection else slice(None)
+    corners = np.asarray(detection["boxes"][keep].cpu(), dtype=float)
+    outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
+    artist = PolyCollection(outlines, facecolors="none", edgecolors=style.BOX, linewidths=1.4, zorder=4)
+    artist.set_path_effects([withStroke(linewidth=2.6, foreground=(1, 1, 1, 0.8))])
+    ax.add_collection(artist, autolim=False)
+    if labels and "labels" in detection:
+        scores = detection["scores"][keep].tolist() if "scores" in detection else [None] * len(corners)
+        for box, label, score in zip(corners, detection["labels"][keep].tolist(), scores, strict=True):
+            name = class_names[label] if 0 <= label < len(class_names) else str(label)
+            text = escaped(name if score is None else f"{name} {score:.2f}")
+            ax.text(
+                box[0],
+                max(box[1], 0),
+                text,
+                fontsize=7,
+                color="white",
+                va="top",
+                bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
+                zorder=5,
+                clip_on=True,
+            )
+    return artist
+
+
+def escaped(text: str) -> str:
+    """Text as it stands: a dollar sign in a file's or a class's name begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def nice(value: float) -> float:
+    """The nearest of 1, 2, 5 times a power of ten: a factor that can be read."""
+    if not math.isfinite(value) or value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return min((m * power for m in (1, 2, 5, 10)), key=lambda m: abs(math.log(m / value)))

@@ -1,0 +1,94 @@
+"""One field as a figure needs it: numpy arrays in photo px, thinned so that arrows do not merge into a carpet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DeformscopeError
+from ..field import OffsetField
+from ..viewpoint import divergence, radius, split
+from .primitives import nice
+
+MOST_ACROSS = 36
+"""Arrows along a panel's longer side at the most, when no density is given."""
+
+
+@dataclass(frozen=True)
+class FieldView:
+    """The field of one image and offset group, (y, x) in photo px; m cells are left after thinning."""
+
+    field: OffsetField
+    starts: np.ndarray
+    """[k m 2]: each kernel point's regular place."""
+    vectors: np.ndarray
+    """[k m 2]: offsets."""
+    centres: np.ndarray
+    """[m 2]: middles of the regular kernels."""
+    d_f: np.ndarray
+    """[m 2]: feature-map viewpoint."""
+    div: np.ndarray
+    """[h w], 1/cell, not thinned."""
+    radii: np.ndarray
+    """[m], px: sqrt(width · height) of the kernel viewpoint."""
+    corners: tuple[float, float, float, float]
+    """(top, bottom, left, right) px edges of the map of output cells."""
+    spacing: float
+    """Px between the cells that are left."""
+    every: int
+
+    @classmethod
+    def of(cls, field: OffsetField, size: tuple[int, int], every: int | None = None, group: int = 0) -> FieldView:
+        """View ``field`` (n = 1) over a photo of ``size`` (h, w), keeping each ``every``-th cell (default: as fits)."""
+        n, groups, _, h, w, _ = field.offset.shape
+        if n != 1:
+            raise DeformscopeError(f"field {field.name!r} of {n} images: expected one; take field.select(i)")
+        if not 0 <= group < groups:
+            raise DeformscopeError(f"group={group}: expected below {groups}, the offset groups of {field.name!r}")
+        if every is not None and every < 1:
+            raise DeformscopeError(f"every={every}: expected a whole number from 1")
+        offset = field.offset[:, group : group + 1]
+        d_f, d_k = split(offset)
+        per_cell = np.array(field.pixels_per_cell())
+        between = float(np.abs(per_cell * field.stride).mean())
+        step = every or max(1, round(max(size) / (between * MOST_ACROSS)))
+        rows, columns = (np.arange((length - 1) % step // 2, length, step) for length in (h, w))
+        pixels = field.to_pixels(field.regular_points()).numpy().astype(float)
+        middles = field.to_pixels(field.centres()).numpy().astype(float)
+        half = per_cell * field.stride / 2
+        edges = [(middles[0, 0, axis] - half[axis], middles[-1, -1, axis] + half[axis]) for axis in (0, 1)]
+
+        def thin(cells: np.ndarray) -> np.ndarray:
+            return cells[..., rows[:, None], columns, :].reshape(*cells.shape[:-3], -1, cells.shape[-1])
+
+        spread = radius(d_k, field.kernel_size)[0, 0].numpy() * float(np.sqrt(np.abs(per_cell).prod()))
+        return cls(
+            field=field,
+            starts=thin(pixels),
+            vectors=thin(offset[0, 0].numpy() * per_cell),
+            centres=thin(middles),
+            d_f=thin(d_f[0, 0, 0].numpy() * per_cell),
+            div=divergence(d_f[0, 0, 0], field.stride).numpy(),
+            radii=thin(spread[..., None])[..., 0],
+            corners=(*edges[0], *edges[1]),
+            spacing=between * step,
+            every=step,
+        )
+
+    def on_photo(self, size: tuple[int, int]) -> np.ndarray:
+        """Which of the m cells lie on the photo and not in the padding beside it."""
+        y, x = self.centres.T
+        return (y >= 0) & (y <= size[0]) & (x >= 0) & (x <= size[1])
+
+    def factor(self, lengths: np.ndarray, target: float) -> float:
+        """A readable factor that makes the 95th percentile of ``lengths`` (px) about ``target`` times the spacing."""
+        finite = lengths[np.isfinite(lengths)]
+        long = float(np.percentile(finite, 95)) if finite.size else 0.0
+        return nice(target * self.spacing / long) if long > 1e-6 else 1.0
+
+    def caption(self) -> str:
+        """Layer and reduction (network px a cell)."""
+        down, across = (f"{value:g}" for value in self.field.reduction)
+        cell = across if across == down else f"{across}×{down}"
+        return f"{self.field.name or 'deformable convolution'} · {cell} px/cell"

@@ -1,0 +1,196 @@
+"""The command line as a person uses it: files where they were asked for, one clear line where something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deformscope import cli
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A small untrained detector with random offsets, in a file of its own."""
+    from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
+    from deformscope.detectors.packaged import save
+
+    torch.manual_seed(0)
+    config = OneStageConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
+    detector = OneStageDetector(config)
+    for head in detector.heads.values():
+        torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save(detector, path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "a photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["deformscope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return call
+
+
+def test_figures_writes_every_view_and_prints_its_path(run, photo, weights, tmp_path):
+    out = tmp_path / "figures"
+    code, printed, complaints = run("figures", photo, "--detector", weights, "--out", out, "--dpi", 40)
+    assert (code, complaints) == (0, "")
+    written = sorted(path.name for path in (out / "a photo").iterdir())
+    heads = [f"heads.stride{s}.deform" for s in (16, 32, 8)]
+    views = [f"{view}-{head}.png" for view in ("figure1", "sampling") for head in heads]
+    assert written == sorted([*views, "figure2.png", "figure3.png", "overview.png"])
+    assert set(printed.splitlines()) == {*(str(out / "a photo" / name) for name in written), str(out / "manifest.json")}
+    assert all(Image.open(out / "a photo" / name).size[0] > 50 for name in written)
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_views_layers_and_format_can_be_chosen(kind, run, photo, weights, tmp_path):
+    code, _, _ = run(
+        *("figures", photo, "--detector", weights, "--out", tmp_path, "--format", kind),
+        *("--view", "figure2", "--view", "figure1", "--layer", "*stride16*", "--every", 1, "--scale", 2),
+    )
+    assert code == 0
+    names = {path.name for path in (tmp_path / "a photo").iterdir()}
+    assert names == {f"figure1-heads.stride16.deform.{kind}", f"figure2.{kind}"}
+    if kind == "svg":
+        text = (tmp_path / "a photo" / "figure2.svg").read_text()
+        assert "heads.stride16.deform" in text
+        assert "heads.stride32" not in text
+        assert "×2, every cell" in text
+
+
+def test_the_manifest_says_what_the_run_was_made_from(run, photo, weights, tmp_path):
+    import hashlib
+
+    run("figures", photo, "--detector", weights, "--out", tmp_path, "--view", "figure3", "--every", 2)
+    record = json.loads((tmp_path / "manifest.json").read_text())
+    assert record["photos"][0]["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert record["photos"][0]["files"] == ["a photo/figure3.png"]
+    assert record["settings"]["every"] == 2
+    assert record["detector"] == "small"
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(run, photo, weights, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    (folder / "again").mkdir(parents=True)
+    for name in ("first.jpg", "again/first.jpg"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "bad.jpg").write_text("this is text")
+    code, _, complaints = run("figures", folder, "--detector", weights, "--out", out, "--view", "figure3", "--dpi", 40)
+    assert code == 2
+    assert complaints.count("\n") == 1
+    assert "bad.jpg: not an image that can be read" in complaints
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == [
+        "first-2/figure3.png",
+        "first/figure3.png",
+    ]
+    errors = [p["error"] for p in json.loads((out / "manifest.json").read_text())["photos"]]
+    assert sum(bool(error) for error in errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{photo}x"], r"a photo.jpgx: no such file; check the path"),
+        (
+            ["{photo}", "--view", "figure9"],
+            "--view figure9: expected one of figure1, figure2",
+        ),
+        (["{photo}", "--format", "bmp"], "--format bmp: expected one of png, svg, pdf"),
+        (["{photo}", "--layer", "layer9"], "no deformable call named 'layer9'; captured: 'heads.stride8.deform'"),
+        (["{photo}", "--every", "0"], "--every 0: expected a whole number from 1"),
+        (["{photo}", "--every", "few"], "--every"),
+        (["{photo}", "--at", "here"], "--at here: expected X,Y in photo px, such as --at 120,80"),
+        (["{photo}", "--at", "900,3"], "outside the photo, which is 90 high and 130 wide"),
+        (["{photo}", "--group", "4"], "group=4: expected below 1"),
+        (["{photo}", "--detector", "nope"], "nope"),
+        (["{photo}", "--colour", "red"], "--colour"),
+        ([], "PHOTOS"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, run, photo, weights, tmp_path):
+    out = tmp_path / "out"
+    given = [argument.replace("{photo}", str(photo)) for argument in arguments]
+    if "--detector" not in given:
+        given += ["--detector", str(weights)]
+    code, printed, complaints = run("figures", *given, "--out", out)
+    assert code == 2
+    assert message in complaints
+    assert complaints.count("\n") == 1
+    assert not list(out.rglob("*.png"))
+    assert not [line for line in printed.splitlines() if line.endswith(".png")]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(run, photo, weights, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, complaints = run("figures", photo, "--detector", weights, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot be written to" in complaints
+    assert complaints.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 64), (64, 333), (6000, 4000)])
+def test_photos_of_any_size_are_drawn(size, run, weights, tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.linear_gradient("L").resize(size).save(path)
+    code, _, complaints = run("figures", path, "--detector", weights, "--out", tmp_path / "out", "--dpi", 40)
+    assert (code, complaints) == (0, "")
+
+
+def test_layers_lists_geometry_and_with_a_photo_the_offsets(run, photo, weights):
+    code, table, _ = run("layers", photo, "--detector", weights)
+    assert code == 0
+    for text in ("heads.stride8.deform", "reduction", "3×3", "median |offset|", "max |offset|"):
+        assert text in table
+    code, table, _ = run("layers", "--detector", weights)
+    assert code == 0
+    assert "heads.stride32.deform" in table
+    assert "median" not in table
+
+
+def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
+    program = (
+        "import sys, deformscope; print([m for m in ('torchvision', 'matplotlib', 'PIL', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
+    from deformscope import Analysis, DeformscopeError, analyse
+    from deformscope.detectors.packaged import load_file
+
+    made = analyse(load_file(weights), photo)
+    made.save(tmp_path / "a.safetensors")
+    again = Analysis.load(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(again.photo, made.photo)
+    assert list(again.fields) == list(made.fields)
+    for name, field in made.fields.items():
+        torch.testing.assert_close(again.fields[name].offset, field.offset)
+        assert again.fields[name].cells == field.cells
+        assert again.fields[name].placements == field.placements
+    assert again.class_names == ("cat", "dog")
+    torch.testing.assert_close(again.detection["boxes"], made.detection["boxes"])
+    with pytest.raises(DeformscopeError, match="no readable analysis"):
+        Analysis.load(photo)
+    with pytest.raises(DeformscopeError, match=r"format None; expected"):
+        Analysis.load(weights)

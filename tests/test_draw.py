@@ -1,0 +1,241 @@
+"""Figures show what was computed: artists hold the field's numbers, texts can be read, files are whole."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
+from matplotlib.text import Text
+
+from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, radius, split
+from deformscope.draw import primitives, style
+from deformscope.draw.view import FieldView
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+
+
+def field_on(photo=PHOTO, kernel=(3, 2), g=2, name="backbone.layer3", reduction=8.0, modulated=False, spread=1.0):
+    """A random field whose cells cover the photo, seen through a resize by 0.5."""
+    scale = 0.5
+    h, w = (round(size * scale / reduction) for size in photo.shape[:2])
+    random = torch.Generator().manual_seed(1)
+    points = kernel[0] * kernel[1]
+    return OffsetField.from_tensor(
+        spread * torch.randn(1, 2 * g * points, h, w, generator=random),
+        kernel_size=kernel,
+        offset_groups=g,
+        reduction=reduction,
+        modulation=torch.rand(1, g * points, h, w, generator=random) if modulated else None,
+        placements=[Placement(photo.shape[:2], (scale, scale))],
+        name=name,
+    )
+
+
+def quivers(ax):
+    return [artist for artist in ax.get_children() if isinstance(artist, Quiver)]
+
+
+def panel():
+    return Figure(figsize=(4, 3)).add_axes((0, 0, 1, 1))
+
+
+def test_the_kernel_points_fields_of_figure_1_average_to_the_arrows_of_figure_2():
+    field = field_on(kernel=(3, 3), g=1)
+    first = draw.figure1(field, PHOTO, scale=1.0)
+    second = draw.figure2(field, PHOTO, scale=1.0)
+    small = [quivers(ax)[0] for ax in first.axes]
+    assert len(small) == 9
+    mean = np.mean([[q.U, q.V] for q in small], axis=0)
+    arrows = quivers(second.axes[0])[0]
+    np.testing.assert_allclose(mean, [arrows.U, arrows.V], atol=1e-5)
+
+
+def test_figure_1_has_a_panel_a_kernel_point_in_the_kernels_layout_with_its_own_offsets():
+    field = field_on()
+    figure = draw.figure1(field, PHOTO, scale=1.0, every=1, group=1)
+    tops = [round(ax.get_position().y0, 6) for ax in figure.axes]
+    lefts = [round(ax.get_position().x0, 6) for ax in figure.axes]
+    assert len(figure.axes) == 6
+    assert [sorted(set(tops), reverse=True).index(t) for t in tops] == [0, 0, 1, 1, 2, 2]
+    assert [sorted(set(lefts)).index(x) for x in lefts] == [0, 1, 0, 1, 0, 1]
+    for k, ax in enumerate(figure.axes):
+        small, trend = quivers(ax)[:2]
+        per_cell = field.pixels_per_cell()
+        np.testing.assert_allclose(small.U, field.offset[0, 1, k, ..., 1].numpy().ravel() * per_cell[1], rtol=1e-4)
+        np.testing.assert_allclose(small.V, field.offset[0, 1, k, ..., 0].numpy().ravel() * per_cell[0], rtol=1e-4)
+        starts = field.to_pixels(field.regular_points()[k]).numpy().reshape(-1, 2)
+        np.testing.assert_allclose(np.column_stack([small.Y, small.X]), starts, rtol=1e-4, atol=1e-3)
+        direction = np.array([small.U.mean(), small.V.mean()])
+        thick = np.array([trend.U[0], trend.V[0]])
+        assert direction @ thick / np.linalg.norm(direction) / np.linalg.norm(thick) == pytest.approx(1)
+
+
+def test_figure_2s_mask_is_red_exactly_where_the_divergence_is_negative_and_stronger_where_more_so():
+    field = field_on(g=1)
+    div = divergence(split(field.offset)[0], field.stride)[0, 0, 0].numpy()
+    view = FieldView.of(field, PHOTO.shape[:2])
+    np.testing.assert_allclose(view.div, div, atol=1e-6)
+    ax = panel()
+    primitives.photo(ax, PHOTO)
+    image = primitives.divergence_mask(ax, div, view.corners)
+    veil = np.asarray(image.get_array())[1:-1, 1:-1]
+    assert ((veil[..., 3] > 0) == (div < 0)).all()
+    inward = div[div < 0]
+    alpha = veil[..., 3][div < 0]
+    assert (np.diff(alpha[np.argsort(-inward)]) >= 0).all()
+    assert (veil[..., 0] > veil[..., 2]).all()
+
+
+def test_the_mask_lies_on_the_cells_it_belongs_to():
+    field = field_on(g=1)
+    view = FieldView.of(field, PHOTO.shape[:2])
+    ax = panel()
+    primitives.photo(ax, PHOTO)
+    image = primitives.divergence_mask(ax, view.div, view.corners)
+    left, right, bottom, top = image.get_extent()
+    h, w = np.asarray(image.get_array()).shape[:2]
+    centres = field.to_pixels(field.centres()).numpy()
+    for y, x in itertools.product(range(view.div.shape[0]), range(view.div.shape[1])):
+        drawn = (top + (bottom - top) * (y + 1.5) / h, left + (right - left) * (x + 1.5) / w)
+        assert drawn == pytest.approx(centres[y, x], abs=1e-3)
+
+
+def test_figure_3s_circles_have_the_radius_of_the_formula_around_their_cells():
+    field = field_on(kernel=(3, 3), g=1)
+    figure = draw.figure3(field, PHOTO, scale=2.0, every=1)
+    (circles,) = [a for a in figure.axes[0].collections if isinstance(a, EllipseCollection)]
+    px = radius(split(field.offset)[1])[0, 0].numpy().ravel() * field.pixels_per_cell()[0]
+    assert np.sort(circles.get_widths()) == pytest.approx(np.sort(2 * 2.0 * px), abs=1e-3)
+    assert np.asarray(circles.get_offsets()).shape == (px.size, 2)
+    by_place = {tuple(np.round(o, 2)): w for o, w in zip(circles.get_offsets(), circles.get_widths(), strict=True)}
+    for centre, r in zip(field.to_pixels(field.centres()).numpy().reshape(-1, 2), px, strict=True):
+        assert by_place[tuple(np.round(centre[::-1], 2))] == pytest.approx(4 * r, abs=1e-3)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(1, 9), (2, 81), (3, 729)])
+def test_sampling_points_are_drawn_all_and_coloured_by_modulation_where_there_is_one(depth, count):
+    fields = [field_on(kernel=(3, 3), g=1, name=f"l{i}", modulated=i == 2, spread=0.1) for i in range(3)]
+    figure = draw.sampling(fields, PHOTO, [(60, 80)], depth=depth)
+    dots = [a for a in figure.axes[0].collections if isinstance(a, EllipseCollection)][-1]
+    assert len(dots.get_offsets()) == count
+    assert dots.get_array() is not None
+
+
+def test_sampling_without_places_looks_from_the_detected_objects_centres():
+    field = field_on(kernel=(3, 3), g=1)
+    detection = {
+        "boxes": torch.tensor([[10.0, 20, 50, 60], [90, 30, 150, 100], [0, 0, 10, 10]]),
+        "scores": torch.tensor([0.9, 0.8, 0.1]),
+    }
+    figure = draw.sampling(field, PHOTO, detection=detection, least=0.5)
+    marks = [tuple(line.get_xydata()[0]) for line in figure.axes[0].lines]
+    expected = [field.to_pixels(field.centres()[field.cell_at(c)]).tolist()[::-1] for c in [(40, 30), (65, 120)]]
+    assert np.allclose(marks, expected)
+
+
+def test_dense_fields_are_thinned_and_every_overrides_it():
+    field = field_on(reduction=1.0, kernel=(3, 3), g=1)
+    arrows = quivers(draw.figure2(field, PHOTO).axes[0])[0]
+    assert len(np.unique(arrows.X)) <= 40
+    every = quivers(draw.figure2(field, PHOTO, every=1).axes[0])[0]
+    assert field.offset.shape[3] * field.offset.shape[4] == every.N
+
+
+def test_a_figure_is_a_handful_of_collections_not_an_artist_an_arrow():
+    figure = draw.figure2(field_on(reduction=2.0), PHOTO)
+    assert sum(len(ax.get_children()) for ax in figure.axes) < 30
+
+
+def texts(figure):
+    """All texts that are shown, and the boxes they fill, in display px."""
+    FigureCanvasAgg(figure).draw()
+    shown = figure.findobj(match=lambda a: isinstance(a, Text) and a.get_visible() and a.get_text())
+    return shown, [text.get_window_extent() for text in shown]
+
+
+@pytest.mark.parametrize("shape", [(120, 160, 3), (160, 120, 3), (64, 64, 3), (100, 400, 3), (400, 100, 3)])
+@pytest.mark.parametrize("kind", ["figure1", "figure2", "figure3", "sampling", "overview"])
+def test_no_text_leaves_the_figure_or_covers_another(kind, shape):
+    photo = np.full(shape, 128, np.uint8)
+    fields = [field_on(photo, kernel=(3, 3), g=2, name=f"backbone.layer{i}.5.conv2", reduction=4.0) for i in (2, 3, 4)]
+    figure = getattr(draw, kind)(fields[0] if kind == "figure1" else fields, photo)
+    shown, frames = texts(figure)
+    width, height = figure.bbox.width, figure.bbox.height
+    assert len(frames) >= 2
+    for text, frame in zip(shown, frames, strict=True):
+        inside = frame.x0 >= -1 and frame.y0 >= -1 and frame.x1 <= width + 1 and frame.y1 <= height + 1
+        assert inside, (text.get_text(), frame.bounds, (width, height))
+    for (a, one), (b, other) in itertools.combinations(zip(shown, frames, strict=True), 2):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        down = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert across < 2 or down < 2, (a.get_text(), b.get_text())
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_figure_gives_the_same_whole_file(suffix, tmp_path):
+    paths = [draw.save(draw.figure3(field_on(), PHOTO), tmp_path / f"{i}.{suffix}") for i in range(2)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {f"0.{suffix}", f"1.{suffix}"}
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = draw.save(draw.figure3(field_on(), PHOTO), tmp_path / "figure.png")
+    before = path.read_bytes()
+
+    def breaks(self, file, **options):
+        file.write_bytes(b"half") if hasattr(file, "write_bytes") else None
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", breaks)
+    with pytest.raises(OSError, match="disk full"):
+        draw.save(Figure(), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_names_with_dollar_signs_are_text_and_no_formula(tmp_path):
+    field = field_on(name="a$b_c$.conv")
+    detection = {"boxes": torch.tensor([[5.0, 5, 60, 60]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}
+    figure = draw.figure2(field, PHOTO, detection=detection, class_names=["ca$t$"])
+    draw.save(figure, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "a$b_c$.conv" in text
+    assert "ca$t$" in text
+
+
+def test_a_dead_field_is_drawn_too(tmp_path):
+    dead = OffsetField.from_tensor(torch.zeros(1, 18, 15, 20), reduction=8.0, name="dead")
+    for kind in ("figure1", "figure2", "figure3", "sampling", "overview"):
+        draw.save(getattr(draw, kind)(dead, PHOTO), tmp_path / f"{kind}.png", dpi=40)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: draw.figure2([], PHOTO), "fields: none given"),
+        (lambda: draw.figure1(field_on(), PHOTO, group=2), "group=2: expected below 2"),
+        (lambda: draw.figure1(field_on(), PHOTO, every=0), "every=0: expected a whole number from 1"),
+        (lambda: draw.sampling(field_on(), PHOTO, depth=2), "depth=2: expected 1 to 1"),
+        (lambda: draw.sampling(field_on(), PHOTO, [(500, 3)]), r"\(500, 3\): outside the photo, which is 120 high"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(DeformscopeError, match=message):
+        call()
+
+
+def test_factors_are_readable_numbers():
+    assert [primitives.nice(v) for v in (0.13, 1.0, 3.4, 8.0, 40.0, 0.0, float("nan"))] == [0.1, 1, 5, 10, 50, 1, 1]
+
+
+def test_a_sheet_keeps_the_photos_proportions():
+    for size in [(100, 160), (160, 100), (64, 400)]:
+        made = style.sheet(2, 3, size)
+        for ax in made.flat():
+            box = ax.get_position()
+            wide, tall = box.width * made.figure.get_figwidth(), box.height * made.figure.get_figheight()
+            assert tall / wide == pytest.approx(size[0] / size[1], rel=1e-6)
