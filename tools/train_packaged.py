@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deformscope.detectors.one_stage import MEAN, STD, OneStageConfig, OneStageDetector
+from deformscope.detectors.packaged import save
 
 CANVAS = (256, 320)
 HELD_OUT = 200
@@ -183,6 +184,7 @@ def main() -> None:
             kept = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(kept | {"schedule": schedule.state_dict(), "step": step + 1}, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").rename(state)
+    save(network, args.out / "packaged.safetensors")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Set
     run = Run(out, detector.name, settings)
     for photo, name in zip(photos, _folder_names(photos), strict=True):
         try:
-            files = _one(detector, photo, out / name, settings)
+            files = draw_all(analyse(detector, photo), photo, out / name, settings)
             outcome = Outcome(photo, tuple(files))
         except DeformscopeError as error:
             outcome = Outcome(photo, error=str(error))
@@ -145,13 +145,13 @@ def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetFie
     return [field for name, field in analysis.fields.items() if name in last.values()]
 
 
-def _one(detector: Detector, photo: Path, folder: Path, settings: Settings) -> list[Path]:
+def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) -> list[Path]:
+    """Draw what the settings ask for into ``folder`` and return the files; ``photo`` gives the sheet its title."""
     from .draw import save
     from .draw.panels import check_places
 
-    analysis = analyse(detector, photo)
-    layers = chosen_layers(analysis, settings.layers)
     check_places([(y, x) for x, y in settings.at], analysis.photo.shape[:2])
+    layers = chosen_layers(analysis, settings.layers)
     drawings = _drawings(analysis, photo, layers, settings)
     folder.mkdir(exist_ok=True)
     return [save(draw(), folder / f"{name}.{settings.format}", settings.dpi) for name, draw in drawings.items()]

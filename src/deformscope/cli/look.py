@@ -1,27 +1,15 @@
-"""The command line: every command a plain function that hands over to the library."""
+"""Commands that show: figures, layers, demo."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from cyclopts import Parameter
 from rich.table import Table
 
-from . import __version__
-from .errors import DeformscopeError
-
-app = App(name="deformscope", version=__version__, help="See, measure and use what deformable convolutions learn.")
-
-Detector = Annotated[str, Parameter(help="A detector's name, or a checkpoint file.")]
-Layers = Annotated[
-    list[str] | None,
-    Parameter(name="--layer", help="Layers to show: a name, a part of it or a pattern (`*layer3*`); may be repeated."),
-]
+from ..errors import DeformscopeError
+from .app import Detector, Layers, app, complain, console, progress
 
 
 @app.command
@@ -43,8 +31,8 @@ def figures(
     dpi: Annotated[int, Parameter(help="Resolution of PNG figures.")] = 150,
 ) -> int:
     """Draw the paper's figures of photos: kernel points' fields (1), d_f and divergence (2), circles of d_k (3)."""
-    from .photo import find
-    from .render import VIEWS, Settings, check
+    from ..photo import find
+    from ..render import VIEWS, Settings, check
 
     settings = Settings(
         layers=tuple(layer or ()),
@@ -72,7 +60,7 @@ def layers(
     """List a detector's deformable convolutions: stride, reduction, kernel, groups and, on a photo, their offsets."""
     import numpy as np
 
-    from . import analyse, load
+    from .. import analyse, load
 
     blank = np.full((256, 320, 3), 127, dtype=np.uint8)
     analysis = analyse(load(detector), blank if photo is None else photo)
@@ -97,7 +85,7 @@ def layers(
             length = field.offset.norm(dim=-1)
             row += [f"{mean[0]:+.3f}, {mean[1]:+.3f}", f"{length.median():.3f}", f"{length.max():.2f}"]
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console().print(table)
     return 0
 
 
@@ -108,7 +96,7 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
 
     import skimage.data
 
-    from .render import Settings, make_folder
+    from ..render import Settings, make_folder
 
     make_folder(out)
     photo = out / "cat.png"
@@ -118,20 +106,19 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
 
 
 def _draw(photos: list[Path], detector: str, out: Path, settings: object) -> int:
-    from . import load
-    from .render import MANIFEST, Settings, figures as draw
+    from .. import load
+    from ..render import MANIFEST, Settings, figures as draw
 
     assert isinstance(settings, Settings)
     failed = 0
     loaded = load(detector)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("photos", total=len(photos))
+    with progress() as bar:
+        task = bar.add_task("photos", total=len(photos))
         for outcome in draw(loaded, photos, out, settings):
-            progress.advance(task)
+            bar.advance(task)
             if outcome.error:
                 failed += 1
-                _complain(outcome.error)
+                complain(outcome.error)
             for file in outcome.files:
                 print(file)
     print(out / MANIFEST)
@@ -144,28 +131,3 @@ def _place(text: str) -> tuple[float, float]:
     except ValueError:
         raise DeformscopeError(f"--at {text}: expected X,Y in photo px, such as --at 120,80") from None
     return x, y
-
-
-def _complain(message: str) -> None:
-    print("deformscope: " + " ".join(message.split()), file=sys.stderr)
-
-
-def main() -> None:
-    """Run the command line; bad input gives one line on stderr and exit code 2."""
-    try:
-        code = app(exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except (DeformscopeError, CycloptsError) as error:
-        _complain(f"{error}" + (" (see --help)" if isinstance(error, CycloptsError) else ""))
-        code = 2
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        code = 130
-    except BrokenPipeError:  # the reader of a pipe has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,4 @@
+"""The command line: every command a plain function that hands over to the library."""
+
+from . import look as look
+from .app import app as app, main as main

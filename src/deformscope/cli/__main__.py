@@ -1,0 +1,5 @@
+"""``python -m deformscope.cli``."""
+
+from . import main
+
+main()
