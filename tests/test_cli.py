@@ -194,3 +194,52 @@ def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
         Analysis.load(photo)
     with pytest.raises(DeformscopeError, match=r"format None; expected"):
         Analysis.load(weights)
+
+
+def test_detectors_lists_what_a_name_stands_for(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("DEFORMSCOPE_CACHE", str(tmp_path))
+    code, table, _ = run("detectors")
+    assert code == 0
+    for text in ("packaged", "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5", "41.3", "detectron2/", "cached", str(tmp_path)):
+        assert text in table
+
+
+@pytest.fixture
+def coco(photo, tmp_path):
+    """Two photos in COCO's layout."""
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/val").mkdir()
+    images, objects = [], []
+    for index in (1, 2):
+        (tmp_path / f"coco/val/{index}.jpg").write_bytes(photo.read_bytes())
+        images.append({"id": index, "file_name": f"{index}.jpg", "width": 130, "height": 90})
+        box = [10.0, 20.0, 50.0, 40.0]
+        objects.append({"id": index, "image_id": index, "category_id": 7, "bbox": box, "area": 2000.0, "iscrowd": 0})
+    record = {"images": images, "annotations": objects, "categories": [{"id": 7, "name": "cat"}]}
+    (tmp_path / "coco/annotations/instances_val.json").write_text(json.dumps(record))
+    return tmp_path / "coco"
+
+
+def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(run, weights, coco):
+    code, table, complaints = run("evaluate", "--data", coco, "--detector", weights, "--offset-mode", "none")
+    assert (code, complaints) == (0, "")
+    assert "AP50" in table
+    assert "box" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "{coco}/nowhere"], "expected a folder in COCO's layout"),
+        (["--data", "{coco}", "--split", "test"], "instances_SPLIT.json with a folder SPLIT/ for SPLIT = test"),
+        (["--data", "{coco}", "--device", "abacus"], "--device abacus: not to be had here"),
+        (["--data", "{coco}", "--offset-mode", "half"], "offset_mode='half'"),
+        (["--data", "{coco}", "--limit", "0"], "expected at least 1"),
+    ],
+)
+def test_evaluate_names_what_is_wrong(arguments, message, run, weights, coco):
+    given = [argument.replace("{coco}", str(coco)) for argument in arguments]
+    code, _, complaints = run("evaluate", *given, "--detector", weights)
+    assert code == 2
+    assert message in complaints
+    assert complaints.count("\n") == 1

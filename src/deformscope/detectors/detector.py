@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Detector(nn.Module):
         ``score`` is the least score, ``nms`` the IoU above which the lower of two boxes of a class is dropped, ``most``
         the number kept. No gradients; the network's mode is left as it is (loaded detectors are in eval mode).
         """
-        several = list(photos) if isinstance(photos, (list, tuple)) else [photos]
+        several: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not several:
             raise DeformscopeError("photos=[]: expected at least one photo")
         with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""Reading other frameworks' checkpoint files, which are hostile until proven otherwise."""

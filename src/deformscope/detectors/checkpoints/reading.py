@@ -1,0 +1,169 @@
+"""Tensors out of pickled files without running anything that is in them.
+
+torch's own weights-only unpickler reads torch files; a restricted ``pickle.Unpickler`` reads Detectron2's plain ones.
+Records of training that MMDetection leaves in its files (histories, configuration objects) are replaced by empty
+stand-ins; anything else that is neither tensor nor plain value refuses the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import DeformscopeError
+
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first bytes of torch files written before 1.6, MMDetection's published ones among them."""
+HARMLESS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.config.config.Config",
+    "mmengine.config.config.ConfigDict",
+    "mmcv.utils.config.Config",
+    "mmcv.utils.config.ConfigDict",
+    "addict.addict.Dict",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.dtypes.Float32DType",
+    "numpy.dtypes.Float64DType",
+    "numpy.dtypes.Int32DType",
+    "numpy.dtypes.Int64DType",
+    "_codecs.encode",
+    "builtins.getattr",
+    "__builtin__.getattr",
+    "datetime.datetime",
+    "datetime.date",
+)
+"""Names of training records in MMDetection's files. They are not imported: an empty stand-in takes their place."""
+
+
+def kind(path: Path) -> str:
+    """What a file is by its first bytes: ``torch``, ``pickle`` or ``safetensors``; DeformscopeError if none."""
+    if not path.is_file():
+        raise DeformscopeError(f"{path}: no such file; give a checkpoint file or one of `deformscope detectors`")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LEGACY_MAGIC))
+    except OSError as error:
+        raise DeformscopeError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if start == LEGACY_MAGIC or zipfile.is_zipfile(path):
+        return "torch"
+    if start[:1] == b"\x80":
+        return "pickle"
+    if start[8:9] == b"{":
+        return "safetensors"
+    raise DeformscopeError(
+        f"{path}: no checkpoint; expected a file of torch (.pth), Detectron2 (.pkl) or safetensors, whole and unpacked"
+    )
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """The dictionary in a torch file, on the CPU; tensors of zip files stay on disk until they are used."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([_stand_in(name) for name in HARMLESS])
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, str(error)) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    return _dictionary(path, content)
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The dictionary in a plain pickle of numpy arrays (latin1, as Detectron2 writes and Caffe2 wrote them)."""
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, str(error)) from None
+    except MemoryError:
+        raise DeformscopeError(f"{path}: asks for more memory than there is; get the file again") from None
+    except Exception as error:  # a broken pickle fails in as many ways as there are opcodes
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
+    return _dictionary(path, content)
+
+
+def tensors(path: Path, state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A state dictionary's tensors: arrays wrapped without a copy, half precisions widened. Empties ``state``."""
+    widened = {}
+    for key in list(state):
+        value = state.pop(key)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.isnative:
+            value = torch.from_numpy(value if value.flags.writeable else value.copy())
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise DeformscopeError(f"{path}: {key!r} is of type {type(value).__name__}; expected a tensor or an array")
+        widened[key] = value.float() if value.is_floating_point() and value.dtype != torch.float32 else value
+    return widened
+
+
+class _StandIn(dict):
+    """Takes the place of a training record and forgets everything it is told."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _stand_in(name: str) -> type:
+    module, _, last = name.rpartition(".")
+    return type(last, (_StandIn,), {"__module__": module, "__qualname__": last})
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows arrays and dictionaries and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.replace("._core.", ".core.") in ("numpy.core.multiarray", "numpy.core.numeric"):
+            # What numpy itself names in its pickles, wherever this version keeps it.
+            if name == "_reconstruct":
+                return np.zeros(1).__reduce_ex__(2)[0]
+            if name == "scalar":
+                return np.float32(0).__reduce__()[0]
+            if name == "_frombuffer":
+                read: Any = np.zeros(1).__reduce_ex__(5)[0]
+                return lambda *values: read(*values)  # not numpy's own function, whose attributes a pickle could set
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("_codecs", "encode"):
+
+            def encode(text: str, encoding: str = "latin1") -> bytes:
+                return text.encode("latin1")  # the one encoding that array pickles use; others would import modules
+
+            return encode
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+
+
+def _refusal(path: Path, reason: str) -> DeformscopeError:
+    named = re.search(r"GLOBAL ([\w.]+)", reason)
+    if named:
+        return DeformscopeError(
+            f"{path}: refused, it would run {named[1]} on loading; a checkpoint holds tensors and plain values only: "
+            "save its state_dict alone"
+        )
+    return DeformscopeError(f"{path}: no pickle of tensors and plain values ({reason.splitlines()[0][:200]})")
+
+
+def _dictionary(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DeformscopeError(f"{path}: holds a {type(content).__name__}; expected a dictionary with a state_dict")
+    return content

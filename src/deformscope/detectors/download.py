@@ -1,0 +1,185 @@
+"""Fetching checkpoints: resumed where they broke off, checked, and in place whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import DeformscopeError
+
+TIMEOUT = 30.0
+"""Seconds of silence after which a connection counts as broken."""
+ATTEMPTS = 4
+"""Breaks in a row, without a byte between them, that end a download."""
+PAUSE = 0.5
+"""Seconds to wait after the first such break; longer after the next."""
+CHUNK = 1 << 18
+
+
+def cache_folder() -> Path:
+    """Where fetched checkpoints are kept: ``DEFORMSCOPE_CACHE``, else the platform's folder for caches."""
+    if chosen := os.environ.get("DEFORMSCOPE_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "deformscope" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "deformscope"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deformscope"
+
+
+def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
+    """Download ``url`` to ``target`` unless it is there, with a progress bar on stderr.
+
+    What has arrived waits beside it in ``….part`` and is resumed by this call or the next. The finished file must
+    start with the hexadecimal digits ``sha256``, if given, and takes its place in one step. Raises DeformscopeError, in
+    one line with the URL and the place for the file, when the network, the disk or the checksum fails.
+    """
+    if target.is_file():
+        _check(target, sha256, f"{target}: damaged, its sha256 does not start with {sha256}; delete it and load again")
+        return target
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file, _alone(file, target):
+            _receive(url, file, target)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            _check(part, sha256, f"{url}: what arrived has another sha256 than {sha256}…; it was deleted, load again")
+        except DeformscopeError:
+            part.unlink(missing_ok=True)  # resuming damage would keep it
+            raise
+        part.replace(target)
+    except OSError as error:
+        raise _disk_trouble(error, url, target) from None
+    return target
+
+
+def _receive(url: str, file: BinaryIO, target: Path) -> None:
+    """Append to ``file`` until all of ``url`` is there, asking again from where a connection broke."""
+    failures = 0
+    with _progress(target.name) as show:
+        while True:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if _one_connection(url, file, target, show):
+                    return
+                reason: object = "the connection broke off"
+            except urllib.error.HTTPError as error:
+                reason = f"the server says {error.code} {error.reason}"
+                if error.code < 500:
+                    raise _unreachable(url, target, reason) from None
+            except urllib.error.URLError as error:
+                reason = error.reason
+            except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+                reason = error or type(error).__name__
+            after = file.seek(0, os.SEEK_END)
+            failures = failures + 1 if after == before else 0
+            # Where nothing has ever arrived there is no network, and waiting does not make one.
+            if failures >= ATTEMPTS or (failures and not after):
+                raise _unreachable(url, target, reason) from None
+            time.sleep(PAUSE * failures)
+
+
+def _one_connection(url: str, file: BinaryIO, target: Path, show: Callable[[int, int | None], None]) -> bool:
+    """Append what one request brings; whether the file is complete then."""
+    start = file.seek(0, os.SEEK_END)
+    request = urllib.request.Request(url, headers={"User-Agent": "deformscope"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return True
+        file.truncate(0)  # longer than what the server has: it was another file's
+        return False
+    with response:
+        if start and not _continues(response, start):
+            file.truncate(0)
+            start = 0
+            if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+                return False
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdigit() else None
+        if total is not None and shutil.disk_usage(target.parent).free < total - start:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            start += len(chunk)
+            show(start, total)
+    return total is None or start == total
+
+
+def _continues(response: http.client.HTTPResponse, start: int) -> bool:
+    """Whether a response goes on from byte ``start`` (a server may ignore the range and send everything)."""
+    return response.status == http.HTTPStatus.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(
+        f"bytes {start}-"
+    )
+
+
+def _check(path: Path, sha256: str | None, complaint: str) -> None:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if not digest.hexdigest().startswith(sha256.lower()):
+        raise DeformscopeError(complaint)
+
+
+@contextmanager
+def _alone(file: BinaryIO, target: Path) -> Iterator[None]:
+    """Hold the part file for this process, so that two of them do not append to it in turns."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: there the checksum alone finds it out
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DeformscopeError(f"{target.name}: another process is fetching it; wait for that one to finish") from None
+    yield
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _unreachable(url: str, target: Path, reason: object) -> DeformscopeError:
+    text = " ".join(str(reason).split())
+    return DeformscopeError(f"cannot download {url} ({text}); get it by other means and put it at {target}")
+
+
+def _disk_trouble(error: OSError, url: str, target: Path) -> DeformscopeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DeformscopeError(
+            f"{target.parent}: no room left for {target.name}; free some, or set DEFORMSCOPE_CACHE to a roomier folder "
+            "(what has arrived is kept and the download goes on from there)"
+        )
+    reason = error.strerror or type(error).__name__
+    return DeformscopeError(f"{target}: cannot be written ({reason}); set DEFORMSCOPE_CACHE to a folder of yours")

@@ -1,0 +1,132 @@
+"""Photos to a detector's input batch, to the last grey level: resize, colour order, normalisation, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..field import Placement
+
+Pair = tuple[int, int]
+Colour = tuple[float, float, float]
+
+FIXED_POINT = 2048
+"""OpenCV's bilinear weights on uint8 are multiples of 1/2048."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a detector wants its photos."""
+
+    mean: Colour
+    """In the order of the channels that the network sees."""
+    std: Colour
+    bgr: bool
+    """The network sees blue, green, red."""
+    antialias: bool
+    """Pillow's bilinear, which averages when it shrinks (Detectron2), instead of OpenCV's, which does not."""
+    shorter_side: int = 800
+    longer_side: int = 1333
+    divisor: int = 32
+
+
+def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, list[Placement]]:
+    """RGB uint8 ``[h w 3]`` photos to one batch ``[n 3 h w]``, zero-padded below and right, and how each lies in it."""
+    images, placements = [], []
+    for photo in photos:
+        size = target_size((photo.shape[0], photo.shape[1]), how)
+        resized = resize_pillow(photo, size) if how.antialias else resize_opencv(photo, size)
+        # A copy, because flipped views have negative strides, which torch does not take.
+        image = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1] if how.bgr else resized)).permute(2, 0, 1)
+        images.append((image.float() - _column(how.mean)) / _column(how.std))
+        scale = size[0] / photo.shape[0], size[1] / photo.shape[1]
+        placements.append(Placement((photo.shape[0], photo.shape[1]), scale))
+    height, width = (max(_padded(image.shape[axis], how.divisor) for image in images) for axis in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width)
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return batch, placements
+
+
+def network_size(placement: Placement) -> Pair:
+    """Height and width of the resized, unpadded photo in the network's input, px."""
+    height, width = (round(size * scale) for size, scale in zip(placement.size, placement.scale, strict=True))
+    return height, width
+
+
+def padded_size(placement: Placement, divisor: int = 32) -> Pair:
+    """That of the photo padded by itself, which is the part of the batch in which its anchors learn."""
+    height, width = network_size(placement)
+    return _padded(height, divisor), _padded(width, divisor)
+
+
+def target_size(size: Pair, how: Preparation) -> Pair:
+    """Height and width to which a photo of ``size`` is resized: the ratio kept, within both sides, half rounded up."""
+    height, width = size
+    shorter, longer = min(size), max(size)
+    if how.antialias:
+        # Detectron2 scales the shorter side first, and the result once more if it is too long: other last digits.
+        wanted = [side * (how.shorter_side / shorter) for side in size]
+        wanted[size.index(shorter)] = float(how.shorter_side)
+        if max(wanted) > how.longer_side:
+            factor = how.longer_side / max(wanted)
+            wanted = [side * factor for side in wanted]
+    else:
+        factor = min(how.longer_side / longer, how.shorter_side / shorter)
+        wanted = [height * factor, width * factor]
+    return max(1, int(wanted[0] + 0.5)), max(1, int(wanted[1] + 0.5))
+
+
+def resize_opencv(image: np.ndarray, size: Pair) -> np.ndarray:
+    """``cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)`` on uint8 ``[h w c]``, to the bit.
+
+    Weights of 11 bits, rows first, the sums truncated between (OpenCV's VResizeLinear).
+    """
+    if image.shape[:2] == size:
+        return image
+    top, bottom, above, below = _corners(image.shape[0], size[0], at_border=False)
+    left, right, before, after = _corners(image.shape[1], size[1], at_border=True)
+
+    def along_x(rows: np.ndarray) -> np.ndarray:
+        lines = image[rows]  # only the rows that are wanted: a photo may be a hundred times its resized self
+        return (lines[:, left] * before[:, None] + lines[:, right] * after[:, None]) >> 4
+
+    blended = ((along_x(top) * above[:, None, None]) >> 16) + ((along_x(bottom) * below[:, None, None]) >> 16)
+    return ((blended + 2) >> 2).clip(0, 255).astype(np.uint8)
+
+
+def resize_pillow(image: np.ndarray, size: Pair) -> np.ndarray:
+    """Pillow's bilinear resize of uint8 ``[h w 3]``."""
+    from PIL import Image
+
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _corners(before: int, after: int, at_border: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Both neighbours of every output pixel along one axis and their weights in 1/2048.
+
+    Beyond the outermost pixels' centres OpenCV gives all the weight to one neighbour along x, but mixes the same row
+    with itself along y, where the truncation then shows.
+    """
+    place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int64)
+    part = place - first.astype(np.float32)
+    if at_border:
+        part[(first < 0) | (first >= before - 1)] = 0
+        first = first.clip(0, before - 1)
+    weights = [np.rint(share * FIXED_POINT).astype(np.int32) for share in (1 - part, part)]
+    return first.clip(0, before - 1), (first + 1).clip(0, before - 1), weights[0], weights[1]
+
+
+def _padded(length: int, divisor: int) -> int:
+    return -(-length // divisor) * divisor
+
+
+def _column(colour: Colour) -> Tensor:
+    return torch.tensor(colour).view(3, 1, 1)

@@ -1,0 +1,180 @@
+"""Detectors by name or file: the packaged one, the published ones, and checkpoints of your own."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DeformscopeError
+from .detector import Detector
+from .download import cache_folder, fetch
+
+PACKAGED = "packaged"
+MMDETECTION_FILES = "https://download.openmmlab.com/mmdetection/v2.0/"
+DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/Misc/"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A public checkpoint of a detector with deformable convolutions, trained on COCO 2017."""
+
+    name: str
+    source: str
+    url: str
+    megabytes: int
+    """Of its weights (10⁶ bytes); the file is a little larger."""
+    box_ap: float
+    mask_ap: float | None = None
+    """Both as published, on COCO val2017."""
+    sha256: str | None = None
+    """The first digits. Detectron2's file names end in another hash than this; those files go by their length."""
+
+    @property
+    def path(self) -> Path:
+        """Where the file is kept once fetched, and where to put it by hand."""
+        return cache_folder() / self.name.split("/")[0] / self.url.rsplit("/", 1)[1]
+
+
+def _mmdet(name: str, path: str, megabytes: int, box_ap: float, mask_ap: float | None = None) -> Published:
+    prefix = path.rsplit("-", 1)[1].removesuffix(".pth")
+    return Published("mmdet/" + name, "MMDetection", MMDETECTION_FILES + path, megabytes, box_ap, mask_ap, prefix)
+
+
+def _detectron2(name: str, path: str, megabytes: int, box_ap: float, mask_ap: float) -> Published:
+    return Published("detectron2/" + name, "Detectron2", f"{DETECTRON2_FILES}{name}/{path}", megabytes, box_ap, mask_ap)
+
+
+PUBLISHED = (
+    _mmdet(
+        "faster_rcnn_r50_fpn_dconv_c3-c5",
+        "dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-d68aed1e.pth",
+        170,
+        41.3,
+    ),
+    _mmdet(
+        "mask_rcnn_r50_fpn_dconv_c3-c5",
+        "dcn/mask_rcnn_r50_fpn_dconv_c3-c5_1x_coco/mask_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200203-4d9ad43b.pth",
+        180,
+        41.8,
+        37.4,
+    ),
+    _mmdet(
+        "faster_rcnn_r50_fpn_mdconv_c3-c5",
+        "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200130-d099253b.pth",
+        171,
+        41.4,
+    ),
+    _mmdet(
+        "faster_rcnn_r50_fpn_mdconv_c3-c5_group4",
+        "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_group4_1x_coco/"
+        "faster_rcnn_r50_fpn_mdconv_c3-c5_group4_1x_coco_20200130-01262257.pth",
+        181,
+        41.5,
+    ),
+    _mmdet(
+        "mask_rcnn_r50_fpn_mdconv_c3-c5",
+        "dcn/mask_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/mask_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200203-ad97591f.pth",
+        181,
+        41.5,
+        37.1,
+    ),
+    _mmdet(
+        "mask_rcnn_r50_fpn_fp16_dconv_c3-c5",
+        "fp16/mask_rcnn_r50_fpn_fp16_dconv_c3-c5_1x_coco/"
+        "mask_rcnn_r50_fpn_fp16_dconv_c3-c5_1x_coco_20210520_180247-c06429d2.pth",
+        180,
+        41.9,
+        37.5,
+    ),
+    _detectron2("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", "144998336/model_final_821d0b.pkl", 180, 42.7, 38.5),
+    _detectron2("mask_rcnn_R_50_FPN_1x_dconv_c3-c5", "138602867/model_final_65c703.pkl", 180, 41.5, 37.5),
+)
+
+
+def load(
+    detector: str | os.PathLike[str],
+    *,
+    offset_mode: str | None = None,
+    shorter_side: int | None = None,
+    longer_side: int | None = None,
+) -> Detector:
+    """A detector, in eval mode on the CPU, from a name or a checkpoint file.
+
+    ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; fetched once to :func:`.download.cache_folder`),
+    or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope (``.safetensors``), whose
+    architecture is read from it. Nothing in a file is run. ``offset_mode`` replaces the offsets of all its deformable
+    convolutions by a part of them; ``shorter_side`` and ``longer_side`` say to what photos are resized, px, instead of
+    what the file was trained with.
+
+    Raises DeformscopeError for an unknown name (with the nearest ones) and for a file that cannot be used.
+    """
+    loaded = _load(detector)
+    if offset_mode is not None:
+        from .deform import set_offset_mode
+
+        set_offset_mode(loaded, offset_mode)
+    if shorter_side is not None or longer_side is not None:
+        from .rcnn import RCNN
+
+        if not isinstance(loaded, RCNN):
+            raise DeformscopeError(f"shorter_side, longer_side: {loaded.name} has its own; leave them out")
+        loaded.config = loaded.config.resized_to(shorter_side, longer_side)
+    return loaded
+
+
+def _load(detector: str | os.PathLike[str]) -> Detector:
+    known = {published.name: published for published in PUBLISHED}
+    text = os.fspath(detector)
+    if text == PACKAGED:
+        from . import packaged
+
+        return packaged.load()
+    if text in known:
+        published = known[text]
+        return load_file(fetch(published.url, published.path, published.sha256), published.name)
+    path = Path(text).expanduser()
+    if path.exists():
+        return load_file(path, path.stem)
+    near = difflib.get_close_matches(text, [PACKAGED, *known], n=3, cutoff=0.3)
+    hint = f"nearest names: {', '.join(near)}" if near else "`deformscope detectors` lists the names"
+    raise DeformscopeError(f"detector={text!r}: no such file and no known name; {hint}")
+
+
+def load_file(path: Path, name: str) -> Detector:
+    """A detector from a checkpoint file of any kind that can be read, told by its content."""
+    from .checkpoints import detectron2, mmdet, own, reading
+
+    kind = reading.kind(path)
+    if kind == "safetensors":
+        if own.metadata(path).get("architecture") != own.ARCHITECTURE:
+            from . import packaged
+
+            return packaged.load_file(path)
+        return own.load(path, name)
+    content = reading.read_torch(path) if kind == "torch" else reading.read_pickle(path)
+    if isinstance(content.get("model"), dict) and detectron2.is_detectron2(content["model"]):
+        return detectron2.load(path, content, name)
+    state = content.get("state_dict", content)
+    if isinstance(state, dict) and mmdet.is_mmdet(state):
+        return mmdet.load(path, content, name)
+    raise DeformscopeError(
+        f"{path}: no detector of MMDetection or Detectron2 (keys: {', '.join(map(str, list(content)[:4])) or 'none'}); "
+        "expected a Faster or Mask R-CNN with a ResNet-FPN"
+    )
+
+
+COLUMNS = ("name", "source", "box AP", "mask AP", "size", "cached")
+
+
+def rows(published: Sequence[Published] = PUBLISHED) -> list[tuple[str, ...]]:
+    """A table of the published detectors, a row each under :data:`COLUMNS`; AP as published, on COCO val2017."""
+    table: list[tuple[str, ...]] = []
+    for one in published:
+        cached = one.path.is_file()
+        size = f"{one.path.stat().st_size / 1e6:.0f} MB" if cached else f"≈{one.megabytes} MB"
+        mask = "" if one.mask_ap is None else f"{one.mask_ap:.1f}"
+        table.append((one.name, one.source, f"{one.box_ap:.1f}", mask, size, "yes" if cached else "no"))
+    return table

@@ -1,0 +1,138 @@
+"""The training step of real MMDetection, with its recorded samples; and the assignment rules by themselves."""
+
+import pytest
+import torch
+import torchvision
+
+from deformscope.detectors import deform
+from deformscope.detectors.assign import BACKGROUND, IGNORED, Sample, assign, draw
+from deformscope.detectors.boxes import STRIDES, grid_anchors
+from deformscope.detectors.checkpoints.mmdet import to_theirs
+from deformscope.detectors.preparation import padded_size
+from deformscope.detectors.rcnn import Samples
+from deformscope.detectors.rpn import _on_photo
+
+
+def targets_of(oracle) -> list[dict]:
+    train = oracle.recorded["train"]
+    names = {"boxes": "bboxes", "labels": "labels", "masks": "masks"}
+    return [
+        {ours: train[f"gt/{i}/{theirs}"] for ours, theirs in names.items() if f"gt/{i}/{theirs}" in train}
+        for i in (0, 1)
+    ]
+
+
+def samples_of(oracle) -> Samples:
+    train = oracle.recorded["train"]
+
+    def drawn(group: str) -> list[Sample]:
+        return [Sample(train[f"{group}/{i}/pos_inds"], train[f"{group}/{i}/neg_inds"]) for i in (0, 1)]
+
+    proposed = [train[f"train_proposals/{i}/bboxes"] for i in (0, 1)]
+    return Samples(drawn("rpn_assign"), drawn("rcnn_assign"), proposed)
+
+
+@pytest.mark.parametrize(("operator", "tolerance"), [("ours", 5e-3), ("torchvision's", 5e-5)])
+def test_losses_and_gradients_are_the_recorded_ones(oracle, monkeypatch, operator, tolerance):
+    """deformscope's operator differs in the sixth digit, which turns a few ReLUs and bilinear cells over."""
+    if operator != "ours":
+        monkeypatch.setattr(deform, "deform_conv2d", torchvision.ops.deform_conv2d)
+    train = oracle.recorded["train"]
+    detector = oracle.load().train()
+    losses = detector.losses(oracle.batch, oracle.placements, targets_of(oracle), samples_of(oracle))
+    assert {f"loss_sum/{name}" for name in losses} == {k for k in train if k.startswith("loss_sum/loss")}
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(train[f"loss_sum/{name}"].item(), rel=1e-4)
+    sum(losses.values()).backward()
+    recorded = train["grad_norm"]
+    assert {to_theirs(name) for name, _ in detector.named_parameters()} == set(recorded)
+    for name, parameter in detector.named_parameters():
+        norm = recorded[to_theirs(name)]
+        assert parameter.requires_grad == train["requires_grad"][to_theirs(name)]
+        if norm is None:
+            assert parameter.grad is None
+        else:
+            assert parameter.grad.norm().item() == pytest.approx(norm, rel=tolerance)
+            if to_theirs(name) in train["grads"]:
+                gradient = train["grads"][to_theirs(name)]
+                assert (parameter.grad - gradient).abs().max() <= tolerance * gradient.abs().max()
+
+
+def test_training_proposals_are_the_recorded_ones_up_to_the_order_of_ties(oracle):
+    detector, train = oracle.load(), oracle.recorded["train"]
+    with torch.inference_mode():
+        logits, deltas = detector.rpn(detector.pyramid(oracle.batch))
+        found = detector.rpn.propose(logits, deltas, oracle.placements, training=True)
+    for image, one in enumerate(found):
+        recorded = train[f"train_proposals/{image}/bboxes"]
+        distance = (one.boxes[:, None] - recorded).abs().amax(dim=2)
+        assert distance.amin(dim=0).max() < 0.01 and distance.amin(dim=1).max() < 0.01
+
+
+def theirs(matched: torch.Tensor) -> torch.Tensor:
+    """MMDetection's numbers: object + 1, 0 background, −1 ignored."""
+    return matched + 1
+
+
+def test_anchors_and_proposals_are_assigned_as_recorded(oracle):
+    train, detector = oracle.recorded["train"], oracle.load()
+    sizes = [tuple(m.shape[-2:]) for m in oracle.maps]
+    anchors = torch.cat([grid_anchors(size, stride) for size, stride in zip(sizes, STRIDES, strict=True)])
+    for image, placement in enumerate(oracle.placements):
+        truth = train[f"gt/{image}/bboxes"]
+        own = anchors[_on_photo(sizes, padded_size(placement), anchors.device)]
+        assert len(own) == train[f"rpn_assign/{image}/num_priors"]
+        assert torch.equal(theirs(assign(own, truth, 0.7, 0.3, 0.3)), train[f"rpn_assign/{image}/gt_inds"])
+        priors, expected = train[f"rcnn_assign/{image}/priors"], train[f"rcnn_assign/{image}/gt_inds"]
+        assert torch.equal(theirs(assign(priors, truth, 0.5, 0.5, detector.box_head.low_quality)), expected)
+
+
+def test_low_quality_matches_belong_to_the_object_that_has_no_better_one():
+    """Both objects' best candidate is the second; the later object takes it, though the earlier one fits it better."""
+    truth = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 25.0]])
+    candidates = torch.tensor([[50.0, 50.0, 60.0, 60.0], [0.0, 0.0, 10.0, 14.0], [0.0, 0.0, 10.0, 60.0]])
+    iou = torchvision.ops.box_iou(truth, candidates)
+    assert iou[0, 1] > iou[1, 1] == iou[1].max() and iou[0].argmax() == 1
+    assert assign(candidates, truth, 0.9, 0.3, low_quality=0.3).tolist() == [BACKGROUND, 1, IGNORED]
+    assert assign(candidates, truth, 0.9, 0.3).tolist() == [BACKGROUND, IGNORED, IGNORED]
+    matcher = torchvision.models.detection._utils.Matcher(0.9, 0.3, allow_low_quality_matches=True)
+    assert matcher(iou).tolist()[1] == 0  # torchvision's answer is the trap
+
+
+def test_without_objects_everything_is_background_and_the_losses_are_finite(thin, random_rcnn):
+    from deformscope.field import Placement
+
+    detector = random_rcnn(thin(mask=True)).train()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0, 64, 96)}
+    losses = detector.losses(torch.randn(1, 3, 64, 96), [Placement((64, 96))], [empty])
+    assert losses["loss_bbox"] == 0 == losses["loss_rpn_bbox"] == losses["loss_mask"]
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_what_is_drawn_is_positive_at_most_in_its_share_and_fills_up_with_negatives(generator):
+    matched = torch.tensor([0] * 40 + [BACKGROUND] * 500 + [IGNORED] * 30)
+    sample = draw(matched, 64, 0.25, generator)
+    assert len(sample.positive) == 16 and len(sample.negative) == 48
+    assert (matched[sample.positive] == 0).all() and (matched[sample.negative] == BACKGROUND).all()
+    assert len(set(sample.negative.tolist())) == 48
+    few = draw(matched, 256, 0.25, generator)
+    assert len(few.positive) == 40 and len(few.negative) == 216
+
+
+def test_a_few_steps_of_training_lower_the_loss(oracles):
+    """On its own photos with its own random samples: gradients point the right way, the offsets' included."""
+    oracle = oracles["faster"]
+    torch.manual_seed(3)
+    detector = oracle.load().train()
+    optimiser = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+    before = detector.backbone.layer3[1].conv2.conv_offset.weight.clone()
+    totals = []
+    for _ in range(8):
+        loss = sum(detector.losses(oracle.batch, oracle.placements, targets_of(oracle)).values())
+        totals.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert totals[-1] < 0.8 * totals[0]
+    assert not torch.equal(before, detector.backbone.layer3[1].conv2.conv_offset.weight)
