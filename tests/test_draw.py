@@ -182,6 +182,12 @@ def test_the_same_figure_gives_the_same_whole_file(suffix, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {f"0.{suffix}", f"1.{suffix}"}
 
 
+def test_a_notebook_shows_the_figure_as_a_picture():
+    figure = draw.figure2(field_on(), PHOTO)
+    assert isinstance(figure, Figure)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = draw.save(draw.figure3(field_on(), PHOTO), tmp_path / "figure.png")
     before = path.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,15 @@ class Backdrop:
         return cls(pixels, (array.shape[0], array.shape[1]))
 
 
+class Picture(Figure):
+    """A matplotlib figure that a notebook shows also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        held = io.BytesIO()
+        self.savefig(held, format="png", dpi=110)
+        return held.getvalue()
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A figure and its panels ``[rows][columns]``."""
@@ -88,7 +98,7 @@ def sheet(
         caption = 0.42 if panel > 4.5 else 0.62 if panel > 3.4 else 0.88
     tall = panel * aspect
     height = head + rows * (tall + caption) + (rows - 1) * gap + foot + 0.04
-    figure = Figure(figsize=(total, height), facecolor="white")
+    figure = Picture(figsize=(total, height), facecolor="white")
     panels = []
     for row in range(rows):
         top = head + row * (tall + caption + gap)
