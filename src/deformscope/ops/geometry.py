@@ -1,0 +1,103 @@
+"""What a call of a deformable convolution looks like: its checked arguments as plain integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import DeformscopeError
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one call. n images, c channels, G groups, g offset groups, K kernel points, h × w output cells."""
+
+    input_size: Pair
+    output_size: Pair
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    offset_groups: int
+
+    @property
+    def points(self) -> int:
+        """Kernel points K."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+
+def pair(value: int | Sequence[int], name: str, least: int) -> Pair:
+    """One int or a (y, x) pair of ints, as a pair."""
+    both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(both) != 2 or any(not isinstance(v, int) or isinstance(v, bool) or v < least for v in both):
+        raise DeformscopeError(f"{name}={value!r}: expected one int or a (y, x) pair of ints, each at least {least}")
+    return both[0], both[1]
+
+
+def check(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    mask: Tensor | None,
+) -> Geometry:
+    """The call's geometry; groups are inferred from ``weight``, offset groups from ``offset``, as torchvision does.
+
+    Raises DeformscopeError naming the first argument that does not fit the others.
+    """
+    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.ndim != (1 if name == "bias" else 4):
+            axes = "1 axis [out_channels]" if name == "bias" else "4 axes"
+            raise DeformscopeError(f"{name} of shape {tuple(tensor.shape)}: expected {axes}")
+        if not tensor.is_floating_point():
+            raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected floating point; convert it with .float()")
+        if tensor.device != input.device:
+            raise DeformscopeError(f"{name} on {tensor.device}: expected it beside input, on {input.device}")
+    n, channels, height, width = map(int, input.shape)  # while tracing, sizes are tensors
+    out_channels, group_channels, *kernel = map(int, weight.shape)
+    steps = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    if min(out_channels, group_channels, *kernel) < 1:
+        raise DeformscopeError(f"weight of shape {tuple(weight.shape)}: expected no empty axis")
+    if min(channels, height, width) < 1 or channels % group_channels:
+        raise DeformscopeError(
+            f"input of shape {tuple(input.shape)}: expected [n channels height width], none but n empty, with channels "
+            f"a multiple of weight.shape[1] = {group_channels}"
+        )
+    groups, points = channels // group_channels, kernel[0] * kernel[1]
+    if out_channels % groups:
+        raise DeformscopeError(
+            f"weight of shape {tuple(weight.shape)}: expected out_channels (the first axis) to be a multiple of the "
+            f"{groups} groups that {channels} input channels make"
+        )
+    if bias is not None and len(bias) != out_channels:
+        raise DeformscopeError(f"bias of shape {tuple(bias.shape)}: expected [{out_channels}], weight's out_channels")
+    h, w = (
+        (size + 2 * pad - spread * (reach - 1) - 1) // step + 1
+        for size, reach, step, pad, spread in zip((height, width), kernel, *steps, strict=True)
+    )
+    if min(h, w) < 1:
+        raise DeformscopeError(
+            f"input of {height}×{width} cells: too small for kernel {kernel[0]}×{kernel[1]}; pad it more or dilate less"
+        )
+    offset_groups = int(offset.shape[1]) // (2 * points)
+    if offset_groups < 1 or channels % offset_groups or tuple(offset.shape) != (n, 2 * points * offset_groups, h, w):
+        raise DeformscopeError(
+            f"offset of shape {tuple(offset.shape)}: expected [{n} {2 * points}·g {h} {w}] for {kernel[0]}×{kernel[1]} "
+            f"kernel points, with the g offset groups a divisor of {channels} channels"
+        )
+    if mask is not None and tuple(mask.shape) != (n, points * offset_groups, h, w):
+        raise DeformscopeError(
+            f"mask of shape {tuple(mask.shape)}: expected {(n, points * offset_groups, h, w)}, one a kernel point"
+        )
+    return Geometry((height, width), (h, w), (kernel[0], kernel[1]), *steps, groups, offset_groups)

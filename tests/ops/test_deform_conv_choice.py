@@ -1,0 +1,90 @@
+"""Which implementation runs, and who hears of it."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deformscope.errors import DeformscopeError
+from deformscope.ops import deform_conv2d
+from deformscope.ops.deform_conv import VARIABLE
+from deformscope.ops.observe import observing
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts calls of torchvision's operator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.name() == "torchvision::deform_conv2d"
+        return func(*args, **(kwargs or {}))
+
+
+def seen(size: int = 24, channels: int = 16, requires_grad: bool = False, **settings) -> tuple[int, int]:
+    """How often torchvision's operator and our own were called in one call."""
+    x = torch.randn(1, channels, size, size + 1, requires_grad=requires_grad)
+    calls = []
+    with Dispatched() as dispatched, observing(calls.append):
+        deform_conv2d(x, torch.randn(1, 18, size, size + 1), torch.randn(4, channels, 3, 3), padding=1, **settings)
+    return dispatched.count, len(calls)
+
+
+@pytest.fixture(autouse=True)
+def unforced(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def test_every_call_is_seen_exactly_once_whichever_implementation_runs():
+    assert seen(impl="torchvision") == (1, 0)
+    assert seen(impl="embedding_bag") == (0, 1)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_auto_takes_embedding_bag_for_maps_and_torchvision_for_crumbs(requires_grad):
+    assert seen(size=40, requires_grad=requires_grad) == (0, 1)
+    assert seen(size=2, requires_grad=requires_grad) == (1, 0)
+    assert seen(size=60, channels=1, requires_grad=requires_grad) == (1, 0)
+
+
+def test_gradients_tip_the_balance_towards_embedding_bag():
+    assert seen(size=12, requires_grad=False) == (1, 0)
+    assert seen(size=12, requires_grad=True) == (0, 1)
+
+
+def test_the_environment_variable_decides_what_auto_means(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "torchvision")
+    assert seen(size=40) == (1, 0)
+    assert seen(size=40, impl="embedding_bag") == (0, 1)
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert seen(size=40) == (0, 1)
+
+
+def test_a_mistyped_environment_variable_is_named(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "tv")
+    with pytest.raises(DeformscopeError, match=f"^{VARIABLE}='tv': expected one of 'auto'"):
+        seen()
+
+
+def test_the_report_holds_the_callers_own_tensors_and_pairs():
+    x, offset, weight = torch.randn(1, 4, 9, 7), torch.randn(1, 12, 5, 8), torch.randn(2, 4, 3, 2)
+    calls = []
+    with observing(calls.append):
+        output = deform_conv2d(x, offset, weight, stride=(2, 1), padding=1, impl="embedding_bag")
+    (call,) = calls
+    assert call.input is x and call.offset is offset and call.mask is None and call.output is output
+    assert (call.kernel_size, call.stride, call.padding, call.dilation) == ((3, 2), (2, 1), (1, 1), (1, 1))
+
+
+def test_tracing_keeps_torchvisions_operator_in_the_graph():
+    weight = torch.randn(16, 16, 3, 3)
+    inputs = torch.randn(1, 16, 40, 40), torch.randn(1, 18, 40, 40)
+    traced = torch.jit.trace(lambda x, offset: deform_conv2d(x, offset, weight, padding=1), inputs, check_trace=False)
+    assert "torchvision::deform_conv2d" in str(traced.graph)
+
+
+def test_a_second_derivative_is_refused_and_not_silently_zero():
+    x = torch.randn(1, 2, 5, 6, requires_grad=True)
+    output = deform_conv2d(x, torch.rand(1, 18, 5, 6), torch.randn(2, 2, 3, 3), padding=1, impl="embedding_bag")
+    (grad,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
