@@ -97,14 +97,27 @@ def _torchvision(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """torchvision's operator, without its traps: NaN offsets crash it, half precision rounds its coordinates."""
-    from torchvision.ops import deform_conv2d as operator
+    import torchvision  # noqa: F401  (registers the operator)
 
     wide = torch.promote_types(input.dtype, torch.float32)
     # Far enough that no kernel point of any cell reaches the map; rounded away from it even in half precision.
     outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
     offset = offset.to(wide).nan_to_num(outside, outside, outside)
-    bias, mask = (None if t is None else t.to(wide) for t in (bias, mask))
+    # The operator itself, not torchvision's function around it, whose checks were made already: a tiny map would pay
+    # twice. It wants tensors where there is no bias or mask.
+    bias = offset.new_zeros(len(weight)) if bias is None else bias.to(wide)
+    modulation = offset.new_zeros(len(input), 1) if mask is None else mask.to(wide)
     with without_autocast(input.device.type):
-        return operator(
-            input.to(wide), offset, weight.to(wide), bias, geometry.stride, geometry.padding, geometry.dilation, mask
+        return torch.ops.torchvision.deform_conv2d(
+            input.to(wide),
+            weight.to(wide),
+            offset,
+            modulation,
+            bias,
+            *geometry.stride,
+            *geometry.padding,
+            *geometry.dilation,
+            geometry.groups,
+            geometry.offset_groups,
+            mask is not None,
         )
