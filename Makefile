@@ -7,16 +7,25 @@ OUT ?= deformscope-demo
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test slow lint benchmark docs clean
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.PHONY: demo test slow lint browser docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/deformscope demo --out $(OUT)
 
-test: lint
+test: lint browser
 	$(BIN)/pytest -q
 
 slow: $(VENV)/.test
 	$(BIN)/pytest -q -m slow
+
+# The tests of the page drive a real browser; without one they are skipped, and say so.
+browser:
+ifeq ($(CHROMIUM),)
+	@{ apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	echo "make: no Chromium, browser tests will be skipped (apt install chromium, or set DEFORMSCOPE_CHROMIUM)" >&2
+endif
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -243,3 +243,14 @@ def test_evaluate_names_what_is_wrong(arguments, message, run, weights, coco):
     assert code == 2
     assert message in complaints
     assert complaints.count("\n") == 1
+
+
+def test_explore_writes_one_page_of_all_photos_and_names_the_bad_one(run, weights, photo, tmp_path):
+    (tmp_path / "bad.png").write_text("text")
+    out = tmp_path / "pages/page.html"
+    code, printed, complaints = run("explore", photo, tmp_path / "bad.png", "--detector", weights, "--out", out)
+    assert code == 2
+    assert "bad.png: not an image" in complaints
+    assert printed.strip() == str(out)
+    assert "a photo.jpg" in out.read_text()
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import skimage.data
+from PIL import Image
 
 from deformscope import analyse, draw, load
 
@@ -23,7 +24,9 @@ def main() -> None:
         "overview": draw.overview(fields, photo, **found, title=f"chelsea.png · {analysis.detector}"),
     }
     for name, figure in figures.items():
-        print(draw.save(figure, FIGURES / f"{name}.png", dpi=110))
+        path = draw.save(figure, FIGURES / f"{name}.png", dpi=100)
+        Image.open(path).convert("RGB").save(path, optimize=True)  # smaller, and slower, than figures are saved at work
+        print(path)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
     from .detectors.zoo import load as load
+    from .explorer import explore as explore
 
 __version__ = "0.1.0"
 
 # What pulls in torchvision or matplotlib is imported when it is first asked for.
-_LAZY = {"draw": None, "Analysis": "analysis", "analyse": "analysis", "load": "detectors.zoo"}
+_LAZY = {"draw": None, "Analysis": "analysis", "analyse": "analysis", "load": "detectors.zoo", "explore": "explorer"}
 
 
 def __getattr__(name: str) -> Any:

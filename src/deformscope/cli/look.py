@@ -91,18 +91,22 @@ def layers(
 
 @app.command
 def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = Path("deformscope-demo")) -> int:
-    """Draw every figure of a public-domain photo with the packaged detector: no download, no photo needed."""
+    """Draw every figure of a public-domain photo, and its page to explore, with the packaged detector: no download."""
     import shutil
 
     import skimage.data
 
+    from .. import analyse, load
+    from ..explorer import write
     from ..render import Settings, make_folder
 
     make_folder(out)
     photo = out / "cat.png"
     # The file itself, not skimage.data.chelsea(): that may go to the network for its registry.
     shutil.copyfile(Path(skimage.data.__file__).parent / "chelsea.png", photo)
-    return _draw([photo], "packaged", out, Settings())
+    code = _draw([photo], "packaged", out, Settings())
+    print(write(out / "explore.html", [analyse(load("packaged"), photo)], [photo.name]))
+    return code
 
 
 def _draw(photos: list[Path], detector: str, out: Path, settings: object) -> int:

@@ -158,16 +158,17 @@ def boxes(
         for box, label, score in zip(corners, detection["labels"][keep].tolist(), scores, strict=True):
             name = class_names[label] if 0 <= label < len(class_names) else str(label)
             text = escaped(name if score is None else f"{name} {score:.2f}")
-            ax.text(
-                box[0],
-                max(box[1], 0),
+            ax.annotate(
                 text,
+                (max(box[0], 0), max(box[1], 0)),
+                xytext=(1.5, -2.0),
+                textcoords="offset points",
                 fontsize=7,
                 color="white",
                 va="top",
                 bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
                 zorder=5,
-                clip_on=True,
+                annotation_clip=True,
             )
     return artist
 

@@ -1,0 +1,93 @@
+"""The explorer's page inside a notebook: shown in an iframe of its own, and saved as a file."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor
+
+from ..analysis import Analysis
+from ..capture import Fields
+from ..errors import DeformscopeError
+from ..field import OffsetField
+from ..photo import Photo, read
+from .document import page, write_text
+from .payload import Segments
+
+FieldsLike: TypeAlias = OffsetField | Sequence[OffsetField] | Mapping[str, OffsetField]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """A page in the making: a notebook shows it, :meth:`save` writes it."""
+
+    text: str
+    """The page's HTML."""
+    height: int = 720
+
+    def save(self, path: Path | str) -> Path:
+        """Write the page to one HTML file, which appears whole or not at all; returns its path."""
+        return write_text(path, self.text)
+
+    def _repr_html_(self) -> str:
+        # A sandbox without allow-same-origin: the page can read nothing of the notebook around it.
+        return (
+            '<iframe sandbox="allow-scripts allow-downloads" title="deformscope explorer" '
+            f'style="width:100%;height:{int(self.height)}px;border:0;border-radius:8px" '
+            f'srcdoc="{html.escape(self.text)}"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"Exploration({len(self.text) / 1e6:.1f} MB; .save(path) writes it)"
+
+
+def explore(
+    source: Analysis | Sequence[Analysis] | FieldsLike,
+    photo: Photo | None = None,
+    *,
+    titles: Sequence[str] = (),
+    detection: Mapping[str, Tensor] | None = None,
+    class_names: Sequence[str] = (),
+    segments: Sequence[Segments | None] = (),
+    height: int = 720,
+) -> Exploration:
+    """Explore fields by hand: displays inline in a notebook, ``.save("page.html")`` writes one self-contained file.
+
+    ``source`` is an Analysis, several of them, or, with their ``photo``, fields of one image: an OffsetField, a list or
+    what ``capture`` gave. ``detection`` (torchvision's keys) and ``class_names`` go with fields; an Analysis has its
+    own. ``height`` of the notebook's frame is in px.
+    """
+    if photo is not None:
+        fields = _fields(source)
+        analyses: Sequence[Analysis] = [Analysis(read(photo), fields, dict(detection or {}), tuple(class_names))]
+        titles = titles or [_name(photo)]
+    elif isinstance(source, Analysis):
+        analyses = [source]
+    elif isinstance(source, Sequence) and all(isinstance(one, Analysis) for one in source):
+        analyses = source  # type: ignore[assignment]
+    else:
+        raise DeformscopeError("photo=None: expected the photo that the fields belong to; give explore(fields, photo)")
+    return Exploration(page(analyses, titles, segments=segments), height)
+
+
+def _fields(source: object) -> Fields:
+    if isinstance(source, OffsetField):
+        source = [source]
+    several = list(source.values()) if isinstance(source, Mapping) else source
+    if not isinstance(several, Sequence) or not all(isinstance(one, OffsetField) for one in several):
+        raise DeformscopeError(
+            f"source of type {type(source).__name__}: expected with a photo an OffsetField, a list of them or the "
+            "captured fields"
+        )
+    fields = Fields()
+    for one in several:
+        fields.add(one.name or "deformable convolution", one)
+    return fields
+
+
+def _name(photo: Photo) -> str:
+    return Path(photo).name if isinstance(photo, (str, Path)) else "photo"

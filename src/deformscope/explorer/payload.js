@@ -1,0 +1,85 @@
+// Reading what Python packed into the page: JSON between script tags, arrays in it deflated and in base64.
+import { byId } from "./dom.js";
+import { Field } from "./field.js";
+
+const MISSING = -32768;
+const NO_MODULATION = 255;
+
+export function readIndex() {
+  return JSON.parse(byId("index").textContent);
+}
+
+async function unpackBytes(text) {
+  const packed = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Planes of int16, from differences along rows of width w: low bytes, then high bytes.
+async function unpackSteps(text, w) {
+  const bytes = await unpackBytes(text);
+  const count = bytes.length / 2;
+  const steps = new Int16Array(count);
+  for (let i = 0, value = 0; i < count; i++) {
+    if (i % w === 0) value = 0;
+    value = (value + bytes[i] + 256 * bytes[count + i]) & 0xffff;
+    steps[i] = value;
+  }
+  return steps;
+}
+
+// Regions over the photo: a number for each pixel, and each region's score.
+async function readSegments({ size: [h, w], labels, scores }) {
+  return { h, w, labels: await unpackSteps(labels, w), scores };
+}
+
+async function readField(record) {
+  const [steps, modulation, segments] = await Promise.all([
+    unpackSteps(record.offset, record.size[1]),
+    record.modulation ? unpackBytes(record.modulation.data) : null,
+    record.segments ? readSegments(record.segments) : null,
+  ]);
+  const offset = Float64Array.from(steps, (q) => (q === MISSING ? NaN : q * record.step));
+  let scalars = null;
+  if (modulation) {
+    const { low, step } = record.modulation;
+    scalars = Float64Array.from(modulation, (q) => (q === NO_MODULATION ? NaN : low + q * step));
+  }
+  return new Field(record, offset, scalars, segments);
+}
+
+// One photo: its picture, its layers (decoded when first looked at) and its detections.
+export class Photo {
+  constructor(number) {
+    const record = JSON.parse(byId(`photo-${number}`).textContent);
+    this.number = number;
+    this.title = record.title;
+    this.detector = record.detector;
+    this.size = record.size;
+    this.layers = record.layers;
+    this.detections = record.detections;
+    this.uri = record.image;
+    this.picture = new Image();
+    this.masks = [];
+    this.record = record;
+    this.fields = new Map();
+  }
+
+  async open() {
+    this.picture.src = this.uri;
+    await this.picture.decode();
+    if (this.record.masks) await this.readMasks(this.record.masks);
+    return this;
+  }
+
+  async readMasks({ size: [h, w], data }) {
+    const bytes = await unpackBytes(data);
+    for (let d = 0; d < this.detections.length; d++) this.masks.push({ h, w, inside: bytes.subarray(d * h * w, (d + 1) * h * w) });
+  }
+
+  // The field of a layer, as a promise the first time.
+  async field(index) {
+    if (!this.fields.has(index)) this.fields.set(index, await readField(this.layers[index]));
+    return this.fields.get(index);
+  }
+}

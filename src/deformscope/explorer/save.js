@@ -1,0 +1,85 @@
+// The view as a picture: what the stage shows, cropped to the photo, over a line that says what it is.
+import { brief, el } from "./dom.js";
+import { COLORS } from "./colors.js";
+import { drawDetections, drawMarks } from "./marks.js";
+import { CanvasPen, SvgPen, shapes } from "./pens.js";
+import { framed } from "./stage.js";
+import { drawView } from "./views.js";
+
+const STRIP = 30;
+
+// Photo, wash, view and detections: what lies under the marks.
+export function drawGround(pen, frame, app) {
+  pen.image(app.photo.picture, frame.left, frame.top, frame.width, frame.height);
+  const veil = shapes.box(frame.left, frame.top, frame.left + frame.width, frame.top + frame.height);
+  pen.fill(veil, { color: COLORS[frame.theme].ground, alpha: 1 - app.state.light });
+  const drawn = pen.clipped(veil, () => drawView(pen, frame, app));
+  drawDetections(pen, frame, app);
+  return drawn;
+}
+
+// What a view shows, in words, with its factor.
+export function captionOf({ state, field, photo }, drawn) {
+  const px = field.cells.reduction.map((value, axis) => brief(value * field.stride[axis]));
+  const times = drawn.factor === 1 ? "" : ` × ${brief(drawn.factor)}`;
+  const what = {
+    flow: `d_f${times}${state.mask ? `, divergence below ${brief(state.div)}/cell in red` : ""}`,
+    circles: `circles of radius r of d_k${times}`,
+    points: state.k < 0 ? `offsets of all kernel points${times}` : `offsets of kernel point ${state.k}${times}, in yellow their mean × ${brief(drawn.trend)}`,
+    sampling: "sampling points",
+    modulation: state.mk < 0 ? "modulation, mean over the kernel" : `modulation of kernel point ${state.mk}`,
+    segments: `${drawn.count ?? 0} segments`,
+  }[state.view];
+  const group = field.groups > 1 ? ` · group ${state.group}` : "";
+  return `${what} · ${field.name}${group} · ${px[0] === px[1] ? px[0] : px.join("×")} px/cell · ${photo.title}`;
+}
+
+// The part of the photo that the stage shows, as a frame of its own and its size in px.
+function cropped(stage, app) {
+  const frame = stage.frame(app);
+  const left = Math.max(frame.left, 0);
+  const top = Math.max(frame.top, 0);
+  const width = Math.floor(Math.min(frame.left + frame.width, stage.width) - left);
+  const height = Math.floor(Math.min(frame.top + frame.height, stage.height) - top);
+  return { width, height, frame: framed(frame.scale, frame.left - left, frame.top - top, frame.zoom, frame.theme, app.photo.size) };
+}
+
+function compose(pen, { width, height, frame }, app) {
+  const drawn = drawGround(pen, frame, app);
+  drawMarks(pen, frame, app);
+  const ground = COLORS[frame.theme].ground;
+  pen.fill(shapes.box(0, height, width, height + STRIP), { color: ground });
+  // Pictures are narrower than some captions: these end early rather than run out of the picture.
+  const words = captionOf(app, drawn);
+  const room = Math.floor((width - 20) / 6.4);
+  pen.text(words.length > room ? `${words.slice(0, room - 1)}…` : words, 10, height + 20, { color: COLORS[frame.theme].ink, size: 12 });
+}
+
+export async function pngOf(stage, app) {
+  const crop = cropped(stage, app);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [crop.width * 2, (crop.height + STRIP) * 2];
+  const context = canvas.getContext("2d");
+  context.scale(2, 2);
+  compose(new CanvasPen(context), crop, app);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+export function svgOf(stage, app) {
+  const crop = cropped(stage, app);
+  const pen = new SvgPen();
+  compose(pen, crop, app);
+  return new Blob([pen.document(crop.width, crop.height + STRIP, COLORS[crop.frame.theme].ground)], { type: "image/svg+xml" });
+}
+
+// Hand a file to the user, named after what it shows.
+export function download(blob, { photo, field, state }, ending) {
+  const stem = photo.title.replace(/\.\w{1,5}$/, "");
+  const name = [stem, field.name, state.view].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 120);
+  const url = URL.createObjectURL(blob);
+  const link = el("a", { href: url, download: `${name}.${ending}` });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

@@ -1,0 +1,195 @@
+"""A small local app: drop a photo, choose a detector, and the explorer's page appears. On loopback only.
+
+Needs the extra ``serve`` (Gradio). The pages stay in memory, the latest few of them; nothing is written but Gradio's
+upload, which is removed once it is read.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..analysis import analyse
+from ..errors import DeformscopeError
+from ..photo import read
+from .document import page
+
+if TYPE_CHECKING:
+    import numpy as np
+    from fastapi import FastAPI
+    from torch import nn
+
+LOOPBACK = "127.0.0.1"
+HOSTS = (LOOPBACK, "localhost")
+MOST_MEGABYTES = 20
+"""Larger uploads are refused."""
+MOST_PAGES = 8
+"""Pages kept; the oldest goes when another comes."""
+POLICY = (
+    # Gradio's own program needs inline and evaluated scripts; what matters here is that nothing leaves the machine.
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'"
+)
+STYLE = "footer {display: none !important} .gradio-container {max-width: none !important}"
+
+
+class Pages:
+    """The latest pages by an address that cannot be guessed."""
+
+    def __init__(self, most: int = MOST_PAGES) -> None:
+        self._texts: OrderedDict[str, str] = OrderedDict()
+        self._most = most
+
+    def add(self, text: str) -> str:
+        """Keep a page; returns its key."""
+        key = secrets.token_urlsafe(16)
+        self._texts[key] = text
+        while len(self._texts) > self._most:
+            self._texts.popitem(last=False)
+        return key
+
+    def get(self, key: str) -> str | None:
+        """The page of that key, if it is still kept."""
+        return self._texts.get(key)
+
+
+def app(
+    detectors: Sequence[str] = ("packaged",),
+    *,
+    load: Callable[[str], nn.Module] | None = None,
+    most_megabytes: int = MOST_MEGABYTES,
+) -> FastAPI:
+    """The app for any ASGI server; :func:`run` starts it. ``load`` makes a detector of a name (``deformscope.load``).
+
+    Only requests for 127.0.0.1 or localhost are answered, so that no other site can reach it through a name of its
+    own. Detectors are shown by name, checkpoint files without their folder. Raises DeformscopeError without Gradio.
+    """
+    try:
+        import gradio as gr
+        from fastapi import FastAPI, Request, Response
+        from fastapi.responses import HTMLResponse, PlainTextResponse
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+    except ImportError:
+        raise DeformscopeError("gradio is not installed; get it with: pip install 'deformscope[serve]'") from None
+    if not detectors:
+        raise DeformscopeError("detectors=(): expected at least one name or checkpoint file")
+    shown = shown_names(detectors)
+    ready = lru_cache(maxsize=1)(load or _load)
+    pages = Pages()
+
+    def explored(photo: np.ndarray, title: str, choice: str) -> str:
+        try:
+            text = page([analyse(ready(shown[choice]), photo)], [title])
+        except DeformscopeError as error:
+            raise gr.Error(without_folder(str(error), shown[choice])) from None
+        return _frame(pages.add(text))
+
+    def dropped(upload: str, choice: str) -> tuple[str, tuple[np.ndarray, str], None]:
+        path = Path(upload)
+        try:
+            photo = read(path)
+        except DeformscopeError as error:
+            raise gr.Error(without_folder(str(error), upload)) from None
+        finally:
+            path.unlink(missing_ok=True)
+        return explored(photo, path.name, choice), (photo, path.name), None
+
+    def changed(kept: tuple[np.ndarray, str] | None, choice: str) -> Any:
+        return explored(*kept, choice) if kept else gr.skip()
+
+    with gr.Blocks(title="deformscope", analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as blocks:
+        kept = gr.State(None, time_to_live=1800)
+        with gr.Row():
+            file = gr.File(
+                label=f"Photo (at most {most_megabytes} MB)", file_types=["image"], type="filepath", height=140
+            )
+            choice = gr.Dropdown(list(shown), value=next(iter(shown)), label="Detector", interactive=True)
+        view = gr.HTML(label="Explorer", padding=False)
+        file.upload(dropped, [file, choice], [view, kept, file], api_visibility="private")
+        choice.change(changed, [kept, choice], view, api_visibility="private")
+    blocks.queue(default_concurrency_limit=1, max_size=8)
+
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    outer.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))
+
+    @outer.middleware("http")
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    @outer.get("/page/{key}")
+    def shown_page(key: str) -> Response:
+        text = pages.get(key)
+        if text is None:
+            return PlainTextResponse("This page is no longer kept; drop the photo again.", status_code=404)
+        return HTMLResponse(text, headers={"Content-Security-Policy": "frame-ancestors 'self'"})
+
+    gr.mount_gradio_app(
+        outer,
+        blocks,
+        path="/",
+        server_name=LOOPBACK,
+        show_error=False,
+        max_file_size=f"{most_megabytes}mb",
+        footer_links=[],
+        ssr_mode=False,
+        # Fonts of the system: Gradio's usual ones come from the network.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=STYLE,
+    )
+    return outer
+
+
+def run(detectors: Sequence[str] = ("packaged",), port: int = 7860) -> None:
+    """Serve :func:`app` on 127.0.0.1 until interrupted; raises DeformscopeError when the port is taken."""
+    import socket
+
+    built = app(detectors)
+    import uvicorn
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except (OSError, OverflowError):
+            raise DeformscopeError(f"--port {port}: not free on {LOOPBACK}; give another one") from None
+    print(f"http://{LOOPBACK}:{port}")
+    uvicorn.run(built, host=LOOPBACK, port=port, log_level="warning")
+
+
+def shown_names(detectors: Sequence[str]) -> dict[str, str]:
+    """Detectors by the names that are shown: a file's without its folder, numbered where two are the same."""
+    shown: dict[str, str] = {}
+    for detector in detectors:
+        name = Path(detector).name if Path(detector).exists() else detector
+        unique, count = name, 1
+        while unique in shown:
+            count += 1
+            unique = f"{name} ({count})"
+        shown[unique] = detector
+    return shown
+
+
+def without_folder(message: str, path: str) -> str:
+    """An error's text with the file's name in place of its whole path."""
+    return message.replace(str(Path(path)), Path(path).name)
+
+
+def _load(name: str) -> nn.Module:
+    from .. import load
+
+    return load(name)
+
+
+def _frame(key: str) -> str:
+    return (
+        f'<p><a href="/page/{key}" target="_blank" rel="noopener">Open on its own</a></p>'
+        f'<iframe src="/page/{key}" title="deformscope explorer" '
+        'style="width:100%;height:calc(100vh - 270px);min-height:640px;border:0;border-radius:8px"></iframe>'
+    )

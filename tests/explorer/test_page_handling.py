@@ -1,0 +1,211 @@
+"""The page in a real browser, worked with mouse, fingers, keyboard and links."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from planted import PLACES, SIZE, planted_fields
+
+FIELDS = planted_fields()
+
+
+def test_a_pinned_view_survives_a_reload_through_the_hash(watch, pages):
+    seen = watch().open(pages["three"], "photo=1")
+    seen.page.get_by_label("body.low").check()
+    seen.page.get_by_label("Offset group").select_option("1")
+    seen.slide("div", -0.25)
+    seen.slide("opacity", 0.5)
+    seen.page.get_by_label("2", exact=True).check()
+    seen.click(*PLACES[0])
+    seen.click(*PLACES[1])
+    seen.page.mouse.move(5, 5)
+    told = seen.hash()
+    table = seen.page.locator("table.numbers").inner_text()
+    picture = seen.page.locator("#stage").screenshot()
+    assert "layer=body.low" in told and "group=1" in told and "photo=1" in told and "depth=2" in told
+    seen.page.reload()
+    seen.ready()
+    assert seen.page.locator("h1").inner_text() == "b.png"
+    assert seen.page.locator("table.numbers").inner_text() == table
+    assert seen.page.locator("#area").inner_text() != ""
+    assert seen.page.locator("#stage").screenshot() == picture
+    assert seen.hash() == told
+    fresh = watch().open(pages["three"], told)
+    assert fresh.page.locator("table.numbers").inner_text() == table, "the link works elsewhere too"
+
+
+def test_a_moving_particle_ends_as_the_still_one(watch, pages):
+    seen = watch(reduced_motion="no-preference").open(pages["one"], "layer=body.middle&follow=1")
+    seen.click(*PLACES[0])
+    early = seen.page.locator("#marks").screenshot()
+    seen.page.wait_for_timeout(1500)
+    assert seen.page.locator("#marks").screenshot() != early
+    assert "came to rest" in seen.page.locator("#ended").inner_text()
+
+
+def test_wheel_and_drag_and_keys_zoom_and_pan(watch, pages):
+    seen = watch().open(pages["one"])
+    seen.page.mouse.move(*seen.screen(*PLACES[1]))
+    seen.frames()
+    cell = seen.number("cell")
+    seen.page.mouse.wheel(0, -600)
+    seen.frames()
+    told = dict(part.split("=") for part in seen.hash().split("&"))
+    assert float(told["zoom"]) == pytest.approx(math.exp(0.96), rel=1e-3)
+    x, y = seen.screen(*PLACES[1])
+    seen.page.mouse.move(x + 1, y)
+    seen.frames()
+    assert seen.number("cell") == cell, "the place under the pointer stays under it"
+    before = told["centre"]
+    seen.page.mouse.down()
+    seen.page.mouse.move(x + 81, y + 40, steps=4)
+    seen.page.mouse.up()
+    told = dict(part.split("=") for part in seen.hash().split("&"))
+    assert told["centre"] != before and "a" not in told, "a drag pans and pins nothing"
+    seen.page.keyboard.press("0")
+    assert "zoom" not in seen.hash()
+    seen.page.keyboard.press("+")
+    seen.page.locator("#stage").focus()
+    middle = dict(part.split("=") for part in seen.hash().split("&"))["centre"]
+    seen.page.keyboard.press("Shift+ArrowRight")
+    assert float(dict(part.split("=") for part in seen.hash().split("&"))["centre"].split(",")[0]) > float(
+        middle.split(",")[0]
+    )
+
+
+def test_fingers_touch_pin_and_pinch(watch, pages):
+    seen = watch(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).open(pages["one"])
+    assert seen.page.evaluate("document.documentElement.scrollWidth") == 390, "nothing is wider than the phone"
+    seen.page.touchscreen.tap(*seen.screen(*PLACES[0]))
+    seen.frames()
+    name = seen.page.locator("input[name=layer]:checked").get_attribute("value")
+    assert seen.number("cell", "a") == list(FIELDS[name].cell_at(PLACES[0]))
+    client = seen.page.context.new_cdp_session(seen.page)
+    x, y = seen.screen(100, 156)
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(places)]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", (x - 20, y), (x + 20, y))
+    for far in (25, 30, 35, 40):
+        fingers("touchMove", (x - far, y), (x + far, y))
+    fingers("touchEnd")
+    told = dict(part.split("=") for part in seen.hash().split("&"))
+    assert float(told["zoom"]) == pytest.approx(2, rel=0.1)
+    assert "b" not in told
+    assert not seen.complaints
+
+
+def test_everything_can_be_done_from_the_keyboard(watch, pages):
+    seen = watch().open(pages["three"], "layer=body.middle")
+
+    def checked(name: str) -> str:
+        return seen.page.locator(f"input[name={name}]:checked").get_attribute("value")
+
+    seen.page.keyboard.press("2")
+    seen.frames()
+    assert checked("view") == "circles"
+    seen.page.keyboard.press("]")
+    seen.frames()
+    assert checked("layer") == "body.top"
+    seen.page.keyboard.press("d")
+    seen.frames()
+    assert checked("depth") == "2"
+    seen.page.keyboard.press(".")
+    seen.frames(6)
+    assert seen.page.locator("h1").inner_text() == "b.png" and checked("layer") == "body.top"
+    seen.page.locator("#stage").focus()
+    seen.page.keyboard.press("ArrowRight")
+    y, x = seen.number("cell")
+    seen.page.keyboard.press("ArrowRight")
+    seen.page.keyboard.press("ArrowDown")
+    assert seen.number("cell") == [y + 1, x + 1]
+    assert f"cell {int(y) + 1}, {int(x) + 1}" in seen.page.locator("#said").text_content(), "and it is said"
+    seen.page.keyboard.press("Enter")
+    seen.frames()
+    assert seen.number("cell", "a") == [y + 1, x + 1]
+    seen.page.keyboard.press("t")
+    seen.frames()
+    assert seen.page.evaluate("document.documentElement.dataset.theme") == "light"
+    seen.page.keyboard.press("?")
+    assert seen.page.locator("#help").is_visible()
+    seen.page.keyboard.press("Escape")
+    assert not seen.page.locator("#help").is_visible()
+    for _ in range(60):
+        seen.page.keyboard.press("Tab")
+        if seen.page.evaluate("document.activeElement.id") == "div" or checked("view") == "flow":
+            break
+    assert seen.page.evaluate("document.activeElement !== document.body"), "Tab reaches the controls"
+
+
+def test_the_view_is_saved_as_png_and_svg(watch, pages):
+    seen = watch().open(pages["one"], "layer=body.low&view=circles&a=60,40")
+    with seen.page.expect_download() as download:
+        seen.page.get_by_label("Save the view as PNG").click()
+    assert download.value.suggested_filename == "planted-body.low-circles.png"
+    with Image.open(download.value.path()) as image:
+        scale = (seen.screen(0, SIZE[1])[0] - seen.screen(0, 0)[0]) / SIZE[1]
+        assert abs(image.width - 2 * scale * SIZE[1]) <= 2
+        assert abs(image.height - 2 * (scale * SIZE[0] + 30)) <= 2
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 500
+    with seen.page.expect_download() as download:
+        seen.page.get_by_label("Save the view as SVG").click()
+    root = ElementTree.parse(download.value.path()).getroot()
+    words = " ".join(node.text for node in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "circles of radius r of d_k" in words and "body.low" in words and "planted.png" in words
+    seen.page.goto(f"file://{download.value.path()}")
+
+
+def test_each_view_draws_something_of_its_own(watch, pages):
+    seen = watch().open(pages["one"], "layer=body.low&boxes=0")
+    pictures = set()
+    for key in "12345":
+        seen.page.keyboard.press(key)
+        seen.frames()
+        pictures.add(seen.page.locator("#base").screenshot())
+    assert len(pictures) == 5
+    seen.page.keyboard.press("3")
+    for k in range(3):
+        seen.page.locator("label.k").nth(k).click()
+        seen.frames()
+        pictures.add(seen.page.locator("#base").screenshot())
+    assert len(pictures) == 7, "the first kernel point was shown already"
+    seen.page.keyboard.press("]")
+    seen.frames()
+    assert seen.page.locator("input[value=modulation]").is_disabled(), "that layer has no modulation"
+    assert not seen.complaints
+
+
+def test_detections_are_switched_by_score_and_by_hand(watch, pages):
+    seen = watch().open(pages["one"])
+    assert seen.page.locator(".found li:visible").all_inner_texts() == ["dog\n0.91", "cat\n0.62"]
+    both = seen.page.locator("#base").screenshot()
+    seen.page.locator(".found input").nth(1).uncheck()
+    seen.frames()
+    one = seen.page.locator("#base").screenshot()
+    assert one != both and "hide=1" in seen.hash()
+    seen.slide("score", 0.95)
+    assert seen.page.locator(".found li:visible").count() == 0
+    seen.page.get_by_label("show").last.uncheck()
+    seen.frames()
+    assert "boxes=0" in seen.hash()
+
+
+def test_hover_is_answered_within_a_frame(watch, pages):
+    seen = watch()
+    seen.page.add_init_script(
+        "window.spent = []; const ask = window.requestAnimationFrame.bind(window);"
+        "window.requestAnimationFrame = f => ask(t => {"
+        " const began = performance.now(); f(t); spent.push(performance.now() - began); });"
+    )
+    seen.open(pages["one"], "layer=body.top&depth=3")
+    seen.page.evaluate("spent.length = 0")
+    for step in range(40):
+        seen.page.mouse.move(*seen.screen(20 + 4 * step, 30 + 6 * step))
+    seen.frames()
+    spent = seen.page.evaluate("spent")
+    assert len(spent) >= 10
+    assert np.median(spent) < 16

@@ -1,0 +1,139 @@
+"""The local app: loopback only, limited uploads, no folder of the machine in what it shows."""
+
+import io
+import re
+import threading
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'deformscope[serve]'")
+
+import uvicorn
+from fastapi.testclient import TestClient
+from PIL import Image
+from planted import planted_photo
+
+from deformscope.errors import DeformscopeError
+from deformscope.explorer import serve
+
+
+def untrained(name: str) -> torch.nn.Module:
+    """A detector with random offsets, or none for names that do not exist."""
+    if name == "absent":
+        raise DeformscopeError("/home/somebody/absent: no such detector")
+    from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
+
+    torch.manual_seed(3)
+    detector = OneStageDetector(OneStageConfig(("cat",)), name).eval()
+    for module in detector.modules():
+        if hasattr(module, "conv_offset"):
+            torch.nn.init.normal_(module.conv_offset.weight, std=0.02)
+    return detector
+
+
+def jpeg(noise: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(planted_photo()).save(buffer, "JPEG")
+    return buffer.getvalue() + bytes(noise)
+
+
+@pytest.fixture(scope="module")
+def built():
+    return serve.app(["first", "absent"], load=untrained, most_megabytes=1)
+
+
+@pytest.fixture(scope="module")
+def address(built):
+    server = uvicorn.Server(uvicorn.Config(built, host=serve.LOOPBACK, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.1)
+    yield f"http://{serve.LOOPBACK}:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def test_only_requests_for_this_machine_are_answered(built):
+    with TestClient(built, base_url="http://127.0.0.1") as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_answers_forbid_the_browser_to_ask_elsewhere(built):
+    with TestClient(built, base_url="http://127.0.0.1") as client:
+        answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy.replace("'unsafe-inline'", "")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_upload_above_the_limit_is_refused(built):
+    with TestClient(built, base_url="http://127.0.0.1") as client:
+        files = {"files": ("photo.jpg", jpeg(noise=1_200_000), "image/jpeg")}
+        assert client.post("/gradio_api/upload", files=files).status_code == 413
+        files = {"files": ("photo.jpg", jpeg(), "image/jpeg")}
+        assert client.post("/gradio_api/upload", files=files).status_code == 200
+
+
+def test_files_of_the_machine_are_not_served(built):
+    with TestClient(built, base_url="http://127.0.0.1") as client:
+        for path in ("/etc/passwd", serve.__file__):
+            assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_a_page_is_kept_under_a_key_and_the_oldest_goes():
+    pages = serve.Pages(most=2)
+    keys = [pages.add(text) for text in ("a", "b", "c")]
+    assert [pages.get(key) for key in keys] == [None, "b", "c"]
+    assert len(set(keys)) == 3 and all(len(key) >= 20 for key in keys)
+
+
+def test_checkpoint_files_are_shown_without_their_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    files = [tmp_path / "mine.pth", tmp_path / "a" / "mine.pth"]
+    for file in files:
+        file.touch()
+    names = ["packaged", "mmdet/mask_rcnn", *map(str, files)]
+    assert serve.shown_names(names) == dict(
+        zip(["packaged", "mmdet/mask_rcnn", "mine.pth", "mine.pth (2)"], names, strict=True)
+    )
+
+
+def test_an_error_names_the_file_and_not_its_folder():
+    words = serve.without_folder("/tmp/x/y/photo.jpg: damaged", "/tmp/x/y/photo.jpg")
+    assert words == "photo.jpg: damaged"
+
+
+def test_a_port_that_is_taken_is_said(address):
+    with pytest.raises(DeformscopeError, match="--port"):
+        serve.run(["packaged"], port=int(address.rsplit(":", 1)[1]))
+
+
+def test_a_dropped_photo_becomes_its_page(watch, address, tmp_path):
+    photo = tmp_path / "dropped & <b>bold.jpg"
+    photo.write_bytes(jpeg())
+    seen = watch()
+    seen.page.goto(address)
+    seen.page.locator("input[type=file]").set_input_files(str(photo), timeout=60_000)
+    frame = seen.page.frame_locator("iframe[title='deformscope explorer']")
+    frame.locator("#legend .words").wait_for(state="attached", timeout=60_000)
+    assert "bold" in frame.locator("h1").inner_text()
+    assert seen.page.get_by_text("Open on its own").get_attribute("href").startswith("/page/")
+    outside = [url for url in seen.requests if not url.startswith((address, "data:", "blob:"))]
+    assert outside == []
+    assert not re.search(r"/(tmp|home|root|work)/", seen.page.content() + frame.locator("html").inner_text())
+
+
+def test_a_file_that_is_no_photo_is_named_without_its_folder(watch, address, tmp_path):
+    photo = tmp_path / "broken.jpg"
+    photo.write_bytes(jpeg()[:900])
+    seen = watch()
+    seen.page.goto(address)
+    seen.page.locator("input[type=file]").set_input_files(str(photo), timeout=60_000)
+    words = seen.page.get_by_text("broken.jpg:")
+    words.wait_for(timeout=60_000)
+    assert "/" not in words.inner_text()
