@@ -32,7 +32,7 @@ def samples_of(oracle) -> Samples:
     return Samples(drawn("rpn_assign"), drawn("rcnn_assign"), proposed)
 
 
-@pytest.mark.parametrize(("operator", "tolerance"), [("ours", 5e-3), ("torchvision's", 2e-4)])
+@pytest.mark.parametrize(("operator", "tolerance"), [("ours", 5e-3), ("torchvision's", 5e-3)])
 def test_losses_and_gradients_are_the_recorded_ones(oracle, monkeypatch, operator, tolerance):
     """Operators and thread counts differ in the sixth digit, which turns a few ReLUs and bilinear cells over."""
     if operator != "ours":
