@@ -40,8 +40,9 @@ def figure1(
     factor = scale or view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
     means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
     trend = primitives.nice(0.35 * min(backdrop.size) / means.max()) if means.max() > 1e-6 else 1.0
+    shrunk = backdrop.within(result.inches)
     for k, ax in enumerate(result.flat()):
-        panels.point_panel(ax, backdrop, view, k, factor, trend)
+        panels.point_panel(ax, shrunk, view, k, factor, trend)
     caption(
         result.panels[-1][0],
         f"{_group(view, group)} · offset of each kernel point (Δy, Δx around it)",
@@ -71,6 +72,7 @@ def figure2(
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
     result = _row(len(chosen), backdrop.size)
+    backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, every, group)
         factor = panels.feature_panel(ax, backdrop, view, scale)
@@ -94,6 +96,7 @@ def figure3(
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
     result = _row(len(chosen), backdrop.size)
+    backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, every, group)
         factor = panels.kernel_panel(ax, backdrop, view, scale)
@@ -134,6 +137,7 @@ def sampling(
     panels.check_places(cells, size)
     stack = chosen[-depth:]
     result = _row(1, backdrop.size)
+    backdrop = backdrop.within(result.inches)
     ax = result.panels[0][0]
     modulated = panels.sampling_panel(ax, backdrop, stack, cells, group)
     count = "·".join(str(field.offset.shape[2]) for field in stack)

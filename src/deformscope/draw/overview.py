@@ -30,12 +30,13 @@ def overview(
     size = backdrop.size
     chosen = as_list(fields)
     result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=primitives.escaped(title))
+    backdrop = backdrop.within(result.inches)
     cells = panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)]
     for row, field in zip(result.panels, chosen, strict=True):
         view = FieldView.of(field, size, None, min(group, field.offset.shape[1] - 1))
         shown = view.on_photo(size)
         factor = view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
-        _points(row[0], backdrop, view, factor)
+        _points(row[0], backdrop.within(result.inches / field.kernel_size[1]), view, factor)
         caption(row[0], view.caption(), f"kernel points: offsets ×{factor:g}, thick: mean")
         scale = panels.feature_panel(row[1], backdrop, view)
         if detection is not None:

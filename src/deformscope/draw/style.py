@@ -24,8 +24,8 @@ FORMATS = ("png", "svg", "pdf")
 
 EM_INCHES, LINE_INCHES = 0.0086, 0.0185
 """Inches per point of type size: of an average character's width, and of a line's height."""
-MOST_SHOWN = 1500
-"""Px along a photo's longer side, above which twice as many would not be seen in a panel."""
+MOST_PER_INCH = 110
+"""Photo px per inch of panel; up to twice as many are left as they are."""
 LEAST_PANEL = 2.6
 """Inches that a panel is wide at least, so that its caption finds room below a very tall photo."""
 
@@ -41,13 +41,16 @@ class Backdrop:
 
     @classmethod
     def of(cls, photo: Photo) -> Backdrop:
-        """Read a photo; one that is far larger than any panel is shrunk by a whole factor (averaged, not skipped)."""
+        """Read a photo, with all its px."""
+        array = read(photo)
+        return cls(array, (array.shape[0], array.shape[1]))
+
+    def within(self, inches: float) -> Backdrop:
+        """No more px than a panel so wide can show: drawing goes by their number, and most would be skipped."""
         from PIL import Image
 
-        array = read(photo)
-        factor = max(array.shape[:2]) // MOST_SHOWN
-        pixels = array if factor < 2 else np.asarray(Image.fromarray(array).reduce(factor))
-        return cls(pixels, (array.shape[0], array.shape[1]))
+        factor = int(self.pixels.shape[1] // (inches * MOST_PER_INCH))
+        return self if factor < 2 else Backdrop(np.asarray(Image.fromarray(self.pixels).reduce(factor)), self.size)
 
 
 class Picture(Figure):
@@ -65,6 +68,8 @@ class Sheet:
 
     figure: Figure
     panels: list[list[Axes]]
+    inches: float
+    """Width of a panel."""
 
     def flat(self) -> list[Axes]:
         """The panels, row by row."""
@@ -110,7 +115,7 @@ def sheet(
         panels.append(line)
     if title:
         figure.text(margin / total, 1 - 0.1 / height, title, va="top", ha="left", fontsize=10, color=INK, weight="bold")
-    return Sheet(figure, panels)
+    return Sheet(figure, panels, panel)
 
 
 def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> None:
