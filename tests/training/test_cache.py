@@ -1,0 +1,91 @@
+"""The cache of a frozen trunk's maps gives what the trunk gives."""
+
+import pytest
+import torch
+
+from deformscope.errors import DeformscopeError
+from deformscope.training import cache as room, networks
+from deformscope.training.cache import CachedMaps, Views, cached
+from deformscope.training.data import source
+from deformscope.training.order import Slot
+from deformscope.training.run import train
+from deformscope.training.sample import collate
+
+ONE_STAGE = (
+    "network.architecture=one_stage",
+    "network.channels=16",
+    "data.views=[whole, crop]",
+    "data.canvas=[64, 96]",
+    "data.shapes.train=6",
+    "run.steps=6",
+    "run.checkpoint_every=3",
+    "run.log_every=1",
+)
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    return tiny(*ONE_STAGE, f"data.cache={tmp_path / 'cache'}")
+
+
+def test_cached_maps_are_the_trunks_in_half_precision(recipe):
+    photos = source(recipe, "train")
+    detector = networks.build(recipe, photos.names)
+    maps = CachedMaps(cached(detector, photos, recipe.data, workers=0))
+    assert len(maps) == 12
+    batch = collate([maps[Slot(0, 0, index)] for index in (1, 9)])
+    views = Views(photos, recipe.data, networks.Preparation(detector))
+    direct = collate([views[1], views[9]])
+    for name, value in detector.trunk(direct.images).items():
+        assert torch.allclose(batch.maps[name], value, rtol=2e-3, atol=2e-3)
+    for kept, fresh in zip(batch.targets, direct.targets, strict=True):
+        assert torch.equal(kept["boxes"], fresh["boxes"])
+    assert [len(target["boxes"]) for target in batch.targets] != [0, 0]
+
+
+def test_training_from_the_cache_does_not_run_the_trunk_and_goes_on_exactly(recipe, tmp_path, monkeypatch):
+    first = train(recipe, tmp_path / "run", progress=False)
+    folders = list((tmp_path / "cache").iterdir())
+    assert len(folders) == 1
+
+    def fail(*args):
+        raise AssertionError("the trunk ran")
+
+    monkeypatch.setattr(room, "_make", fail)  # another run finds the maps
+    again = train(recipe, tmp_path / "again", progress=False)
+    assert again.scores == first.scores
+    assert list((tmp_path / "cache").iterdir()) == folders
+
+
+def test_other_photos_views_or_weights_have_another_cache(recipe, tiny, tmp_path):
+    photos = source(recipe, "train")
+    detector = networks.build(recipe, photos.names)
+    first = cached(detector, photos, recipe.data, workers=0)
+    more = tiny(*ONE_STAGE, f"data.cache={tmp_path / 'cache'}", "data.shapes.train=5")
+    assert cached(detector, source(more, "train"), more.data, workers=0) != first
+    with torch.no_grad():
+        next(detector.trunk.parameters()).add_(0.1)
+    assert cached(detector, photos, recipe.data, workers=0) != first
+
+
+def test_a_trunk_that_learns_cannot_be_cached(recipe, tiny, tmp_path):
+    small = tiny("data.views=[whole]", "data.canvas=[64, 96]", f"data.cache={tmp_path / 'cache'}")
+    photos = source(small, "train")
+    with pytest.raises(DeformscopeError, match="no frozen trunk to cache"):
+        cached(networks.build(small, photos.names), photos, small.data)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_off_cache_is_not_taken_for_a_whole_one(recipe, monkeypatch, tmp_path):
+    photos = source(recipe, "train")
+    detector = networks.build(recipe, photos.names)
+
+    def broken(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.torch, "save", broken)
+        with pytest.raises(KeyboardInterrupt):
+            cached(detector, photos, recipe.data, workers=0)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert len(CachedMaps(cached(detector, photos, recipe.data, workers=0))) == 12

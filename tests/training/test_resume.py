@@ -1,0 +1,133 @@
+"""Broken off by kill -9 at any moment, the same command ends with the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deformscope.errors import DeformscopeError
+from deformscope.training.ablate import ablate
+from deformscope.training.run import train
+
+COMMAND = """
+import sys
+from pathlib import Path
+from deformscope.training.ablate import ablate
+from deformscope.training.reading import read
+from deformscope.training.table import write
+if __name__ == "__main__":
+    results = ablate(read("shapes", sys.argv[2:]), Path(sys.argv[1]), modes=["none", "full"], seeds=1, progress=False)
+    write(results, Path(sys.argv[1]))
+"""
+
+
+def start(folder: Path, overrides) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", COMMAND, str(folder), *overrides], stderr=subprocess.PIPE, text=True)
+
+
+def curve(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def kill_once(process: subprocess.Popen, ready) -> None:
+    """Kill -9 as soon as ``ready()``, which must happen before the process ends."""
+    end = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def test_an_ablation_killed_in_each_of_its_runs_gives_the_unbroken_numbers(tiny_overrides, tmp_path):
+    overrides = [
+        *tiny_overrides,
+        "run.steps=30",
+        "run.checkpoint_every=4",
+        "run.log_every=3",
+        "run.ema=0.9",
+        "data.flip=0.5",
+    ]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+
+    def logged(mode, steps):
+        log = broken / f"{mode}-seed0" / "log.jsonl"
+        return lambda: log.exists() and log.read_text().count("\n") >= steps
+
+    kill_once(start(broken, overrides), logged("none", 4))  # after step 12
+    kill_once(start(broken, overrides), logged("none", 7))
+    assert not (broken / "none-seed0" / "result.json").exists()
+    kill_once(start(broken, overrides), logged("full", 2))
+    done = (broken / "none-seed0" / "result.json").stat().st_mtime_ns
+    last = start(broken, overrides)
+    assert last.wait(240) == 0, last.communicate()[1]
+    last.stderr.close()
+    assert (broken / "none-seed0" / "result.json").stat().st_mtime_ns == done  # what is finished is not done again
+
+    unbroken = start(whole, overrides)
+    assert unbroken.wait(240) == 0, unbroken.communicate()[1]
+    unbroken.stderr.close()
+    for run in ("none-seed0", "full-seed0"):
+        assert [line["step"] for line in curve(broken / run)] == list(range(3, 31, 3))
+        assert curve(broken / run) == curve(whole / run)
+        scores = [json.loads((folder / run / "result.json").read_text())["scores"] for folder in (broken, whole)]
+        assert scores[0] == scores[1]
+    tables = [json.loads((folder / "ablation.json").read_text()) for folder in (broken, whole)]
+    assert tables[0]["summaries"] == tables[1]["summaries"]
+
+
+def test_a_run_killed_between_its_last_step_and_its_result_is_only_evaluated_again(tiny, tmp_path):
+    recipe = tiny("run.ema=0.8")
+    first = train(recipe, tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    before = (tmp_path / "last.ckpt").stat().st_mtime_ns
+    again = train(recipe, tmp_path, progress=False)
+    assert again.scores == first.scores
+    assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_modes_and_seeds_see_the_same_data_and_results_do_not_depend_on_jobs(tiny, tmp_path):
+    recipe = tiny("run.steps=4", "run.log_every=1", "run.checkpoint_every=4")
+    lines = []
+    one = ablate(recipe, tmp_path / "a", modes=["full", "none"], seeds=2, progress=False, report=lines.append)
+    assert [(r.offset_mode, r.seed) for r in one] == [("none", 0), ("full", 0), ("none", 1), ("full", 1)]
+    assert len(lines) == 4
+    first = {name: curve(tmp_path / "a" / name)[0]["loss"] for name in ("none-seed0", "full-seed0", "none-seed1")}
+    # Offsets start at zero: the first loss is that of a plain convolution on the same photos.
+    assert first["none-seed0"] == pytest.approx(first["full-seed0"], rel=1e-5)
+    assert first["none-seed0"] != pytest.approx(first["none-seed1"], rel=1e-3)
+    two = ablate(recipe, tmp_path / "b", modes=["full", "none"], seeds=2, jobs=2, progress=False)
+    assert [(r.offset_mode, r.seed) for r in two] == [(r.offset_mode, r.seed) for r in one]
+    for name in ("none-seed0", "full-seed1"):
+        losses = [[line["loss"] for line in curve(tmp_path / folder / name)] for folder in ("a", "b")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # another number of threads
+
+
+def test_a_folder_of_another_recipe_is_refused_and_the_difference_named(tiny, tmp_path):
+    train(tiny(), tmp_path, progress=False)
+    with pytest.raises(DeformscopeError, match=r"run\.steps is 12 there and 16 now"):
+        train(tiny("run.steps=16"), tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(DeformscopeError, match=r"data\.batch is 4 there and 6 now"):
+        train(tiny("data.batch=6"), tmp_path, progress=False)
+
+
+def test_two_commands_do_not_train_in_one_folder(tiny, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(DeformscopeError, match="another command is training here"):
+        train(tiny(), tmp_path, progress=False)
+
+
+def test_a_damaged_checkpoint_is_one_line(tiny, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(DeformscopeError, match=r"last\.ckpt: no checkpoint .* remove it to begin anew"):
+        train(tiny(), tmp_path, progress=False)
