@@ -11,13 +11,23 @@ from .viewpoint import divergence as divergence, extent as extent, radius as rad
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
+    from .basins import segments as segments
     from .detectors.zoo import load as load
     from .explorer import explore as explore
+    from .health import diagnose as diagnose
 
 __version__ = "0.1.0"
 
 # What pulls in torchvision or matplotlib is imported when it is first asked for.
-_LAZY = {"draw": None, "Analysis": "analysis", "analyse": "analysis", "load": "detectors.zoo", "explore": "explorer"}
+_LAZY = {
+    "draw": None,
+    "Analysis": "analysis",
+    "analyse": "analysis",
+    "load": "detectors.zoo",
+    "explore": "explorer",
+    "segments": "basins",
+    "diagnose": "health",
+}
 
 
 def __getattr__(name: str) -> Any:

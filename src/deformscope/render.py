@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .detectors.detector import Detector
 
 VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
+"""What is drawn by default."""
+CHOICES = (*VIEWS, "segments")
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
@@ -112,7 +114,7 @@ def check(settings: Settings) -> None:
     """Raise DeformscopeError for settings that no photo could satisfy."""
     from .draw.style import FORMATS
 
-    for name, value, choices in [("format", settings.format, FORMATS), *(("view", v, VIEWS) for v in settings.views)]:
+    for name, value, choices in [("format", settings.format, FORMATS), *(("view", v, CHOICES) for v in settings.views)]:
         if value not in choices:
             raise DeformscopeError(f"--{name} {value}: expected one of {', '.join(choices)}")
     for name, number, least in (("every", settings.every, 1), ("depth", settings.depth, 1), ("dpi", settings.dpi, 20)):
@@ -176,6 +178,8 @@ def _drawings(
             drawings[view] = partial(draw.figure2, layers, array, **found_too, **shaped)
         elif view == "figure3":
             drawings[view] = partial(draw.figure3, layers, array, **shaped)
+        elif view == "segments":
+            drawings[view] = partial(draw.segments, layers, array, group=group)
         elif view == "sampling":
             for layer in layers:
                 stack = _stack(analysis, layer, settings.depth)

@@ -19,7 +19,7 @@ def figures(
     *,
     detector: Detector = "packaged",
     layer: Layers = None,
-    view: Annotated[list[str] | None, Parameter(help="figure1, figure2, figure3, sampling, overview.")] = None,
+    view: Annotated[list[str] | None, Parameter(help="figure1 to figure3, sampling, overview, segments.")] = None,
     out: Annotated[Path, Parameter(help="Folder for the figures.")] = Path("deformscope-figures"),
     format: Annotated[str, Parameter(help="png, svg or pdf.")] = "png",
     at: Annotated[list[str] | None, Parameter(help="Place X,Y in photo px for the sampling points.")] = None,

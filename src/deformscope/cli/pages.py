@@ -20,7 +20,7 @@ def explore(
     out: Annotated[Path, Parameter(help="The HTML file.")] = Path("deformscope.html"),
 ) -> int:
     """Write one self-contained HTML page in which the photos' offsets can be explored by hand, offline."""
-    from .. import analyse, load
+    from .. import analyse, load, segments
     from ..explorer import write
     from ..photo import find
 
@@ -36,7 +36,8 @@ def explore(
                 failed += 1
                 complain(str(error))
     if analyses:
-        print(write(out, analyses, titles))
+        regions = [{name: segments(field) for name, field in one.fields.items()} for one in analyses]
+        print(write(out, analyses, titles, segments=regions))
     return 2 if failed else 0
 
 

@@ -10,4 +10,5 @@ from .primitives import (
     photo as photo,
     points as points,
 )
+from .regions import segments as segments
 from .style import save as save

@@ -1,0 +1,54 @@
+"""The regions that grow out of offsets, over the photo: one panel a field, a colour a region, the sink in each."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from skimage.segmentation import find_boundaries
+
+from ..basins import Segments, segments as grow
+from ..photo import Photo
+from . import primitives
+from .figures import FieldsLike, as_list
+from .style import Backdrop, caption, sheet
+from .view import FieldView
+
+COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.60, 0.30), (0.60, 0.25, 0.75))
+
+
+def segments(
+    fields: FieldsLike, photo: Photo, *, most: int = 10, found: list[Segments] | None = None, group: int = 0
+) -> Figure:
+    """Regions of negative divergence around the sinks of d_f, the best ``most`` of each field, numbered by score.
+
+    ``found`` are the fields' segments where they have been grown already.
+    """
+    backdrop = Backdrop.of(photo)
+    chosen = as_list(fields)
+    columns = min(len(chosen), 4 if backdrop.size[0] > backdrop.size[1] else 3)
+    result = sheet(-(-len(chosen) // columns), columns, backdrop.size)
+    for ax in result.flat()[len(chosen) :]:
+        ax.set_axis_off()
+    backdrop = backdrop.within(result.inches)
+    height, width = backdrop.size
+    for number, (ax, field) in enumerate(zip(result.flat(), chosen, strict=False)):
+        regions = grow(field, group) if found is None else found[number]
+        shown = min(most, len(regions.scores))
+        primitives.photo(ax, backdrop.pixels, 0.35, backdrop.size)
+        veil = np.zeros((*regions.labels.shape, 4), dtype=np.float32)
+        for label in range(1, shown + 1):
+            veil[regions.labels == label] = (*COLOURS[(label - 1) % len(COLOURS)], 0.42)
+        edge = find_boundaries(np.where(regions.labels <= shown, regions.labels, 0), mode="inner")
+        veil[edge & (veil[..., 3] > 0), 3] = 0.95
+        ax.imshow(veil, extent=(0, width, height, 0), interpolation="nearest", zorder=1)
+        for label, (y, x) in enumerate(regions.sinks[:shown], start=1):
+            ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
+            text = ax.text(x + 0.012 * width, y, str(label), fontsize=7, va="center", zorder=5, clip_on=True)
+            text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        ax.set(xlim=(0, width), ylim=(height, 0))
+        view = FieldView.of(field, backdrop.size, None, group)
+        best = f"net inflow {regions.scores[0]:.2g} cells" if shown else "no sink of d_f in converging cells"
+        count = f"{shown} of {len(regions.scores)} regions" if shown else "no region"
+        caption(ax, primitives.escaped(view.caption()), f"{count}, best first ({best}); dots: sinks of $d_f$")
+    return result.figure

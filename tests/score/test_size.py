@@ -1,0 +1,85 @@
+"""Circles against sizes, with weights, beside scipy; and the bootstrap that weighs."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deformscope.score import bootstrap, size
+
+ONES = np.ones((1, 300))
+
+
+@pytest.fixture
+def pairs():
+    random = np.random.default_rng(2)
+    true = random.uniform(12, 260, 300)
+    radius = np.round(true * random.lognormal(0, 0.5, 300) / 3)  # rounded: many ties
+    return np.where(random.random(300) < 0.05, 0, radius), true
+
+
+def test_circles_that_grow_with_objects_are_perfect():
+    true = np.random.default_rng(0).uniform(10, 300, 300)
+    half = np.arange(300) % 2 == 0
+    assert size.spearman(true / 3.7, true, ONES)[0] == pytest.approx(1)
+    assert size.r_squared(true / 3.7, true, ONES)[0] == pytest.approx(1)
+    assert size.fit(true / 3.7, true, ONES)[0] == pytest.approx(3.7)
+    error, right = size.crossed(true / 3.7, true, half, ONES)
+    assert error[0] == pytest.approx(0, abs=1e-12)
+    assert right[0] == 1
+
+
+def test_spearman_and_r_squared_are_scipys(pairs):
+    radius, true = pairs
+    assert size.spearman(radius, true, ONES)[0] == pytest.approx(stats.spearmanr(radius, true).statistic)
+    seen = radius > 0
+    line = stats.linregress(np.log(radius[seen]), np.log(true[seen]))
+    assert size.r_squared(radius, true, ONES)[0] == pytest.approx(line.rvalue**2)
+
+
+def test_a_weight_counts_like_so_many_copies(pairs):
+    radius, true = pairs
+    weights = np.random.default_rng(8).integers(0, 4, (3, 300)).astype(float)
+    half = np.arange(300) % 3 == 0
+    spearman, r2 = size.spearman(radius, true, weights), size.r_squared(radius, true, weights)
+    error, right = size.crossed(radius, true, half, weights)
+    for row, counts in enumerate(weights.astype(int)):
+        r, s, side = (np.repeat(values, counts) for values in (radius, true, half))
+        assert spearman[row] == pytest.approx(stats.spearmanr(r, s).statistic)
+        assert r2[row] == pytest.approx(stats.linregress(np.log(r[r > 0]), np.log(s[r > 0])).rvalue ** 2)
+        predicted = np.empty(len(r))
+        for one in (side, ~side):
+            used = ~one & (r > 0)
+            predicted[one] = np.median(s[used] / r[used]) * r[one]
+        assert error[row] == pytest.approx(np.median(np.abs(predicted - s) / s))
+        expected = (np.digitize(predicted, (32, 96)) == np.digitize(s, (32, 96))).mean()
+        assert right[row] == pytest.approx(expected)
+
+
+def test_circles_that_do_not_vary_have_no_correlation():
+    true = np.random.default_rng(0).uniform(10, 300, 300)
+    assert np.isnan(size.spearman(np.full(300, 5.0), true, ONES)[0])
+    assert np.isnan(size.spearman(np.zeros(300), true, ONES)[0])
+    error, _ = size.crossed(np.zeros(300), true, np.arange(300) % 2 == 0, ONES)
+    assert np.isnan(error[0])
+
+
+def test_the_first_draw_is_the_sample_itself_and_intervals_cover_the_mean():
+    random = np.random.default_rng(4)
+    weights = bootstrap.draws(50, 400)
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=1) == 50).all()
+    covered = 0
+    for _ in range(200):
+        values = random.normal(3, 2, 50)
+        drawn = bootstrap.mean(values, weights)
+        assert drawn[0] == pytest.approx(values.mean())
+        low, high = bootstrap.interval(drawn[1:])
+        covered += low < 3 < high
+    assert 0.88 < covered / 200 < 0.99
+
+
+def test_photos_without_a_figure_are_left_out_of_its_mean():
+    weights = bootstrap.draws(4, 10)
+    assert bootstrap.mean(np.array([1.0, np.nan, 3.0, np.nan]), weights)[0] == 2
+    assert np.isnan(bootstrap.mean(np.full(4, np.nan), weights)).all()
+    assert np.isnan(bootstrap.interval(np.full(10, np.nan))).all()
