@@ -68,7 +68,7 @@ def test_the_centre_prior_leaves_half_of_the_photo_on_each_side_of_zero():
 def test_filled_boxes_know_the_best_box_around_a_place():
     boxes = np.array([[0.0, 0.0, 100.0, 60.0], [40.0, 20.0, 80.0, 40.0]])
     maps = nulls.filled((120, 200), boxes, np.array([0.9, 0.2]))
-    at = lambda values, y, x: float(maps.at(values, np.array([[y, x]]))[0])  # noqa: E731
+    at = lambda values, y, x: float(maps.at(values, np.array([[y, x]], dtype=float))[0])  # noqa: E731
     assert at(maps.div, 30, 60) == pytest.approx(nulls.LEAST_SCORE - 0.9)  # the better one covers the other
     assert at(maps.height, 30, 60) == pytest.approx(60)
     assert at(maps.width, 30, 60) == pytest.approx(100)
