@@ -1,6 +1,7 @@
 """What the tests share. Shapes in signatures are checked while they run."""
 
 import os
+import sys
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -59,3 +60,18 @@ def make_field():
         return deformscope.OffsetField.from_tensor(offset, offset_groups=g, name="layer", **settings | geometry)
 
     return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+    from deformscope import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["deformscope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return call

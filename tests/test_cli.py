@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deformscope import cli
-
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
@@ -35,23 +33,9 @@ def photo(tmp_path):
     return path
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["deformscope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
-
-    return call
-
-
-def test_figures_writes_every_view_and_prints_its_path(run, photo, weights, tmp_path):
+def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, tmp_path):
     out = tmp_path / "figures"
-    code, printed, complaints = run("figures", photo, "--detector", weights, "--out", out, "--dpi", 40)
+    code, printed, complaints = command("figures", photo, "--detector", weights, "--out", out, "--dpi", 40)
     assert (code, complaints) == (0, "")
     written = sorted(path.name for path in (out / "a photo").iterdir())
     heads = [f"heads.stride{s}.deform" for s in (16, 32, 8)]
@@ -62,8 +46,8 @@ def test_figures_writes_every_view_and_prints_its_path(run, photo, weights, tmp_
 
 
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
-def test_views_layers_and_format_can_be_chosen(kind, run, photo, weights, tmp_path):
-    code, _, _ = run(
+def test_views_layers_and_format_can_be_chosen(kind, command, photo, weights, tmp_path):
+    code, _, _ = command(
         *("figures", photo, "--detector", weights, "--out", tmp_path, "--format", kind),
         *("--view", "figure2", "--view", "figure1", "--layer", "*stride16*", "--every", 1, "--scale", 2),
     )
@@ -77,10 +61,10 @@ def test_views_layers_and_format_can_be_chosen(kind, run, photo, weights, tmp_pa
         assert "×2, every cell" in text
 
 
-def test_the_manifest_says_what_the_run_was_made_from(run, photo, weights, tmp_path):
+def test_the_manifest_says_what_the_run_was_made_from(command, photo, weights, tmp_path):
     import hashlib
 
-    run("figures", photo, "--detector", weights, "--out", tmp_path, "--view", "figure3", "--every", 2)
+    command("figures", photo, "--detector", weights, "--out", tmp_path, "--view", "figure3", "--every", 2)
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert record["photos"][0]["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
     assert record["photos"][0]["files"] == ["a photo/figure3.png"]
@@ -89,13 +73,15 @@ def test_the_manifest_says_what_the_run_was_made_from(run, photo, weights, tmp_p
     assert record["versions"]["torch"] == torch.__version__
 
 
-def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(run, photo, weights, tmp_path):
+def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(command, photo, weights, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     (folder / "again").mkdir(parents=True)
     for name in ("first.jpg", "again/first.jpg"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "bad.jpg").write_text("this is text")
-    code, _, complaints = run("figures", folder, "--detector", weights, "--out", out, "--view", "figure3", "--dpi", 40)
+    code, _, complaints = command(
+        "figures", folder, "--detector", weights, "--out", out, "--view", "figure3", "--dpi", 40
+    )
     assert code == 2
     assert complaints.count("\n") == 1
     assert "bad.jpg: not an image that can be read" in complaints
@@ -127,12 +113,12 @@ def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(run, photo, weig
         ([], "PHOTOS"),
     ],
 )
-def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, run, photo, weights, tmp_path):
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, command, photo, weights, tmp_path):
     out = tmp_path / "out"
     given = [argument.replace("{photo}", str(photo)) for argument in arguments]
     if "--detector" not in given:
         given += ["--detector", str(weights)]
-    code, printed, complaints = run("figures", *given, "--out", out)
+    code, printed, complaints = command("figures", *given, "--out", out)
     assert code == 2
     assert message in complaints
     assert complaints.count("\n") == 1
@@ -140,28 +126,28 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, run, photo
     assert not [line for line in printed.splitlines() if line.endswith(".png")]
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(run, photo, weights, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_named(command, photo, weights, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    code, _, complaints = run("figures", photo, "--detector", weights, "--out", tmp_path / "file" / "out")
+    code, _, complaints = command("figures", photo, "--detector", weights, "--out", tmp_path / "file" / "out")
     assert code == 2
     assert "cannot be written to" in complaints
     assert complaints.count("\n") == 1
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 64), (64, 333), (6000, 4000)])
-def test_photos_of_any_size_are_drawn(size, run, weights, tmp_path):
+def test_photos_of_any_size_are_drawn(size, command, weights, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.linear_gradient("L").resize(size).save(path)
-    code, _, complaints = run("figures", path, "--detector", weights, "--out", tmp_path / "out", "--dpi", 40)
+    code, _, complaints = command("figures", path, "--detector", weights, "--out", tmp_path / "out", "--dpi", 40)
     assert (code, complaints) == (0, "")
 
 
-def test_layers_lists_geometry_and_with_a_photo_the_offsets(run, photo, weights):
-    code, table, _ = run("layers", photo, "--detector", weights)
+def test_layers_lists_geometry_and_with_a_photo_the_offsets(command, photo, weights):
+    code, table, _ = command("layers", photo, "--detector", weights)
     assert code == 0
     for text in ("heads.stride8.deform", "reduction", "3×3", "median |offset|", "max |offset|"):
         assert text in table
-    code, table, _ = run("layers", "--detector", weights)
+    code, table, _ = command("layers", "--detector", weights)
     assert code == 0
     assert "heads.stride32.deform" in table
     assert "median" not in table
@@ -196,9 +182,9 @@ def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
         Analysis.load(weights)
 
 
-def test_detectors_lists_what_a_name_stands_for(run, monkeypatch, tmp_path):
+def test_detectors_lists_what_a_name_stands_for(command, monkeypatch, tmp_path):
     monkeypatch.setenv("DEFORMSCOPE_CACHE", str(tmp_path))
-    code, table, _ = run("detectors")
+    code, table, _ = command("detectors")
     assert code == 0
     for text in ("packaged", "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5", "41.3", "detectron2/", "cached", str(tmp_path)):
         assert text in table
@@ -220,8 +206,8 @@ def coco(photo, tmp_path):
     return tmp_path / "coco"
 
 
-def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(run, weights, coco):
-    code, table, complaints = run("evaluate", "--data", coco, "--detector", weights, "--offset-mode", "none")
+def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(command, weights, coco):
+    code, table, complaints = command("evaluate", "--data", coco, "--detector", weights, "--offset-mode", "none")
     assert (code, complaints) == (0, "")
     assert "AP50" in table
     assert "box" in table
@@ -237,18 +223,18 @@ def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(run, weights, coco):
         (["--data", "{coco}", "--limit", "0"], "expected at least 1"),
     ],
 )
-def test_evaluate_names_what_is_wrong(arguments, message, run, weights, coco):
+def test_evaluate_names_what_is_wrong(arguments, message, command, weights, coco):
     given = [argument.replace("{coco}", str(coco)) for argument in arguments]
-    code, _, complaints = run("evaluate", *given, "--detector", weights)
+    code, _, complaints = command("evaluate", *given, "--detector", weights)
     assert code == 2
     assert message in complaints
     assert complaints.count("\n") == 1
 
 
-def test_explore_writes_one_page_of_all_photos_and_names_the_bad_one(run, weights, photo, tmp_path):
+def test_explore_writes_one_page_of_all_photos_and_names_the_bad_one(command, weights, photo, tmp_path):
     (tmp_path / "bad.png").write_text("text")
     out = tmp_path / "pages/page.html"
-    code, printed, complaints = run("explore", photo, tmp_path / "bad.png", "--detector", weights, "--out", out)
+    code, printed, complaints = command("explore", photo, tmp_path / "bad.png", "--detector", weights, "--out", out)
     assert code == 2
     assert "bad.png: not an image" in complaints
     assert printed.strip() == str(out)

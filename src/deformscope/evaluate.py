@@ -1,13 +1,10 @@
-"""COCO evaluation: a detector's box and mask AP on a folder in COCO's layout (Lin et al., ECCV 2014).
+"""A detector's box and mask AP on a folder in COCO's layout.
 
-Counting is faster-coco-eval's, or pycocotools'. Classes are matched by name, so that a detector's order and COCO's
-gaps in its ids do not matter.
+Classes are matched by name, so that a detector's order and COCO's gaps in its ids do not matter.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .average_precision import AREAS, average_precision, library
 from .detectors.detector import Detection, Detector
 from .errors import DeformscopeError
 
 SPLITS = ("val2017", "val")
 """Tried in this order where no split is named."""
-RECALL = 8
-"""The place of mean recall at 100 detections among COCO's twelve numbers, whose first six are those of AP."""
+MEASURES = ("ap", "ap50", "ap75", *AREAS, "recall")
+"""What a :class:`Score` holds, by the names of :func:`average_precision`."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,11 @@ def evaluate(
         for image, found in zip(part, detector(photos, **settings), strict=True):
             with_masks |= "masks" in found
             results += to_results(found, image["id"], detector.class_names, categories)
-    scores = [_score("box", truth, results, ids)]
     objects = [one for one in truth["annotations"] if one["image_id"] in set(ids)]
+    truth |= {"images": images, "annotations": objects}
+    scores = [_score("box", truth, results)]
     if with_masks and all(one.get("segmentation") for one in objects):
-        scores.append(_score("mask", truth, results, ids))
+        scores.append(_score("mask", truth, results))
     return scores
 
 
@@ -168,46 +167,15 @@ def _batches(images: Sequence[dict], size: int, progress: bool, name: str) -> It
             bar.advance(task, min(size, len(images) - start))
 
 
-def _backend() -> tuple[Any, Any, Any]:
-    """COCO, its evaluation and its run-length codes, of the library that is installed."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-        from faster_coco_eval.core import mask
-
-        return COCO, COCOeval_faster, mask
-    except ImportError:
-        pass
-    try:
-        from pycocotools import mask
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval, mask
-    except ImportError:
-        raise DeformscopeError("no COCO evaluation is installed; run: pip install faster-coco-eval") from None
-
-
 def _run_lengths(mask: Tensor) -> dict[str, Any]:
-    code = _backend()[2].encode(np.asfortranarray(mask.cpu().to(torch.uint8).numpy()))
+    code = library()[2].encode(np.asfortranarray(mask.cpu().to(torch.uint8).numpy()))
     return code | {"counts": code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]}
 
 
-def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]], ids: list[int]) -> Score:
-    coco, evaluation, _ = _backend()
-    if not results:
-        return Score(kind, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    fields = {"image_id", "category_id", "score"} | {"bbox" if kind == "box" else "segmentation"}
-    # pycocotools reports to stdout, where a command's own result belongs.
-    with contextlib.redirect_stdout(io.StringIO()):
-        whole = coco()
-        whole.dataset = {"info": {}, "licenses": [], **truth}
-        whole.createIndex()
-        found = whole.loadRes([{key: one[key] for key in fields} for one in results])
-        run = evaluation(whole, found, iouType="bbox" if kind == "box" else "segm")
-        run.params.imgIds = ids
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    percent = [float("nan") if value < 0 else 100 * float(value) for value in run.stats]
-    ap, ap50, ap75, small, medium, large = percent[:6]
-    return Score(kind, ap, ap50, ap75, small, medium, large, percent[RECALL])
+def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]]) -> Score:
+    found = average_precision(truth, results, kind="bbox" if kind == "box" else "segm")
+    return Score(kind, *(_number(found[name]) for name in MEASURES))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deformscope import evaluate as room
+from deformscope import average_precision as room
 from deformscope.errors import DeformscopeError
 from deformscope.evaluate import COLUMNS, Dataset, Score, evaluate, locate, rows
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_evaluated_is_named(dataset, perfect, tmp_path, monkeypat
         assert "\n" not in str(error.value)
     monkeypatch.setattr("builtins.__import__", without(("faster_coco_eval", "pycocotools")))
     with pytest.raises(DeformscopeError, match="pip install faster-coco-eval"):
-        room._backend()
+        room.library()
 
 
 def test_a_real_detector_runs_through_it(oracles, shared):

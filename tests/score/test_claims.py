@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from deformscope import OffsetField
+from deformscope import OffsetField, bootstrap
 from deformscope.maps import CellMaps, follow
-from deformscope.score import bootstrap, condensation, nulls, segmentation
+from deformscope.score import condensation, nulls, segmentation
 from deformscope.score.marks import mark
 from deformscope.score.measure import found_segments, measure
 from deformscope.score.truth import Scene, Thing

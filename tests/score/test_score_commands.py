@@ -1,41 +1,21 @@
 """The commands that measure, as a person uses them."""
 
-import sys
 
-import pytest
-
-from deformscope import cli
-
-
-@pytest.fixture
-def run_command(monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["deformscope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
-
-    return call
-
-
-def test_diagnose_prints_a_verdict_a_layer_and_leaves_with_0_when_nothing_is_broken(run_command, cat):
-    code, table, complaints = run_command("diagnose", cat)
+def test_diagnose_prints_a_verdict_a_layer_and_leaves_with_0_when_nothing_is_broken(command, cat):
+    code, table, complaints = command("diagnose", cat)
     assert (code, complaints) == (0, "")
     assert "heads.stride16.deform" in table
     assert "healthy" in table
 
 
-def test_score_names_a_folder_that_is_none(run_command, tmp_path):
-    code, _, complaints = run_command("score", tmp_path / "nowhere", "--out", tmp_path / "out")
+def test_score_names_a_folder_that_is_none(command, tmp_path):
+    code, _, complaints = command("score", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert code == 2
     assert str(tmp_path / "nowhere") in complaints
     assert complaints.count("\n") == 1
 
 
-def test_segments_are_a_view_of_figures(run_command, cat, tmp_path):
-    code, _, _ = run_command("figures", cat, "--view", "segments", "--out", tmp_path, "--dpi", 50)
+def test_segments_are_a_view_of_figures(command, cat, tmp_path):
+    code, _, _ = command("figures", cat, "--view", "segments", "--out", tmp_path, "--dpi", 50)
     assert code == 0
     assert (tmp_path / "chelsea/segments.png").exists()

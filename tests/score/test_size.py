@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deformscope.score import bootstrap, size
+from deformscope import bootstrap
+from deformscope.score import size
 
 ONES = np.ones((1, 300))
 

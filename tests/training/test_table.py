@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from deformscope.average_precision import average_precision, scores
 from deformscope.errors import DeformscopeError
 from deformscope.training.ablate import at_test_time, trained
-from deformscope.training.ap import average_precision, scores
 from deformscope.training.folder import Result
 from deformscope.training.run import train
 from deformscope.training.shapes import ShapesSet
@@ -70,7 +70,7 @@ def test_an_unfinished_ablation_has_a_table_too(results):
     some = [r for r in results if r.offset_mode in ("none", "full") and r.seed == 0]
     text = markdown(some)
     assert "| AP | 10.00 | 13.50 |" in text
-    assert "+3.50 … +3.50 | – | 1 |" in text
+    assert "+3.50 … +3.50 | – | – | 1 |" in text
     with pytest.raises(DeformscopeError, match="measure='mask_ap': no run has it"):
         summarise(some, "mask_ap")
 

@@ -53,7 +53,7 @@ def ablate(
     out: RunFolder = None,
 ) -> int:
     """Which part of the offsets earns the AP: train every offset mode on every seed, and write the table."""
-    from ..training import ablate as room, table
+    from ..training import ablate as room, photos, table
     from ..training.reading import read
 
     chosen = read(recipe, overrides)
@@ -61,11 +61,11 @@ def ablate(
     wanted = room.checked(modes or room.MODES)
     if at_test_time is None:
         results = room.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
-        name = "ablation"
+        name, resampled = "ablation", photos.of_runs(chosen, folder, results)
     else:
         _, detector = room.trained(at_test_time)
-        results, name = room.at_test_time(chosen, detector, modes=wanted, report=print), "at_test_time"
+        results, name, resampled = room.at_test_time(chosen, detector, modes=wanted, report=print), "at_test_time", None
     command = shlex.join(["deformscope", *sys.argv[1:]])
-    for file in table.write(results, folder, name=name, command=command):
+    for file in table.write(results, folder, name=name, command=command, resampled=resampled):
         print(file)
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .matching import IOUS, Matches
+from ..matching import IOUS, Matches
 from .measure import IMAGE, THINGS
 from .segmentation import LEVELS
 

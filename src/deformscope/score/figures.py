@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from . import bootstrap, size
+from .. import bootstrap
+from ..matching import IOUS, ap_of, pooled
+from . import size
 from .columns import Column, Table
-from .matching import IOUS, ap_of, pooled
 from .segmentation import PUBLISHED
 
 Array = np.ndarray

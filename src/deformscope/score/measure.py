@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from .. import matching
 from ..basins import regions
 from ..maps import CellMaps
-from . import condensation, matching, segmentation
+from . import condensation, segmentation
 from .marks import Marks
 
 Array = np.ndarray

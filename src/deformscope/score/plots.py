@@ -14,8 +14,8 @@ from torch import nn
 from ..analysis import analyse
 from ..draw import figure2, figure3
 from ..draw.style import FAINT, INK
+from ..matching import ap_of, pooled
 from .columns import Table
-from .matching import ap_of, pooled
 from .nulls import NULLS
 from .size import BOUNDS
 

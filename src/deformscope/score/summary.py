@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from . import bootstrap
+from .. import bootstrap
 from .columns import Column, Record, Table, table
 from .figures import (
     AP_DRAWS,

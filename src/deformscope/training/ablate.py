@@ -17,12 +17,12 @@ from typing import Any, get_args
 
 import torch
 
+from ..average_precision import scores
 from ..capture import placed
 from ..detectors.deform import OFFSET_MODES, DeformConv, set_offset_mode
 from ..detectors.detector import Detector
 from ..errors import DeformscopeError
 from ..evaluate import to_results
-from .ap import scores
 from .data import EVALUATED_AT_ONCE, evaluated, source
 from .folder import Result, hardware
 from .recipe import OffsetMode, Recipe

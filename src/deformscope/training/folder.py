@@ -20,6 +20,7 @@ from .recipe import Recipe
 from .typed import build
 
 RECIPE, RESULT, LAST, DETECTOR = "recipe.json", "result.json", "last.ckpt", "detector.safetensors"
+DETECTIONS = "detections.json"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from ..average_precision import scores
 from ..capture import placed
 from ..detectors.detector import Detector
 from ..evaluate import to_results
-from .ap import scores
 from .networks import losses
 from .recipe import Optimiser, Recipe
 from .sample import Batch, Source
@@ -30,6 +30,8 @@ class Learning(lightning.LightningModule):
         self.scores: dict[str, float | None] = {}
         self.scored_at = -1
         """The step of the last evaluation."""
+        self.detections: list[dict[str, Any]] = []
+        """What the last evaluation found, in COCO's results format."""
         self._val = val
         self._results: list[dict[str, Any]] = []
 
@@ -65,8 +67,8 @@ class Learning(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Average precision over the detections of all processes; logged as ``val/…``."""
-        results, settings = _gathered(self._results), self.recipe.evaluation
-        self.scores = scores(self._truth, results, settings.classes, settings.photos)
+        self.detections, settings = _gathered(self._results), self.recipe.evaluation
+        self.scores = scores(self._truth, self.detections, settings.classes, settings.photos)
         self.scored_at = self.global_step
         for name in ("ap", "ap50", "mask_ap"):
             if name in self.scores:

@@ -1,8 +1,8 @@
 """One training run in one folder: begun, gone on with, or found done.
 
 The folder has ``recipe.json``, ``log.jsonl``, ``last.ckpt``, ``best.ckpt`` where it is evaluated on the way,
-``tensorboard/``, and at the end ``result.json`` and, for a detector that :func:`deformscope.load` can load,
-``detector.safetensors``.
+``tensorboard/``, and at the end ``result.json``, ``detections.json`` on the validation photos and, for a detector that
+:func:`deformscope.load` can load, ``detector.safetensors``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..detectors.rcnn import RCNN
 from ..errors import DeformscopeError
 from . import networks
 from .data import RecipeData, evaluated, source
-from .folder import DETECTOR, LAST, RESULT, Result, alone, claim, hardware, kept_recipe, result, state
+from .folder import DETECTIONS, DETECTOR, LAST, RESULT, Result, alone, claim, hardware, kept_recipe, result, state
 from .keeping import LossLog, StepBar, WholeCheckpoints, write_whole
 from .module import Learning
 from .recipe import Recipe
@@ -80,6 +80,7 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     )
     if trainer.is_global_zero:
         save(detector, folder / DETECTOR)
+        write_whole(folder / DETECTIONS, json.dumps(learning.detections, separators=(",", ":")))
         write_whole(folder / RESULT, json.dumps(asdict(found), indent=1) + "\n")
     trainer.strategy.barrier()
     return found

@@ -2,7 +2,7 @@
 
 Runs of one seed share initial weights and data, so a difference within a seed is free of most of what varies between
 seeds. The interval of a mean difference is a bootstrap over the seeds (Efron, 1979); with few seeds it is too narrow,
-so Student's, which assumes normal differences, stands beside it.
+so Student's, which assumes normal differences, stands beside it. A third is over the photos, the seeds as they are.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .. import bootstrap
 from ..errors import DeformscopeError
 from .ablate import MODES
 from .folder import Result
@@ -30,6 +31,8 @@ PAPER = {
     "Mask R-CNN, mask": {"none": 34.7, "feature": 35.1, "kernel": 37.5, "full": 37.6},
 }
 """AP on COCO val2017 (Zhang et al., ICPRAM 2021, Table 1)."""
+Resampled = Mapping[tuple[str, int], np.ndarray]
+"""By mode and seed, as :func:`deformscope.training.photos.resampled` gives it."""
 RESAMPLES = 10_000
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """The 97.5 % quantile of Student's distribution with 1, 2, … degrees of freedom."""
@@ -46,6 +49,8 @@ class Difference:
     """95 %, over the seeds."""
     student: tuple[float, float] | None
     """95 %; None with one seed."""
+    photos: tuple[float, float] | None
+    """95 %, over the photos; None where it was not asked for."""
     seeds: int
 
 
@@ -68,8 +73,11 @@ class Summary:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def summarise(results: Sequence[Result], measure: str = "ap") -> Summary:
-    """Means and paired differences: each mode against ``none``, and ``full`` against ``kernel`` and ``feature``."""
+def summarise(results: Sequence[Result], measure: str = "ap", resampled: Resampled | None = None) -> Summary:
+    """Means and paired differences: each mode against ``none``, and ``full`` against ``kernel`` and ``feature``.
+
+    ``resampled`` holds each run's measure on samples of the photos, the same samples for all.
+    """
     values: dict[str, dict[int, float]] = {}
     for mode in MODES:
         own = {r.seed: r.scores.get(measure) for r in results if r.offset_mode == mode}
@@ -79,11 +87,11 @@ def summarise(results: Sequence[Result], measure: str = "ap") -> Summary:
     if not values:
         raise DeformscopeError(f"measure={measure!r}: no run has it; expected one of {', '.join(results[0].scores)}")
     pairs = [(mode, "none") for mode in MODES[1:]] + [("full", "feature"), ("full", "kernel"), ("kernel", "feature")]
-    differences = [_difference(values, *pair) for pair in pairs if set(pair) <= values.keys()]
+    differences = [_difference(values, resampled or {}, *pair) for pair in pairs if set(pair) <= values.keys()]
     return Summary(measure, values, [one for one in differences if one is not None])
 
 
-def _difference(values: dict[str, dict[int, float]], over: str, under: str) -> Difference | None:
+def _difference(values: dict[str, dict[int, float]], resampled: Resampled, over: str, under: str) -> Difference | None:
     seeds = sorted(values[over].keys() & values[under].keys())
     if not seeds:
         return None
@@ -97,12 +105,17 @@ def _difference(values: dict[str, dict[int, float]], over: str, under: str) -> D
         reach = (STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.4 / freedom) * gaps.std(ddof=1)
         reach /= math.sqrt(len(gaps))
         student = float(gaps.mean() - reach), float(gaps.mean() + reach)
-    return Difference(over, under, float(gaps.mean()), (float(low), float(high)), student, len(gaps))
+    photos = None
+    if all((mode, seed) in resampled for mode in (over, under) for seed in seeds):
+        drawn = np.mean([resampled[over, seed] - resampled[under, seed] for seed in seeds], axis=0)
+        photos = bootstrap.interval(drawn[1:])
+    return Difference(over, under, float(gaps.mean()), (float(low), float(high)), student, photos, len(gaps))
 
 
-def markdown(results: Sequence[Result], command: str = "") -> str:
+def markdown(results: Sequence[Result], command: str = "", resampled: Resampled | None = None) -> str:
     """The tables, as a document."""
-    main = [summarise(results, m) for m in ("ap", "ap50", "ap75", "mask_ap") if results[0].scores.get(m) is not None]
+    shown = [m for m in ("ap", "ap50", "ap75", "mask_ap") if results[0].scores.get(m) is not None]
+    main = [summarise(results, m, resampled if m == "ap" else None) for m in shown]
     modes = list(main[0].values)
     lines = [f"# {results[0].name}: which part of the offsets earns the AP", ""]
     if command:
@@ -118,12 +131,12 @@ def markdown(results: Sequence[Result], command: str = "") -> str:
         lines += ["", "One trained detector, whose offsets are replaced at test time.", ""]
         return "\n".join(lines)
     lines += ["", "Percent; mean ± standard deviation over seeds. Paired differences of AP:", ""]
-    lines += [_row("", "mean", "95 % bootstrap", "95 % Student", "seeds"), _row("---", *["---:"] * 4)]
+    heads = ("", "mean", "95 % over seeds, bootstrap", "95 % over seeds, Student", "95 % over photos", "seeds")
+    lines += [_row(*heads), _row("---", *["---:"] * 5)]
     for one in main[0].differences:
-        student = "–" if one.student is None else f"{one.student[0]:+.2f} … {one.student[1]:+.2f}"
-        boot = f"{one.bootstrap[0]:+.2f} … {one.bootstrap[1]:+.2f}"
         name = f"{NAMES[one.over]} − {NAMES[one.under]}"
-        lines.append(_row(name, f"{one.mean:+.2f}", boot, student, str(one.seeds)))
+        intervals = [_interval(one.bootstrap), _interval(one.student), _interval(one.photos)]
+        lines.append(_row(name, f"{one.mean:+.2f}", *intervals, str(one.seeds)))
     lines += ["", "Every run:", "", _row("mode", "seed", "steps", "seconds", "AP", "AP50", "AP75")]
     lines.append(_row("---", *["---:"] * 6))
     for run in results:
@@ -143,21 +156,29 @@ def table_csv(results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def write(results: Sequence[Result], folder: Path, *, name: str = "ablation", command: str = "") -> list[Path]:
+def write(
+    results: Sequence[Result],
+    folder: Path,
+    *,
+    name: str = "ablation",
+    command: str = "",
+    resampled: Resampled | None = None,
+) -> list[Path]:
     """``NAME.md``, ``.csv``, ``.json`` and ``.png`` below ``folder``."""
     if not results:
         raise DeformscopeError("results=[]: expected at least one finished run")
     from .plot import plot
 
     folder.mkdir(parents=True, exist_ok=True)
-    summaries = [summarise(results, m) for m, value in results[0].scores.items() if value is not None]
+    measures = [name for name, value in results[0].scores.items() if value is not None]
+    summaries = [summarise(results, m, resampled if m == "ap" else None) for m in measures]
     content = {
         "command": command,
         "runs": [asdict(run) for run in results],
         "summaries": [asdict(one) for one in summaries],
         "paper": PAPER,
     }
-    write_whole(folder / f"{name}.md", markdown(results, command))
+    write_whole(folder / f"{name}.md", markdown(results, command, resampled))
     write_whole(folder / f"{name}.csv", table_csv(results))
     write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     plot(summarise(results), folder / f"{name}.png")
@@ -170,6 +191,10 @@ def _row(*cells: str) -> str:
 
 def _with_spread(mean: float, spread: float | None) -> str:
     return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "–" if ends is None else f"{ends[0]:+.2f} … {ends[1]:+.2f}"
 
 
 def _number(value: float | None, digits: int) -> str:

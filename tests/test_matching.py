@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deformscope.score import matching
+from deformscope import matching
 
 
 def rectangles(random, count, shape=(40, 56)):

@@ -1,4 +1,4 @@
-"""Average precision and recall of segments against objects, whatever their class, as COCO counts them."""
+"""Average precision and recall of segments or boxes against objects, as COCO counts them."""
 
 from __future__ import annotations
 
