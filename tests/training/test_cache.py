@@ -1,14 +1,16 @@
 """The cache of a frozen trunk's maps gives what the trunk gives."""
 
+import numpy as np
 import pytest
 import torch
 
+import deformscope
 from deformscope.errors import DeformscopeError
 from deformscope.training import cache as room, networks
 from deformscope.training.cache import CachedMaps, Views, cached
 from deformscope.training.data import source
 from deformscope.training.order import Slot
-from deformscope.training.run import train
+from deformscope.training.run import load, train
 from deformscope.training.sample import collate
 
 ONE_STAGE = (
@@ -55,6 +57,20 @@ def test_training_from_the_cache_does_not_run_the_trunk_and_goes_on_exactly(reci
     again = train(recipe, tmp_path / "again", progress=False)
     assert again.scores == first.scores
     assert list((tmp_path / "cache").iterdir()) == folders
+
+
+def test_what_was_trained_from_the_cache_is_a_detector_to_load(recipe, tmp_path):
+    train(recipe, tmp_path / "run", progress=False)
+    _, trained = load(tmp_path / "run")
+    loaded = deformscope.load(tmp_path / "run" / "detector.safetensors")
+    assert loaded.config == trained.config
+    photo = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected, found = trained([photo], score=0.0)[0], loaded([photo], score=0.0)[0]
+    assert len(found["boxes"])
+    assert torch.allclose(found["scores"], expected["scores"], atol=5e-3)  # the file holds half precision
+    for name, value in trained.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name].float(), value.float(), rtol=2e-3, atol=1e-4), name
 
 
 def test_other_photos_views_or_weights_have_another_cache(recipe, tiny, tmp_path):

@@ -1,5 +1,7 @@
 """Schedules, parameter groups, modes: what the optimiser gets to see."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from deformscope.training import networks
 from deformscope.training.data import SeededItems, source
 from deformscope.training.module import Learning, parameter_groups, rate
 from deformscope.training.order import Slot
+from deformscope.training.penalty import OffsetPenalty
 from deformscope.training.reading import read
 from deformscope.training.recipe import Optimiser
 from deformscope.training.run import train
@@ -61,6 +64,43 @@ def test_offset_convolutions_have_their_own_rate(tiny):
     assert settings["optimizer"].param_groups[1]["lr"] == pytest.approx(
         0.1 * settings["optimizer"].param_groups[0]["lr"]
     )
+
+
+@pytest.mark.parametrize("modulated", ["false", "true"])
+def test_the_penalty_is_the_offsets_mean_square_of_each_layer(tiny, modulated):
+    recipe = tiny(f"network.modulated={modulated}")
+    detector = detector_of(recipe)
+    penalty = OffsetPenalty(detector)
+    expected = 0.0
+    for number, head in enumerate(detector.heads.values()):
+        torch.nn.init.zeros_(head.deform.conv_offset.weight)
+        torch.nn.init.constant_(head.deform.conv_offset.bias, number + 1)
+        with torch.no_grad():
+            head.deform.conv_offset.bias[18:] = 50  # modulation costs nothing
+        expected += (number + 1) ** 2
+    batch = batch_of(recipe, detector)
+    networks.losses(detector, batch)
+    taken = penalty.take()
+    assert taken.item() == pytest.approx(expected)
+    taken.backward()
+    assert detector.heads["stride8"].deform.conv_offset.bias.grad[:18] == pytest.approx(torch.full((18,), 2 / 18), rel=1e-4)
+    with torch.no_grad():
+        networks.losses(detector, batch)
+    assert penalty.take().item() == 0
+
+
+def test_penalised_offsets_stay_small(tiny, tmp_path):
+    squares = {}
+    for weight in (1e-6, 100):
+        recipe = tiny("optimiser.lr=0.01", f"optimiser.offset_penalty={weight}", "run.steps=24")
+        train(recipe, tmp_path / str(weight), progress=False)
+        last = json.loads((tmp_path / str(weight) / "log.jsonl").read_text().splitlines()[-1])
+        squares[weight] = last["loss_offset"] / weight
+    assert 0 < squares[100] < 0.3 * squares[1e-6]
+
+
+def test_without_offsets_there_is_no_penalty(tiny):
+    assert OffsetPenalty(detector_of(tiny("network.offset_mode=none"))).take().item() == 0
 
 
 def test_patterns_freeze_parameters(tiny):

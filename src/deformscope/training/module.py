@@ -17,6 +17,7 @@ from ..capture import placed
 from ..detectors.detector import Detector
 from ..evaluate import to_results
 from .networks import losses
+from .penalty import OffsetPenalty
 from .recipe import Optimiser, Recipe
 from .sample import Batch, Source
 
@@ -33,6 +34,7 @@ class Learning(lightning.LightningModule):
         self.detections: list[dict[str, Any]] = []
         """What the last evaluation found, in COCO's results format."""
         self._val = val
+        self._penalty = OffsetPenalty(detector) if recipe.optimiser.offset_penalty else None
         self._results: list[dict[str, Any]] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -43,6 +45,8 @@ class Learning(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The sum of the losses, and each of them for the log."""
         parts = losses(self.detector, batch)
+        if self._penalty is not None:
+            parts["loss_offset"] = self.recipe.optimiser.offset_penalty * self._penalty.take()
         total = torch.stack(list(parts.values())).sum()
         detached = {name: value.detach() for name, value in parts.items()}
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.targets))

@@ -94,6 +94,8 @@ class Optimiser:
     weight_decay: float = 1e-4
     offset_lr: float = 1.0
     """Learning-rate multiplier of the convolutions that make the offsets."""
+    offset_penalty: float = 0.0
+    """Weight, in the loss, of the offsets' mean square (cells², summed over the layers); 0: they are free."""
     clip: float | None = None
     """Largest norm of all gradients together."""
     schedule: Literal["constant", "multi_step", "one_cycle"] = "multi_step"
@@ -171,6 +173,7 @@ class Recipe:
             "data.batch": (data.batch, 1),
             "data.workers": (data.workers, 0),
             "optimiser.lr": (self.optimiser.lr, 0),
+            "optimiser.offset_penalty": (self.optimiser.offset_penalty, 0),
             "optimiser.warmup": (self.optimiser.warmup, 0),
         }
         for name, (value, bound) in least.items():
