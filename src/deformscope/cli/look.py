@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -31,6 +31,7 @@ def figures(
     dpi: Annotated[int, Parameter(help="Resolution of PNG figures.")] = 150,
 ) -> int:
     """Draw the paper's figures of photos: kernel points' fields (1), d_f and divergence (2), circles of d_k (3)."""
+    from .. import load
     from ..photo import find
     from ..render import VIEWS, Settings, check
 
@@ -47,7 +48,7 @@ def figures(
         dpi=dpi,
     )
     check(settings)
-    return _draw(find(photos), detector, out, settings)
+    return _draw(find(photos), load(detector), out, settings)
 
 
 @app.command
@@ -104,21 +105,19 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
     photo = out / "cat.png"
     # The file itself, not skimage.data.chelsea(): that may go to the network for its registry.
     shutil.copyfile(Path(skimage.data.__file__).parent / "chelsea.png", photo)
-    code = _draw([photo], "packaged", out, Settings())
-    print(write(out / "explore.html", [analyse(load("packaged"), photo)], [photo.name]))
+    detector = load("packaged")
+    code = _draw([photo], detector, out, Settings())
+    print(write(out / "explore.html", [analyse(detector, photo)], [photo.name]))
     return code
 
 
-def _draw(photos: list[Path], detector: str, out: Path, settings: object) -> int:
-    from .. import load
-    from ..render import MANIFEST, Settings, figures as draw
+def _draw(photos: list[Path], detector: Any, out: Path, settings: Any) -> int:
+    from ..render import MANIFEST, figures as draw
 
-    assert isinstance(settings, Settings)
     failed = 0
-    loaded = load(detector)
     with progress() as bar:
         task = bar.add_task("photos", total=len(photos))
-        for outcome in draw(loaded, photos, out, settings):
+        for outcome in draw(detector, photos, out, settings):
             bar.advance(task)
             if outcome.error:
                 failed += 1
