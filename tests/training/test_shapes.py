@@ -67,6 +67,12 @@ def test_the_truth_is_coco_and_areas_are_the_masks():
     assert {one["category_id"] for one in truth["annotations"]} == {1, 2, 3, 4}
 
 
+def test_another_seed_draws_other_images():
+    first, again, other = (ShapesSet(replace(SMALL, seed=seed), "val").load(0) for seed in (0, 0, 1))
+    assert torch.equal(first.image, again.image)
+    assert not torch.equal(first.image, other.image)
+
+
 @pytest.mark.parametrize("wrong", [{"size": (20, 90)}, {"difficulty": 1.5}, {"val": 0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(DeformscopeError, match=r"data\.shapes"):

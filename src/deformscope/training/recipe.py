@@ -48,6 +48,8 @@ class Shapes:
     """0: plain objects that stand out from a plain ground; 1: textures and colours of objects like the ground's."""
     one_class: bool = False
     """All shapes are of the class ``object``: what is left to learn is where they are and how large."""
+    seed: int = 0
+    """Which images are drawn; another seed, other images of the same kind."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class Recipe:
             "run.seed": (run.seed, 0),
             "data.batch": (data.batch, 1),
             "data.workers": (data.workers, 0),
+            "data.shapes.seed": (data.shapes.seed, 0),
             "optimiser.lr": (self.optimiser.lr, 0),
             "optimiser.offset_penalty": (self.optimiser.offset_penalty, 0),
             "optimiser.warmup": (self.optimiser.warmup, 0),

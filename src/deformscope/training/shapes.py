@@ -88,7 +88,7 @@ class ShapesSet:
 @lru_cache(maxsize=4096)  # an image takes about a millisecond, and 1/16 MB: as much as a step's share of the network
 def _drawn(settings: Shapes, split: str, index: int) -> Sample:
     """Draw one image: the ground, then objects from back to front, covering earlier ones."""
-    random = np.random.default_rng([SPLITS.index(split), index])
+    random = np.random.default_rng([SPLITS.index(split), index, settings.seed])
     height, width = settings.size
     ground = random.uniform(0.2, 0.8, 3)
     image = _texture(random, settings.size, ground, settings.difficulty)
