@@ -1,5 +1,7 @@
 """The cache of a frozen trunk's maps gives what the trunk gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,7 @@ def test_training_from_the_cache_does_not_run_the_trunk_and_goes_on_exactly(reci
 
 
 def test_what_was_trained_from_the_cache_is_a_detector_to_load(recipe, tmp_path):
+    recipe = replace(recipe, run=replace(recipe.run, snapshots=(0, 2, 6)))
     train(recipe, tmp_path / "run", progress=False)
     _, trained = load(tmp_path / "run")
     loaded = deformscope.load(tmp_path / "run" / "detector.safetensors")
@@ -71,6 +74,10 @@ def test_what_was_trained_from_the_cache_is_a_detector_to_load(recipe, tmp_path)
     assert torch.allclose(found["scores"], expected["scores"], atol=5e-3)  # the file holds half precision
     for name, value in trained.state_dict().items():
         assert torch.allclose(loaded.state_dict()[name].float(), value.float(), rtol=2e-3, atol=1e-4), name
+    begun, early, last = (deformscope.load(tmp_path / "run" / f"step-{step}.safetensors") for step in (0, 2, 6))
+    assert all(head.deform.conv_offset.weight.abs().max() == 0 for head in begun.heads.values())
+    assert any(head.deform.conv_offset.weight.abs().max() > 0 for head in early.heads.values())
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in last.state_dict().items())
 
 
 def test_other_photos_views_or_weights_have_another_cache(recipe, tiny, tmp_path):

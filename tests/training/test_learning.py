@@ -83,7 +83,9 @@ def test_the_penalty_is_the_offsets_mean_square_of_each_layer(tiny, modulated):
     taken = penalty.take()
     assert taken.item() == pytest.approx(expected)
     taken.backward()
-    assert detector.heads["stride8"].deform.conv_offset.bias.grad[:18] == pytest.approx(torch.full((18,), 2 / 18), rel=1e-4)
+    assert detector.heads["stride8"].deform.conv_offset.bias.grad[:18] == pytest.approx(
+        torch.full((18,), 2 / 18), rel=1e-4
+    )
     with torch.no_grad():
         networks.losses(detector, batch)
     assert penalty.take().item() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,33 @@ class LossLog(lightning.Callback):
 
     def _due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.steps
+
+
+class Snapshots(lightning.Callback):
+    """The detector as it was after some steps, each in a file that :func:`deformscope.load` takes."""
+
+    def __init__(self, folder: Path, steps: Sequence[int], save: Callable[[Path], None]) -> None:
+        self.folder, self.steps, self.save = folder, frozenset(steps), save
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep the detector as it begins."""
+        self._keep(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep it where its step is one of those."""
+        self._keep(trainer)
+
+    def _keep(self, trainer: lightning.Trainer) -> None:
+        path = self.folder / f"step-{trainer.global_step}.safetensors"
+        if trainer.global_step in self.steps and trainer.is_global_zero and not path.exists():
+            self.save(path)
 
 
 def _mean_of_processes(value: Tensor) -> Tensor:

@@ -122,6 +122,8 @@ class Run:
     evaluate_every: int = 0
     """Steps between evaluations, a multiple of ``checkpoint_every``; 0: at the end only."""
     log_every: int = 50
+    snapshots: tuple[int, ...] = ()
+    """Steps after which the detector is kept as ``step-N.safetensors``, to watch its offsets grow; 0: as it begins."""
     precision: Literal["32", "bf16", "16"] = "32"
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
@@ -208,7 +210,9 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of what decides the numbers: all but the promise, the pace of logging and where files lie."""
+        """16 hex digits of what decides the numbers: all but the promise, what is kept of a run and where files lie."""
         values = self.to_values()
-        del values["promise"], values["run"]["log_every"], values["data"]["workers"], values["data"]["cache"]
+        for part, key in (("run", "log_every"), ("run", "snapshots"), ("data", "workers"), ("data", "cache")):
+            del values[part][key]
+        del values["promise"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from ..errors import DeformscopeError
 from . import networks
 from .data import RecipeData, evaluated, source
 from .folder import DETECTIONS, DETECTOR, LAST, RESULT, Result, alone, claim, hardware, kept_recipe, result, state
-from .keeping import LossLog, StepBar, WholeCheckpoints, write_whole
+from .keeping import LossLog, Snapshots, StepBar, WholeCheckpoints, write_whole
 from .module import Learning
 from .recipe import Recipe
 
@@ -60,7 +62,8 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     with warnings.catch_warnings(), _quiet():
         # Worker processes do not pay for small data, validation metrics are reduced by hand, and so on.
         warnings.filterwarnings("ignore", module="lightning")
-        trainer = _trainer(recipe, folder, log, progress, 0 if begun is None else begun["global_step"])
+        kept = Snapshots(folder, recipe.run.snapshots, partial(save, detector))
+        trainer = _trainer(recipe, folder, [log, kept], progress, 0 if begun is None else begun["global_step"])
         if begun is not None and begun["global_step"] >= recipe.run.steps:
             learning.load_state_dict(begun["state_dict"])
             log.seconds = next(v["seconds"] for v in begun["callbacks"].values() if "seconds" in v)
@@ -107,12 +110,14 @@ def save(detector: Detector, path: Path) -> None:
         packaged.save(detector, path)
 
 
-def _trainer(recipe: Recipe, folder: Path, log: LossLog, progress: bool, step: int) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, folder: Path, watching: Sequence[Callback], progress: bool, step: int
+) -> lightning.Trainer:
     run = recipe.run
     # To Lightning an epoch is what lies between two checkpoints: it resumes exactly at its epochs' ends only.
     epochs = -(-run.steps // run.checkpoint_every)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-    callbacks: list[Callback] = [log, last]
+    callbacks: list[Callback] = [*watching, last]
     if run.evaluate_every:
         callbacks.append(
             ModelCheckpoint(
