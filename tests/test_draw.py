@@ -125,6 +125,23 @@ def test_sampling_points_are_drawn_all_and_coloured_by_modulation_where_there_is
     assert dots.get_array() is not None
 
 
+def test_growth_shows_all_moments_in_the_scales_of_the_last():
+    small, large = field_on(spread=0.1, g=1), field_on(spread=1.0, g=1)
+    figure = draw.growth({"early": small, "late": large}, PHOTO, every=1)
+    early, late, circles, last_circles = figure.axes
+    lengths = [np.hypot(*(quivers(ax)[0].U, quivers(ax)[0].V)) for ax in (early, late)]
+    np.testing.assert_allclose(lengths[0] * 10, lengths[1], rtol=1e-3)
+    widths = [
+        next(a for a in ax.get_children() if isinstance(a, EllipseCollection)).get_widths()
+        for ax in (circles, last_circles)
+    ]
+    np.testing.assert_allclose(widths[0] * 10, widths[1], rtol=1e-3)
+    begun = OffsetField.from_tensor(torch.zeros(1, 12, 15, 20), kernel_size=(3, 2), reduction=8.0)
+    draw.growth({"before training": begun, "late": large}, PHOTO)
+    with pytest.raises(DeformscopeError, match="fields: none given"):
+        draw.growth({}, PHOTO)
+
+
 def test_sampling_without_places_looks_from_the_detected_objects_centres():
     field = field_on(kernel=(3, 3), g=1)
     detection = {
@@ -158,11 +175,13 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("shape", [(120, 160, 3), (160, 120, 3), (64, 64, 3), (100, 400, 3), (400, 100, 3)])
-@pytest.mark.parametrize("kind", ["figure1", "figure2", "figure3", "sampling", "overview"])
+@pytest.mark.parametrize("kind", ["figure1", "figure2", "figure3", "sampling", "overview", "growth"])
 def test_no_text_leaves_the_figure_or_covers_another(kind, shape):
     photo = np.full(shape, 128, np.uint8)
     fields = [field_on(photo, kernel=(3, 3), g=2, name=f"backbone.layer{i}.5.conv2", reduction=4.0) for i in (2, 3, 4)]
-    figure = getattr(draw, kind)(fields[0] if kind == "figure1" else fields, photo)
+    moments = {f"after {1000 * i} steps": field for i, field in enumerate(fields * 2)}
+    given = {"figure1": fields[0], "growth": moments}.get(kind, fields)
+    figure = getattr(draw, kind)(given, photo)
     shown, frames = texts(figure)
     width, height = figure.bbox.width, figure.bbox.height
     assert len(frames) >= 2

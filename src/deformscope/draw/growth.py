@@ -1,0 +1,48 @@
+"""One layer on one photo as it learns: from zero offsets to order, as the paper describes it (Section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..errors import DeformscopeError
+from ..field import OffsetField
+from ..photo import Photo
+from . import panels, primitives
+from .style import Backdrop, caption, sheet
+from .view import FieldView
+
+
+def growth(
+    fields: Mapping[str, OffsetField], photo: Photo, *, every: int | None = None, group: int = 0, title: str = ""
+) -> Figure:
+    """A column a moment of training: d_f and its divergence (Fig. 2) above, circles of d_k (Fig. 3) below.
+
+    ``fields`` are the same layer's, by what stands under the column ("after 500 steps"), in order. All columns share
+    the scales of the last, so that lengths can be compared. Raises DeformscopeError for no fields.
+    """
+    if not fields:
+        raise DeformscopeError("fields: none given; expected at least one OffsetField")
+    backdrop = Backdrop.of(photo)
+    size = backdrop.size
+    views = [FieldView.of(field, size, every, group) for field in fields.values()]
+    last = views[-1]
+    shown = last.on_photo(size)
+    arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)
+    circles = last.factor(last.radii[shown], 1.3)
+    limit = primitives.convergence_limit(last.div)
+    # A strip that is read at the width of a page: small panels, the units once.
+    width = min(3.2 * len(views), 13.0)
+    result = sheet(2, len(views), size, width=width, caption=0.42, title=primitives.escaped(title))
+    backdrop = backdrop.within(result.inches)
+    for column, (name, view) in enumerate(zip(fields, views, strict=True)):
+        above, below = result.panels[0][column], result.panels[1][column]
+        panels.feature_panel(above, backdrop, view, arrows, limit=limit)
+        panels.kernel_panel(below, backdrop, view, circles)
+        on = view.on_photo(size)
+        radius = float(view.radii[on].max()) if on.any() else 0.0
+        caption(above, primitives.escaped(name), f"$d_f$ ×{arrows:g}; red: divergence < 0, full at −{limit:.2g}/cell")
+        caption(below, f"circles of $d_k$ ×{circles:g}", f"r up to {radius:.3g} px")
+    return result.figure
