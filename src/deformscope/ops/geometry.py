@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from torch import Tensor
+import torch
+from torch import Size, Tensor
 
 from ..errors import DeformscopeError
 
@@ -53,35 +55,59 @@ def check(
 
     Raises DeformscopeError naming the first argument that does not fit the others.
     """
-    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
-    for name, tensor in tensors.items():
+    device = input.device
+    for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
         if tensor is None:
             continue
-        if tensor.ndim != (1 if name == "bias" else 4):
-            axes = "1 axis [out_channels]" if name == "bias" else "4 axes"
-            raise DeformscopeError(f"{name} of shape {tuple(tensor.shape)}: expected {axes}")
         if not tensor.is_floating_point():
             raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected floating point; convert it with .float()")
-        if tensor.device != input.device:
-            raise DeformscopeError(f"{name} on {tensor.device}: expected it beside input, on {input.device}")
-    n, channels, height, width = map(int, input.shape)  # while tracing, sizes are tensors
-    out_channels, group_channels, *kernel = map(int, weight.shape)
+        if tensor.device != device:
+            raise DeformscopeError(f"{name} on {tensor.device}: expected it beside input, on {device}")
+    shapes = input.shape, offset.shape, weight.shape, None if bias is None else bias.shape
+    mask_shape = None if mask is None else mask.shape
+    # While tracing, sizes are tensors, and a compiler has its own memory.
+    known = _geometry.__wrapped__ if torch.jit.is_tracing() or torch.compiler.is_compiling() else _geometry
+    return known(*shapes, mask_shape, _hashable(stride), _hashable(padding), _hashable(dilation))
+
+
+def _hashable(value: int | Sequence[int]) -> int | Sequence[int]:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@lru_cache(1024, typed=True)
+def _geometry(
+    input: Size,
+    offset: Size,
+    weight: Size,
+    bias: Size | None,
+    mask: Size | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> Geometry:
+    """Of these shapes; remembered, since a tiny map's convolution takes no longer than looking at its arguments."""
+    for name, shape in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
+        if shape is not None and len(shape) != (1 if name == "bias" else 4):
+            axes = "1 axis [out_channels]" if name == "bias" else "4 axes"
+            raise DeformscopeError(f"{name} of shape {tuple(shape)}: expected {axes}")
+    n, channels, height, width = map(int, input)  # while tracing, sizes are tensors
+    out_channels, group_channels, *kernel = map(int, weight)
     steps = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
     if min(out_channels, group_channels, *kernel) < 1:
-        raise DeformscopeError(f"weight of shape {tuple(weight.shape)}: expected no empty axis")
+        raise DeformscopeError(f"weight of shape {tuple(weight)}: expected no empty axis")
     if min(channels, height, width) < 1 or channels % group_channels:
         raise DeformscopeError(
-            f"input of shape {tuple(input.shape)}: expected [n channels height width], none but n empty, with channels "
+            f"input of shape {tuple(input)}: expected [n channels height width], none but n empty, with channels "
             f"a multiple of weight.shape[1] = {group_channels}"
         )
     groups, points = channels // group_channels, kernel[0] * kernel[1]
     if out_channels % groups:
         raise DeformscopeError(
-            f"weight of shape {tuple(weight.shape)}: expected out_channels (the first axis) to be a multiple of the "
+            f"weight of shape {tuple(weight)}: expected out_channels (the first axis) to be a multiple of the "
             f"{groups} groups that {channels} input channels make"
         )
-    if bias is not None and len(bias) != out_channels:
-        raise DeformscopeError(f"bias of shape {tuple(bias.shape)}: expected [{out_channels}], weight's out_channels")
+    if bias is not None and bias[0] != out_channels:
+        raise DeformscopeError(f"bias of shape {tuple(bias)}: expected [{out_channels}], weight's out_channels")
     h, w = (
         (size + 2 * pad - spread * (reach - 1) - 1) // step + 1
         for size, reach, step, pad, spread in zip((height, width), kernel, *steps, strict=True)
@@ -90,14 +116,14 @@ def check(
         raise DeformscopeError(
             f"input of {height}×{width} cells: too small for kernel {kernel[0]}×{kernel[1]}; pad it more or dilate less"
         )
-    offset_groups = int(offset.shape[1]) // (2 * points)
-    if offset_groups < 1 or channels % offset_groups or tuple(offset.shape) != (n, 2 * points * offset_groups, h, w):
+    offset_groups = int(offset[1]) // (2 * points)
+    if offset_groups < 1 or channels % offset_groups or tuple(offset) != (n, 2 * points * offset_groups, h, w):
         raise DeformscopeError(
-            f"offset of shape {tuple(offset.shape)}: expected [{n} {2 * points}·g {h} {w}] for {kernel[0]}×{kernel[1]} "
+            f"offset of shape {tuple(offset)}: expected [{n} {2 * points}·g {h} {w}] for {kernel[0]}×{kernel[1]} "
             f"kernel points, with the g offset groups a divisor of {channels} channels"
         )
-    if mask is not None and tuple(mask.shape) != (n, points * offset_groups, h, w):
+    if mask is not None and tuple(mask) != (n, points * offset_groups, h, w):
         raise DeformscopeError(
-            f"mask of shape {tuple(mask.shape)}: expected {(n, points * offset_groups, h, w)}, one a kernel point"
+            f"mask of shape {tuple(mask)}: expected {(n, points * offset_groups, h, w)}, one a kernel point"
         )
     return Geometry((height, width), (h, w), (kernel[0], kernel[1]), *steps, groups, offset_groups)
