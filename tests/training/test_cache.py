@@ -1,5 +1,6 @@
 """The cache of a frozen trunk's maps gives what the trunk gives."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -112,3 +113,14 @@ def test_a_broken_off_cache_is_not_taken_for_a_whole_one(recipe, monkeypatch, tm
             cached(detector, photos, recipe.data, workers=0)
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(CachedMaps(cached(detector, photos, recipe.data, workers=0))) == 12
+
+
+def test_proposals_and_regions_learn_from_the_cache_in_bf16(recipe, tmp_path):
+    two = replace(recipe, network=replace(recipe.network, architecture="two_stage"))
+    two = replace(two, run=replace(two.run, precision="bf16"))
+    train(two, tmp_path / "two", progress=False)
+    last = json.loads((tmp_path / "two" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"loss_cls", "loss_box", "loss_iou", "loss_roi_cls", "loss_roi_box"} <= last.keys()
+    loaded = deformscope.load(tmp_path / "two" / "detector.safetensors")
+    assert type(loaded).__name__ == "TwoStageDetector"
+    assert loaded.class_names == ("object",)

@@ -110,17 +110,20 @@ class Predictions:
     """Cell centres (x, y), network px [p 2]."""
     level: Tensor
     """Level index of each cell [p]."""
+    pyramid: dict[str, Tensor]
+    """The maps that were looked into, by name [n c h w]."""
 
 
 class OneStageDetector(Detector):
     """Trunk, pyramid and heads: photos to detections, and maps of the trunk to losses for training."""
 
-    def __init__(self, config: OneStageConfig, name: str = "one_stage") -> None:
+    def __init__(self, config: OneStageConfig, name: str = "one_stage", *, classes: int | None = None) -> None:
+        """``classes`` that the dense predictions tell apart, by default all."""
         super().__init__()
         self.name, self.config, self.class_names = name, config, config.class_names
         self.trunk = Trunk()
         self.fpn = FeaturePyramidNetwork(list(Trunk.channels), config.channels)
-        classes = len(config.class_names)
+        classes = len(config.class_names) if classes is None else classes
         self.heads = nn.ModuleDict(
             {
                 f"stride{stride}": LevelHead(config.channels, classes, config.modulated, config.offset_mode)
@@ -187,7 +190,7 @@ class OneStageDetector(Detector):
             centres.append(centre)
             level.append(torch.full((h * w,), index, device=logits.device))
         return Predictions(
-            torch.cat(cls, 1), torch.cat(boxes, 1), torch.cat(iou, 1), torch.cat(centres), torch.cat(level)
+            torch.cat(cls, 1), torch.cat(boxes, 1), torch.cat(iou, 1), torch.cat(centres), torch.cat(level), maps
         )
 
     def losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -201,7 +204,7 @@ class OneStageDetector(Detector):
         box = torch.stack([a[1] for a in assigned])
         inside = label >= 0
         count = inside.sum().clamp(min=1)
-        onehot = F.one_hot(label.clamp(min=0), len(self.config.class_names)) * inside[..., None]
+        onehot = F.one_hot(label.clamp(min=0), predictions.cls.shape[-1]) * inside[..., None]
         focal = sigmoid_focal_loss(predictions.cls, onehot.to(predictions.cls.dtype))
         focal = (focal * (label > IGNORED)[..., None]).sum() / count
         found, truth = predictions.boxes[inside], box[inside]

@@ -13,8 +13,13 @@ from safetensors.torch import save_file
 
 from ..errors import DeformscopeError
 from .one_stage import OneStageConfig, OneStageDetector
+from .two_stage import TwoStageConfig, TwoStageDetector
 
-ARCHITECTURE = "one_stage"
+KINDS: dict[str, tuple[type[OneStageConfig], type[OneStageDetector]]] = {
+    "one_stage": (OneStageConfig, OneStageDetector),
+    "two_stage": (TwoStageConfig, TwoStageDetector),
+}
+"""By the name of the architecture: its configuration and its network."""
 
 
 def load() -> OneStageDetector:
@@ -24,19 +29,22 @@ def load() -> OneStageDetector:
 
 
 def load_file(path: Path, name: str | None = None) -> OneStageDetector:
-    """A one-stage detector from a file that :func:`save` wrote, in eval mode, its weights widened to float32."""
+    """A detector from a file that :func:`save` wrote, in eval mode, its weights widened to float32."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
         raise DeformscopeError(f"{path}: no readable safetensors file ({error}); get the file again") from None
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise DeformscopeError(f"{path}: architecture {metadata.get('architecture')!r}; expected {ARCHITECTURE!r}")
+    if metadata.get("architecture") not in KINDS:
+        raise DeformscopeError(
+            f"{path}: architecture {metadata.get('architecture')!r}; expected one of {', '.join(KINDS)}"
+        )
+    make_config, make = KINDS[metadata["architecture"]]
     try:
         values = json.loads(metadata["config"])
-        config = OneStageConfig(**values | {"class_names": tuple(values["class_names"])})
-        detector = OneStageDetector(config, name or path.stem)
+        config = make_config(**values | {"class_names": tuple(values["class_names"])})
+        detector = make(config, name or path.stem)
         own = detector.state_dict()
         # Batch counters say nothing once the statistics are frozen; they are not kept in the file.
         detector.load_state_dict({k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | tensors)
@@ -46,6 +54,11 @@ def load_file(path: Path, name: str | None = None) -> OneStageDetector:
     return detector.eval()
 
 
+def knows(detector: OneStageDetector) -> bool:
+    """:func:`save` can keep it: it is of one of :data:`KINDS`, and not of a subclass."""
+    return any(type(detector) is kind for _, kind in KINDS.values())
+
+
 def save(detector: OneStageDetector, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write weights (in ``dtype``) and configuration; the file appears whole or not at all."""
     tensors = {
@@ -53,7 +66,8 @@ def save(detector: OneStageDetector, path: Path, dtype: torch.dtype = torch.floa
         for key, value in detector.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    metadata = {"architecture": ARCHITECTURE, "config": json.dumps(asdict(detector.config))}
+    architecture = next(name for name, (_, kind) in KINDS.items() if type(detector) is kind)
+    metadata = {"architecture": architecture, "config": json.dumps(asdict(detector.config))}
     beside = path.with_name(path.name + ".tmp")
     try:
         save_file(tensors, beside, metadata)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from ..detectors import packaged
 from ..detectors.deform import DeformConv
 from ..detectors.detector import Detector
 from ..detectors.one_stage import OneStageConfig, OneStageDetector, assign
@@ -22,7 +23,10 @@ from .recipe import Network, Recipe
 from .sample import Batch
 from .small import SmallDetector
 
-ONE_STAGE = {"small": SmallDetector, "one_stage": OneStageDetector}
+DENSE: dict[str, tuple[type[OneStageConfig], type[OneStageDetector]]] = packaged.KINDS | {
+    "small": (OneStageConfig, SmallDetector)
+}
+"""Of deformscope's own: configuration and network."""
 
 
 def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
@@ -49,15 +53,16 @@ def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
 
 def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
-    if network.architecture in ONE_STAGE:
-        config = OneStageConfig(
+    if network.architecture in DENSE:
+        make_config, make = DENSE[network.architecture]
+        config = make_config(
             tuple(class_names), network.channels, modulated=network.modulated, offset_mode=network.offset_mode
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown
             config = replace(
                 config, shorter_side=min(recipe.data.shapes.size), longer_side=max(recipe.data.shapes.size)
             )
-        return ONE_STAGE[network.architecture](config)
+        return make(config)
     from ..detectors.build import build as build_two_stage
 
     return build_two_stage(
@@ -117,7 +122,8 @@ def losses(detector: Detector, batch: Batch) -> dict[str, Tensor]:
     count = torch.tensor(float(own), device=predictions.cls.device)
     distributed.all_reduce(count)
     factor = max(own, 1) * distributed.get_world_size() / count.clamp(min=1)
-    return {name: value * factor for name, value in found.items()}
+    # A second stage learns from as many regions in each process.
+    return {name: value if "roi" in name else value * factor for name, value in found.items()}
 
 
 def _load_trunk(detector: Detector, network: Network) -> None:
@@ -127,8 +133,6 @@ def _load_trunk(detector: Detector, network: Network) -> None:
     elif isinstance(detector, SmallDetector):
         raise DeformscopeError(f"network.weights: {source!r}; a small detector starts from random ones: null")
     elif source == "packaged":
-        from ..detectors import packaged
-
         detector.trunk.load_state_dict(packaged.load().trunk.state_dict())  # type: ignore[union-attr]
     else:
         assert isinstance(detector, OneStageDetector)

@@ -21,7 +21,8 @@ class Network:
     """What is trained."""
 
     architecture: str
-    """``small``, ``one_stage`` (the packaged detector's), or a name that :func:`deformscope.detectors.build` knows."""
+    """``small``; ``one_stage``, the packaged detector's; ``two_stage``, which proposes regions by the same heads; or a
+    name that :func:`deformscope.detectors.build` knows."""
     offset_mode: OffsetMode = "full"
     deformable: str | None = "dconv_c3-c5"
     """Of a two-stage detector: version, stages and groups, or null."""

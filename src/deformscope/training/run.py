@@ -20,6 +20,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ..detectors import packaged
 from ..detectors.detector import Detector
 from ..detectors.one_stage import OneStageDetector
 from ..detectors.rcnn import RCNN
@@ -104,9 +105,7 @@ def save(detector: Detector, path: Path) -> None:
         from ..detectors.checkpoints import own
 
         own.save(detector, path)
-    elif type(detector) is OneStageDetector:
-        from ..detectors import packaged
-
+    elif isinstance(detector, OneStageDetector) and packaged.knows(detector):
         packaged.save(detector, path)
 
 
