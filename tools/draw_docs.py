@@ -5,13 +5,16 @@ python tools/draw_docs.py --run runs/packaged    # the field as it grew too, fro
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 from matplotlib.figure import Figure
 from PIL import Image
 
 from deformscope import analyse, draw, load
+from deformscope.detectors.detector import Detector
 
 FIGURES = Path(__file__).parents[1] / "docs/figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
@@ -41,6 +44,51 @@ def main() -> None:
         figures["growth"] = growth(arguments.run)
     for name, figure in figures.items():
         keep(figure, FIGURES / f"{name}.png")
+    montage(detector).save(FIGURES / "montage.jpg", quality=85, optimize=True)
+    print(FIGURES / "montage.jpg")
+
+
+def montage(detector: Detector) -> Image.Image:
+    """Figures 2 and 3 of one layer on public-domain photos: a cat whole, off centre, small, twice; a person, twice."""
+    size = (450, 300)
+    cat, astronaut, coffee = (
+        Image.open(CAT.with_name(f"{name}.png")).convert("RGB") for name in ("chelsea", "astronaut", "coffee")
+    )
+    small, two = coffee.resize(size), coffee.resize(size)
+    face = cat.crop((70, 0, 370, 300))
+    small.paste(face.resize((150, 150)), (20, 130))
+    for left, side in ((10, 200), (260, 180)):
+        two.paste(face.resize((side, side)), (left, 60))
+    photos = [
+        cat.resize(size),
+        cat.crop((150, 20, 450, 220)).resize(size),
+        small,
+        two,
+        astronaut.crop((0, 0, 512, 341)).resize(size),
+        astronaut.crop((100, 0, 370, 180)).resize(size),
+    ]
+    pairs = [_pair(detector, np.asarray(photo)) for photo in photos]
+    width, height = pairs[0].size
+    sheet = Image.new("RGB", (3 * width, 2 * height), "white")
+    for place, picture in enumerate(pairs):
+        sheet.paste(picture, (place % 3 * width, place // 3 * height))
+    return sheet
+
+
+def _pair(detector: Detector, photo: np.ndarray) -> Image.Image:
+    """Figure 2 above Figure 3."""
+    analysis = analyse(detector, photo)
+    found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
+    layer = analysis.fields[LAYER]
+    parts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figure in (("2", draw.figure2(layer, photo, **found)), ("3", draw.figure3(layer, photo))):
+            picture = Image.open(draw.save(figure, Path(folder) / f"{name}.png", dpi=75)).convert("RGB")
+            parts.append(picture)
+    pair = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white")
+    pair.paste(parts[0], (0, 0))
+    pair.paste(parts[1], (0, parts[0].height))
+    return pair
 
 
 def growth(run: Path) -> Figure:
