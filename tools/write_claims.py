@@ -1,0 +1,128 @@
+"""Write docs/results/claims_tables.md from the folders that `deformscope score` filled.
+
+python tools/write_claims.py voc_animals=DIR coco_small=DIR
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs/results/claims_tables.md"
+LAYER = "heads.stride16.deform"
+FEWEST = 100
+"""Objects below which a class has no row."""
+NULLS = ("fresh", "shuffled", "noise", "centre", "zero")
+PARTS = {"whole": "whole photos", "crop": "off-centre crops", "several objects": "photos with several objects"}
+FIGURES = {
+    "pointing": "strongest sink on an object",
+    "pointing_ring": "… less chance at its distance from the photo's centre",
+    "cosine": "cosine of d_f with the way to the object's centre",
+    "sink_distance": "sink to the object's centre, √area (less is better)",
+    "moved_distance": "cells to the centre after moving by d_f, √area (less is better)",
+    "iou": "IoU of divergence < 0",
+    "iou_best": "IoU at the best threshold",
+    "auroc": "AUROC of −divergence",
+    "auroc_ring": "AUROC at equal distance from the photo's centre",
+    "ap": "average precision of −divergence",
+    "corloc_segment": "CorLoc of the best segment",
+    "mask_ap50": "segments, class-agnostic AP 50",
+    "spearman_centre": "Spearman ρ of r with √(wh), box's centre",
+    "spearman_largest": "Spearman ρ, largest circle",
+    "error_centre": "median relative error of a·r, box's centre (less is better)",
+}
+BY_PART = ("pointing", "auroc", "auroc_ring", "cosine", "spearman_centre", "error_centre")
+HEAD = f"""# The paper's claims on the packaged detector: all figures
+
+Made by `tools/write_claims.py` from the runs that [claims.md](claims.md) names and reads; how each figure and null is
+made stands in [score.md](../score.md). Intervals are 95 %, by bootstrap over photos. "Gain over the centre" is how much
+better the offsets are, in the figure's unit, paired. Filled boxes are what the detector says without its offsets.
+Objects flagged difficult or crowd count for nothing; figures of places are of the photos all of whose objects have
+masks.
+
+## Figures of `{LAYER}`, all photos
+"""
+SIZES = f"""## By size and class, `{LAYER}`
+
+Photos go by their largest object, size by COCO's bounds (32², 96² px² of box area); in brackets the centre's figure.
+Classes of more than {FEWEST} objects.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", nargs="+", metavar="NAME=DIR")
+    runs = dict(one.split("=", 1) for one in parser.parse_args().runs)
+    scores = {name: json.loads((Path(folder) / "scores.json").read_text()) for name, folder in runs.items()}
+    lines = [HEAD]
+    for name, content in scores.items():
+        parts = {part["name"]: part for part in content["parts"]}
+        for which in PARTS:
+            lines += figures(name, parts[which]) if which in parts else []
+    lines += [SIZES, *sizes(scores)]
+    for name, folder in runs.items():
+        tables = (Path(folder) / "tables.md").read_text()
+        lines += ["", f"## All figures: {name}", "", tables.strip()]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+    print(PAGE)
+
+
+def figures(name: str, part: dict[str, Any]) -> list[str]:
+    """A table of one part, a row a figure."""
+    lines = [f"**{name}, {PARTS[part['name']]}** ({part['photos']} photos, {part['objects']} objects):", ""]
+    lines += [row("figure", "n", "offsets", *NULLS, "gain over the centre", "filled boxes"), row(*["---"] * 10)]
+    for figure, text in FIGURES.items():
+        found = measured(part, figure)
+        if found is None:
+            continue
+        sources = found["sources"]
+        nulls = [number(sources.get(null, [None])[0]) for null in NULLS]
+        gain, filled = found["gains"].get("centre"), sources.get("filled", [None])[0]
+        lines.append(row(text, str(found["n"]), interval(sources["field"]), *nulls, interval(gain), number(filled)))
+    return [*lines, ""]
+
+
+def sizes(scores: dict[str, Any]) -> list[str]:
+    """A table of all sizes and classes."""
+    headings = ("sink on an object (centre)", "AUROC (centre)", "at equal distance", "cosine (centre)")
+    lines = [
+        row("part", "photos", "objects", *headings, "ρ of r, box's centre", "relative error of a·r"),
+        row(*["---"] * 9),
+    ]
+    for name, content in scores.items():
+        for part in content["parts"]:
+            if part["name"].startswith("size") or (part["name"].startswith("class") and part["objects"] > FEWEST):
+                cells = [cell(part, figure) for figure in BY_PART]
+                lines.append(row(f"{name}, {part['name']}", str(part["photos"]), str(part["objects"]), *cells))
+    return lines
+
+
+def cell(part: dict[str, Any], figure: str) -> str:
+    """A figure with its interval and, where the photo's centre is a rival, the centre's."""
+    found = measured(part, figure)
+    if found is None:
+        return "–"
+    centre = found["sources"].get("centre", [None])[0] if figure in ("pointing", "auroc", "cosine") else None
+    return interval(found["sources"]["field"]) + ("" if centre is None else f" ({number(centre)})")
+
+
+def measured(part: dict[str, Any], figure: str) -> dict[str, Any] | None:
+    return next((one for one in part["rows"] if one["layer"] == LAYER and one["figure"] == figure), None)
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def interval(value: list[float | None] | None) -> str:
+    if value is None or value[0] is None:
+        return "–"
+    return f"{number(value[0])} [{number(value[1])}, {number(value[2])}]"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
+
+
+if __name__ == "__main__":
+    main()
