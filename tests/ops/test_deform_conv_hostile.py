@@ -100,6 +100,7 @@ BAD = {
     "mask of shape": dict(mask=torch.zeros(1, 12, 9, 7)),
     "stride=0": dict(stride=0),
     "stride=(1, 2, 3)": dict(stride=(1, 2, 3)),
+    "stride=(1, True)": dict(stride=(1, True)),
     "padding=-1": dict(padding=-1),
     "dilation=0": dict(dilation=0),
     "input of 9×7 cells": dict(dilation=9),

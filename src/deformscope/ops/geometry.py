@@ -67,23 +67,20 @@ def check(
     mask_shape = None if mask is None else mask.shape
     # While tracing, sizes are tensors, and a compiler has its own memory.
     known = _geometry.__wrapped__ if torch.jit.is_tracing() or torch.compiler.is_compiling() else _geometry
-    return known(*shapes, mask_shape, _hashable(stride), _hashable(padding), _hashable(dilation))
+    steps = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    return known(*shapes, mask_shape, *steps)
 
 
-def _hashable(value: int | Sequence[int]) -> int | Sequence[int]:
-    return tuple(value) if isinstance(value, list) else value
-
-
-@lru_cache(1024, typed=True)
+@lru_cache(1024)
 def _geometry(
     input: Size,
     offset: Size,
     weight: Size,
     bias: Size | None,
     mask: Size | None,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
 ) -> Geometry:
     """Of these shapes; remembered, since a tiny map's convolution takes no longer than looking at its arguments."""
     for name, shape in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
@@ -92,7 +89,6 @@ def _geometry(
             raise DeformscopeError(f"{name} of shape {tuple(shape)}: expected {axes}")
     n, channels, height, width = map(int, input)  # while tracing, sizes are tensors
     out_channels, group_channels, *kernel = map(int, weight)
-    steps = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
     if min(out_channels, group_channels, *kernel) < 1:
         raise DeformscopeError(f"weight of shape {tuple(weight)}: expected no empty axis")
     if min(channels, height, width) < 1 or channels % group_channels:
@@ -110,7 +106,7 @@ def _geometry(
         raise DeformscopeError(f"bias of shape {tuple(bias)}: expected [{out_channels}], weight's out_channels")
     h, w = (
         (size + 2 * pad - spread * (reach - 1) - 1) // step + 1
-        for size, reach, step, pad, spread in zip((height, width), kernel, *steps, strict=True)
+        for size, reach, step, pad, spread in zip((height, width), kernel, stride, padding, dilation, strict=True)
     )
     if min(h, w) < 1:
         raise DeformscopeError(
@@ -126,4 +122,4 @@ def _geometry(
         raise DeformscopeError(
             f"mask of shape {tuple(mask)}: expected {(n, points * offset_groups, h, w)}, one a kernel point"
         )
-    return Geometry((height, width), (h, w), (kernel[0], kernel[1]), *steps, groups, offset_groups)
+    return Geometry((height, width), (h, w), (kernel[0], kernel[1]), stride, padding, dilation, groups, offset_groups)
