@@ -57,10 +57,10 @@ class Learning(lightning.LightningModule):
         self._results = []
 
     def validation_step(self, batch: list[tuple[int, np.ndarray]], batch_idx: int) -> None:
-        """Detect on photos of the validation split, just as for users."""
+        """Detect on photos of the validation split, just as for users: in float32, however it learned."""
         truth, settings = self._truth, self.recipe.evaluation
         images, placements = self.detector.prepare([photo for _, photo in batch])
-        with placed(placements):
+        with placed(placements), torch.autocast(self.device.type, enabled=False):
             found = self.detector.detect(
                 images.to(self.device), placements, score=settings.score, nms=settings.nms, most=100
             )
