@@ -21,6 +21,8 @@ CAT = Path(skimage.data.__file__).parent / "chelsea.png"
 
 
 LAYER = "heads.stride16.deform"
+GROWTH = (0, 300, 1000, 10000)
+"""Steps after which the field is shown."""
 
 
 def main() -> None:
@@ -92,11 +94,13 @@ def _pair(detector: Detector, photo: np.ndarray) -> Image.Image:
 
 
 def growth(run: Path) -> Figure:
-    """The layer that shows most, at each snapshot of the run."""
-    steps = sorted(int(path.stem.removeprefix("step-")) for path in run.glob("step-*.safetensors"))
-    names = {step: f"after {step:,} steps" if step else "before training" for step in steps}
-    fields = {names[step]: analyse(load(str(run / f"step-{step}.safetensors")), CAT).fields[LAYER] for step in steps}
-    return draw.growth(fields, CAT, title=f"{LAYER} as it learns")
+    """The layer that shows most, on a person, at four snapshots of the run."""
+    photo = np.asarray(Image.open(CAT.with_name("astronaut.png")).convert("RGB").crop((0, 0, 512, 341)))
+    fields = {}
+    for step in GROWTH:
+        name = f"after {step:,} steps" if step else "before training"
+        fields[name] = analyse(load(str(run / f"step-{step}.safetensors")), photo).fields[LAYER]
+    return draw.growth(fields, photo, title=f"{LAYER} as it learns")
 
 
 def keep(figure: Figure, path: Path) -> None:
