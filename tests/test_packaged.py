@@ -46,17 +46,19 @@ def test_its_weights_are_small_and_come_with_a_model_card():
 def test_several_photos_at_once_give_what_each_gives_alone(packaged, cat):
     import numpy as np
     from PIL import Image
-    from torchvision.ops import box_iou
 
-    alone, twice = packaged(cat)[0], packaged([cat, cat])
-    for together in twice:
-        for key, value in alone.items():
-            torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-3)
-    # Beside a wider photo a narrow one is padded, which its border feels a little.
-    narrow = np.asarray(Image.open(cat).convert("RGB"))[:, 60:360]
-    alone, together = packaged(narrow)[0], packaged([cat, narrow])[1]
-    assert alone["labels"][0] == together["labels"][0]
-    assert box_iou(alone["boxes"][:1], together["boxes"][:1]).item() > 0.8
+    # Beside a wider photo a narrow one is padded, which its detections must not feel.
+    narrow = np.ascontiguousarray(np.asarray(Image.open(cat).convert("RGB"))[:, 60:300])
+    photos = [cat, narrow, cat]
+    with ds.capture(packaged) as fields:
+        together = packaged(photos)
+    for photo, found in zip(photos, together, strict=True):
+        for key, value in packaged(photo)[0].items():
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-3)
+    # One call a size: the two cats, then the narrow photo.
+    first, second = fields["heads.stride16.deform"], fields["heads.stride16.deform#2"]
+    assert [placement.size for placement in first.placements] == [(300, 451), (300, 451)]
+    assert [placement.size for placement in second.placements] == [(300, 240)]
 
 
 def test_a_checkpoint_is_kept_whole(tmp_path):

@@ -25,6 +25,7 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
+from ..capture import placed
 from ..field import Placement
 from .deform import DeformConv
 from .detector import Detection, Detector
@@ -157,7 +158,25 @@ class OneStageDetector(Detector):
         nms: float = 0.5,
         most: int = 100,
     ) -> list[Detection]:
-        """``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first."""
+        """``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first.
+
+        Photos of one size go through the network together, of several sizes one size after the other: GroupNorm would
+        take what pads a photo beside a larger one for the photo, and its boxes would depend on its neighbours.
+        """
+        sizes = own_sizes(placements)
+        found: dict[int, Detection] = {}
+        for height, width in dict.fromkeys(sizes):
+            members = [index for index, size in enumerate(sizes) if size == (height, width)]
+            own = [placements[index] for index in members]
+            with placed(own):
+                alike = self.detect_alike(batch[members, :, :height, :width], own, score=score, nms=nms, most=most)
+            found |= zip(members, alike, strict=True)
+        return [found[index] for index in range(len(placements))]
+
+    def detect_alike(
+        self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
+    ) -> list[Detection]:
+        """:meth:`detect` on photos of one size."""
         predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
         found = []
         for cls, boxes, iou, placement in zip(
@@ -213,6 +232,18 @@ class OneStageDetector(Detector):
             quality = _paired_iou(found, truth)
         iou = F.binary_cross_entropy_with_logits(predictions.iou[inside], quality, reduction="sum") / count
         return {"loss_cls": focal, "loss_box": giou, "loss_iou": iou}
+
+
+def own_sizes(placements: Sequence[Placement]) -> list[tuple[int, int]]:
+    """(h, w) of each photo in the network's input, padded as if it were alone there."""
+    found = []
+    for placement in placements:
+        h, w = (
+            -(-round(size * scale) // MULTIPLE) * MULTIPLE
+            for size, scale in zip(placement.size, placement.scale, strict=True)
+        )
+        found.append((h, w))
+    return found
 
 
 def assign(centres: Tensor, level: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

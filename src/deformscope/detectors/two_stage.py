@@ -63,16 +63,10 @@ class TwoStageDetector(OneStageDetector):
             detections_per_img=100,
         )
 
-    def detect(
-        self,
-        batch: Tensor,
-        placements: Sequence[Placement],
-        *,
-        score: float = 0.05,
-        nms: float = 0.5,
-        most: int = 100,
+    def detect_alike(
+        self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
     ) -> list[Detection]:
-        """``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first."""
+        """Propose regions, look into them, and give what is there in the photos' px."""
         predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
         self.roi.score_thresh, self.roi.nms_thresh, self.roi.detections_per_img = score, nms, most
         regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
