@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .field import Point
 from .ops.observe import DeformCall, observing
-from .trace import GridTrace
+from .trace import GridTrace, tensors_in
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class _Tracer(TorchDispatchMode):
         if name == "aten::nan_to_num":
             mark = _Mark(mark.names, max(mark.non_finite, _share_non_finite(args[0])))
         if mark.names or mark.non_finite:
-            for tensor in _tensors(out):
+            for tensor in tensors_in(out):
                 self._marks[tensor] = mark
         return out
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """A module has run: a convolution's output carries its name."""
         if isinstance(module, nn.Conv2d) and id(module) in self._names and threading.get_ident() == self._thread:
-            for tensor in _tensors(output):
+            for tensor in tensors_in(output):
                 self._marks[tensor] = _Mark(frozenset([self._names[id(module)]]))
 
     def own_call(self, call: DeformCall) -> None:
@@ -115,7 +115,7 @@ class _Tracer(TorchDispatchMode):
         self.found.append(Origin(tuple(sorted(mark.names)), (apart[0], apart[1]), share))
 
     def _joined(self, values: Any) -> _Mark:
-        marks = [self._marks[tensor] for tensor in _tensors(values) if tensor in self._marks]
+        marks = [self._marks[tensor] for tensor in tensors_in(values) if tensor in self._marks]
         if not marks:
             return _Mark()
         return _Mark(frozenset().union(*(m.names for m in marks)), max(m.non_finite for m in marks))
@@ -123,13 +123,3 @@ class _Tracer(TorchDispatchMode):
 
 def _share_non_finite(tensor: Tensor) -> float:
     return 1.0 - torch.isfinite(tensor).float().mean().item() if tensor.numel() else 0.0
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))

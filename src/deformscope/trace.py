@@ -37,7 +37,7 @@ class GridTrace:
 
     def see(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Note the grid of what the operator ``name`` made out of ``args``."""
-        tensors = [out] if isinstance(out, Tensor) else [t for t in _tensors(out) if t.ndim >= 3]
+        tensors = [out] if isinstance(out, Tensor) else [t for t in tensors_in(out) if t.ndim >= 3]
         if not tensors:
             return
         rule = _RULES.get(name)
@@ -49,7 +49,7 @@ class GridTrace:
         for tensor in tensors:
             if tensor.ndim < 3:
                 continue
-            for source in _tensors((args, kwargs)):
+            for source in tensors_in((args, kwargs)):
                 if source.ndim >= 3 and source.shape[-2:] == tensor.shape[-2:] and source in self._grids:
                     self._grids[tensor] = self._grids[source]
                     break
@@ -70,14 +70,15 @@ class GridTrace:
         return CellGrid().resized(whole, size)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """All tensors of an operator's arguments or results, however lists, tuples and dicts nest them."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (list, tuple)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
+        yield from tensors_in(list(values.values()))
 
 
 def _pair(value: Any, default: Pair) -> Pair:

@@ -235,7 +235,7 @@ class OneStageDetector(Detector):
 
 
 def own_sizes(placements: Sequence[Placement]) -> list[tuple[int, int]]:
-    """(h, w) of each photo in the network's input, padded as if it were alone there."""
+    """(h, w), network px, of each photo in the network's input, padded as if it were alone there."""
     found = []
     for placement in placements:
         h, w = (
