@@ -87,7 +87,8 @@ def _make(detector: OneStageDetector, source: Source, data: Data, folder: Path, 
     try:
         for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
             batch = collate(items).to(device)
-            objects += [item.target for item in items]
+            # Copied, since what a worker made holds a file descriptor open, and a process may have too few of these.
+            objects += [{key: value.clone() for key, value in item.target.items()} for item in items]
             assert batch.images is not None
             if tuple(batch.images.shape[2:]) != data.canvas:
                 raise DeformscopeError(
