@@ -59,8 +59,10 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             return None
         return _value(next(choice for choice in choices if choice is not type(None)), value, path)
     if origin is Literal:
-        if value in choices:
-            return value
+        # YAML takes 32 for a number, where the text "32" is meant.
+        for choice in choices:
+            if value == choice or (type(value) is int and str(value) == choice):
+                return choice
         raise DeformscopeError(f"{path}: {value!r}; {_nearest(str(value), list(choices))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         if len(choices) == 2 and choices[1] is Ellipsis:
