@@ -18,13 +18,12 @@ from typing import Any, get_args
 import torch
 
 from ..average_precision import scores
-from ..capture import placed
 from ..detectors.deform import OFFSET_MODES, DeformConv, set_offset_mode
 from ..detectors.detector import Detector
 from ..errors import DeformscopeError
-from ..evaluate import to_results
-from .data import EVALUATED_AT_ONCE, evaluated, source
+from .data import evaluated, source
 from .folder import Result, hardware
+from .judging import AT_ONCE, detections
 from .recipe import OffsetMode, Recipe
 from .run import load as load_run, train
 from .sample import Source
@@ -137,18 +136,10 @@ def trained(checkpoint: str) -> tuple[Recipe | None, Detector]:
 def evaluate(recipe: Recipe, detector: Detector, val: Source) -> dict[str, float | None]:
     """Average precision of a detector on the recipe's validation photos, as after training."""
     truth, indices = val.truth(), evaluated(recipe, val)
-    categories = {category["name"]: category["id"] for category in truth["categories"]}
-    device = next(detector.parameters()).device
     results: list[dict[str, Any]] = []
-    for start in range(0, len(indices), EVALUATED_AT_ONCE):
-        part = indices[start : start + EVALUATED_AT_ONCE]
-        with torch.inference_mode():
-            images, placements = detector.prepare([val.load(i).image.permute(1, 2, 0).numpy() for i in part])
-            with placed(placements):
-                settings = recipe.evaluation
-                found = detector.detect(images.to(device), placements, score=settings.score, nms=settings.nms, most=100)
-        for index, one in zip(part, found, strict=True):
-            results += to_results(one, truth["images"][index]["id"], detector.class_names, categories)
+    for start in range(0, len(indices), AT_ONCE):
+        photos = [(i, val.load(i).image.permute(1, 2, 0).numpy()) for i in indices[start : start + AT_ONCE]]
+        results += detections(detector, photos, truth, recipe.evaluation)
     return scores(truth, results, recipe.evaluation.classes, recipe.evaluation.photos)
 
 

@@ -16,13 +16,12 @@ from ..errors import DeformscopeError
 from .augment import integer, pasted, uniform, view
 from .cache import CachedMaps, cached
 from .coco import CocoFolder
+from .judging import AT_ONCE
 from .networks import Preparation, has_masks
 from .order import Order, Slot, Steps, aspect_groups
 from .recipe import Recipe
 from .sample import Batch, Item, Prepare, Source, collate, prepared
 from .shapes import ShapesSet
-
-EVALUATED_AT_ONCE = 8
 
 
 def source(recipe: Recipe, split: str) -> Source:
@@ -108,7 +107,7 @@ class RecipeData(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         indices = evaluated(self.recipe, self.val_source)[trainer.global_rank :: trainer.world_size]
-        batches = [indices[i : i + EVALUATED_AT_ONCE] for i in range(0, len(indices), EVALUATED_AT_ONCE)]
+        batches = [indices[i : i + AT_ONCE] for i in range(0, len(indices), AT_ONCE)]
         return DataLoader(
             Photos(self.val_source), batch_sampler=batches, num_workers=self.recipe.data.workers, collate_fn=list
         )

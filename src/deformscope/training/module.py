@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ..average_precision import scores
-from ..capture import placed
 from ..detectors.detector import Detector
-from ..evaluate import to_results
+from .judging import detections
 from .networks import losses
 from .penalty import OffsetPenalty
 from .recipe import Optimiser, Recipe
@@ -57,17 +56,8 @@ class Learning(lightning.LightningModule):
         self._results = []
 
     def validation_step(self, batch: list[tuple[int, np.ndarray]], batch_idx: int) -> None:
-        """Detect on photos of the validation split, just as for users: in float32, however it learned."""
-        truth, settings = self._truth, self.recipe.evaluation
-        images, placements = self.detector.prepare([photo for _, photo in batch])
-        with placed(placements), torch.autocast(self.device.type, enabled=False):
-            found = self.detector.detect(
-                images.to(self.device), placements, score=settings.score, nms=settings.nms, most=100
-            )
-        categories = {category["name"]: category["id"] for category in truth["categories"]}
-        for (index, _), one in zip(batch, found, strict=True):
-            one = {key: value.float() if value.is_floating_point() else value for key, value in one.items()}
-            self._results += to_results(one, truth["images"][index]["id"], self.detector.class_names, categories)
+        """Detect on photos of the validation split."""
+        self._results += detections(self.detector, batch, self._truth, self.recipe.evaluation)
 
     def on_validation_epoch_end(self) -> None:
         """Average precision over the detections of all processes; logged as ``val/…``."""
