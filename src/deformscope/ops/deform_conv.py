@@ -100,9 +100,11 @@ def _torchvision(
     import torchvision  # noqa: F401  (registers the operator)
 
     wide = torch.promote_types(input.dtype, torch.float32)
-    # Far enough that no kernel point of any cell reaches the map; rounded away from it even in half precision.
-    outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
-    offset = offset.to(wide).nan_to_num(outside, outside, outside)
+    offset = offset.to(wide)
+    if not _surely_finite(offset):
+        # Far enough that no kernel point of any cell reaches the map; rounded away from it even in half precision.
+        outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
+        offset = offset.nan_to_num(outside, outside, outside)
     # The operator itself, not torchvision's function around it, whose checks were made already: a tiny map would pay
     # twice. It wants tensors where there is no bias or mask.
     bias = offset.new_zeros(len(weight)) if bias is None else bias.to(wide)
@@ -121,3 +123,15 @@ def _torchvision(
             geometry.offset_groups,
             mask is not None,
         )
+
+
+def _surely_finite(offset: Tensor) -> bool:
+    """No NaN and no infinity is among them, as far as it costs nothing to know: on a CPU.
+
+    A sum with one of them is one itself. On a tiny map replacing them takes longer than all else around the operator.
+    A GPU would have to wait for the sum, and a tracer would keep this call's answer for all.
+    """
+    plain = type(offset) is Tensor and offset.device.type == "cpu"
+    if not plain or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return math.isfinite(offset.detach().sum().item())
