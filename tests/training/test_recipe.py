@@ -32,6 +32,7 @@ def recipe_file(tmp_path):
         ("optimiser: {lr: true}", "optimiser.lr: True; expected a number"),
         ("optimiser: {lr: .nan}", "optimiser.lr: nan; expected a number"),
         ("optimiser: {kind: adam}", "optimiser.kind: 'adam'; did you mean 'adamw'?"),
+        ("run: {precision: 8}", "run.precision: 8; expected one of '32', 'bf16', '16'"),
         ("run: {steps: 1.5}", "run.steps: 1.5; expected a whole number"),
         ("run: {steps: 0}", "run.steps: 0; expected at least 1"),
         ("run: 3", "run: 3; expected keys and values"),
@@ -55,6 +56,23 @@ def test_an_error_names_the_key_the_value_and_what_was_expected(recipe_file, lin
 def test_a_missing_key_is_named(recipe_file):
     with pytest.raises(DeformscopeError, match=r"network\.architecture: missing; expected a text"):
         read(recipe_file("name: a\nnetwork: {}\npromise: {hardware: h, hours: t, result: r}"))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("{architecture: two_stage, rois: 0}", "network.rois: 0; expected at least 1"),
+        ("{architecture: one_stage, stacked: 0}", "network.stacked: 0; expected at least 1"),
+        ("{architecture: one_stage, proposals: 9}", "network.proposals, network.rois: one_stage has none"),
+    ],
+)
+def test_a_network_takes_only_what_it_has(recipe_file, network, message):
+    with pytest.raises(DeformscopeError, match=message):
+        read(recipe_file(MINIMAL), [f"network={network}"])
+
+
+def test_a_precision_may_be_written_as_the_number_it_looks_like(recipe_file):
+    assert read(recipe_file(MINIMAL), ["run.precision=32"]).run.precision == "32"
 
 
 def test_numbers_without_a_point_are_numbers(recipe_file):

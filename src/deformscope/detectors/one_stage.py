@@ -48,6 +48,10 @@ class OneStageConfig:
     offset_mode: str = "full"
     shorter_side: int = 256
     longer_side: int = 448
+    shared: bool = False
+    """The levels' heads have the same weights: what offsets say then does not depend on an object's size in px."""
+    stacked: int = 1
+    """Deformable convolutions a head, one after the other."""
 
 
 class Trunk(nn.Module):
@@ -76,11 +80,19 @@ class Trunk(nn.Module):
 
 
 class LevelHead(nn.Module):
-    """One level's predictions: deformable 3×3, GroupNorm, ReLU, and 1×1 convolutions."""
+    """One level's predictions: deformable 3×3, GroupNorm, ReLU (perhaps several times), and 1×1 convolutions."""
 
-    def __init__(self, channels: int, classes: int, modulated: bool, offset_mode: str) -> None:
+    def __init__(self, config: OneStageConfig, classes: int) -> None:
         super().__init__()
-        self.deform = DeformConv(channels, channels, modulated=modulated, offset_mode=offset_mode)
+        channels = config.channels
+
+        def deform() -> DeformConv:
+            return DeformConv(channels, channels, modulated=config.modulated, offset_mode=config.offset_mode)
+
+        self.before = nn.Sequential()
+        for _ in range(config.stacked - 1):
+            self.before.extend([deform(), nn.GroupNorm(channels // 8, channels), nn.ReLU()])
+        self.deform = deform()
         self.norm = nn.GroupNorm(channels // 8, channels)
         self.mix = nn.Conv2d(channels, 2 * channels, 1)
         self.cls = nn.Conv2d(2 * channels, classes, 1)
@@ -92,7 +104,7 @@ class LevelHead(nn.Module):
             layer.bias = nn.Parameter(torch.full((layer.out_channels,), bias))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu(self.norm(self.deform(x)))
+        x = F.relu(self.norm(self.deform(self.before(x))))
         x = F.relu(self.mix(x))
         return self.cls(x), self.box(x), self.iou(x)
 
@@ -125,12 +137,11 @@ class OneStageDetector(Detector):
         self.trunk = Trunk()
         self.fpn = FeaturePyramidNetwork(list(Trunk.channels), config.channels)
         classes = len(config.class_names) if classes is None else classes
-        self.heads = nn.ModuleDict(
-            {
-                f"stride{stride}": LevelHead(config.channels, classes, config.modulated, config.offset_mode)
-                for stride in STRIDES
-            }
-        )
+        self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in STRIDES})
+        if config.shared:
+            first, *others = self.heads.values()
+            for other in others:
+                _share(first, other)
 
     def prepare(self, photos: Sequence[np.ndarray]) -> tuple[Tensor, list[Placement]]:
         """Keep-ratio bilinear resize, ImageNet normalisation, zero padding to multiples of 32 at right and bottom."""
@@ -232,6 +243,13 @@ class OneStageDetector(Detector):
             quality = _paired_iou(found, truth)
         iou = F.binary_cross_entropy_with_logits(predictions.iou[inside], quality, reduction="sum") / count
         return {"loss_cls": focal, "loss_box": giou, "loss_iou": iou}
+
+
+def _share(own: nn.Module, other: nn.Module) -> None:
+    """Give ``other`` the parameters of ``own``, a module of the same kind; capture still tells the modules apart."""
+    for name, parameter in own.named_parameters():
+        place, _, leaf = name.rpartition(".")
+        setattr(other.get_submodule(place), leaf, parameter)
 
 
 def own_sizes(placements: Sequence[Placement]) -> list[tuple[int, int]]:

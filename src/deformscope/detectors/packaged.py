@@ -62,7 +62,7 @@ def knows(detector: OneStageDetector) -> bool:
 def save(detector: OneStageDetector, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write weights (in ``dtype``) and configuration; the file appears whole or not at all."""
     tensors = {
-        key: value.detach().cpu().to(dtype).contiguous()
+        key: value.detach().cpu().to(dtype, copy=True).contiguous()
         for key, value in detector.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }

@@ -55,8 +55,15 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
     if network.architecture in DENSE:
         make_config, make = DENSE[network.architecture]
+        regions = {"proposals": network.proposals, "rois": network.rois}
         config = make_config(
-            tuple(class_names), network.channels, modulated=network.modulated, offset_mode=network.offset_mode
+            tuple(class_names),
+            network.channels,
+            modulated=network.modulated,
+            offset_mode=network.offset_mode,
+            shared=network.shared,
+            stacked=network.stacked,
+            **{key: value for key, value in regions.items() if value is not None},
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown
             config = replace(

@@ -30,6 +30,14 @@ class Network:
     """Of the one-stage detectors: deformable convolution v2."""
     channels: int = 96
     """Width of the one-stage detectors' pyramid and heads."""
+    shared: bool = False
+    """Of the one-stage detectors: one head's weights for all levels."""
+    stacked: int = 1
+    """Of the one-stage detectors: deformable convolutions a head."""
+    proposals: int | None = None
+    """Of ``two_stage``: regions a photo that reach the second stage; null: 100."""
+    rois: int | None = None
+    """Of ``two_stage``: regions a photo from which the second stage learns; null: 64."""
     weights: str | None = None
     """Where the trunk starts: a file; ``packaged`` (the packaged detector's trunk); ``torchvision`` (ResNet-50 on
     ImageNet, fetched by torchvision); null for random."""
@@ -178,6 +186,9 @@ class Recipe:
             "data.batch": (data.batch, 1),
             "data.workers": (data.workers, 0),
             "data.shapes.seed": (data.shapes.seed, 0),
+            "network.stacked": (self.network.stacked, 1),
+            "network.proposals": (1 if self.network.proposals is None else self.network.proposals, 1),
+            "network.rois": (1 if self.network.rois is None else self.network.rois, 1),
             "optimiser.lr": (self.optimiser.lr, 0),
             "optimiser.offset_penalty": (self.optimiser.offset_penalty, 0),
             "optimiser.warmup": (self.optimiser.warmup, 0),
@@ -189,6 +200,11 @@ class Recipe:
             raise DeformscopeError(
                 f"run.evaluate_every: {run.evaluate_every}; expected a multiple of run.checkpoint_every, "
                 f"{run.checkpoint_every}, or 0 for the end only"
+            )
+        regions = self.network.proposals, self.network.rois
+        if self.network.architecture != "two_stage" and regions != (None, None):
+            raise DeformscopeError(
+                f"network.proposals, network.rois: {self.network.architecture} has none; leave them out"
             )
         processes = run.devices * run.nodes
         if data.batch % processes:
