@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own
+from deformscope.detectors.checkpoints import detectron2, mmdet, own, reading
 from deformscope.detectors.config import DETECTRON2, MMDETECTION, Deformable, RCNNConfig, coco_class_names
 from deformscope.detectors.rcnn import RCNN
 from deformscope.errors import DeformscopeError
@@ -112,7 +113,7 @@ import torch, torchvision
 from torchvision.ops import roi_align
 from torchvision.models.detection import faster_rcnn, mask_rcnn
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own
+from deformscope.detectors.checkpoints import detectron2, mmdet, own, reading
 
 def memory(name):
     with open('/proc/self/status') as status:
@@ -153,3 +154,15 @@ def test_a_full_width_checkpoint_loads_within_its_time_and_memory(tmp_path, kind
     seconds, extra = map(float, run.stdout.split())
     assert seconds < 5
     assert extra < 1.3 * path.stat().st_size
+
+
+def test_a_safetensors_file_is_known_whatever_the_length_of_its_header(tmp_path):
+    """The length's lowest byte may be 0x80, with which pickles begin."""
+    path = tmp_path / "one.safetensors"
+    for padding in range(0, 256, 8):
+        save_file({"a": torch.zeros(1)}, path, {"padding": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        raise AssertionError("no header of that length")
+    assert reading.kind(path) == "safetensors"

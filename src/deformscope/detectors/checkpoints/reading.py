@@ -58,10 +58,11 @@ def kind(path: Path) -> str:
         raise DeformscopeError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if start == LEGACY_MAGIC or zipfile.is_zipfile(path):
         return "torch"
+    # A header's length comes first, whose lowest byte may be any, a pickle's first byte too.
+    if start[4:9] == b"\0\0\0\0{":
+        return "safetensors"
     if start[:1] == b"\x80":
         return "pickle"
-    if start[8:9] == b"{":
-        return "safetensors"
     raise DeformscopeError(
         f"{path}: no checkpoint; expected a file of torch (.pth), Detectron2 (.pkl) or safetensors, whole and unpacked"
     )
