@@ -71,6 +71,18 @@ def test_annotations_cannot_name_files_outside_the_folder(folder):
         open_folder(folder).scene(0)
 
 
+def test_photos_may_be_links(folder, tmp_path):
+    photos = open_folder(folder)
+    index = next(i for i, image in enumerate(photos.images) if image["id"] == 2)
+    expected = photos.scene(index).photo
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for photo in list((folder / "val").iterdir()):
+        photo.rename(elsewhere / photo.name)
+        photo.symlink_to(elsewhere / photo.name)
+    assert np.array_equal(photos.scene(index).photo, expected)
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [
