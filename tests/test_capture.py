@@ -226,3 +226,31 @@ def test_an_own_call_with_no_photo_takes_its_input_for_the_image():
 
 def test_errors_are_of_one_kind():
     assert issubclass(NoDeformableCall, DeformscopeError)
+
+
+class Branches(nn.Module):
+    """``low`` feeds ``left`` and ``right``; ``left``, summed with its input, feeds ``top``; ``right`` is beside it."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.low, self.left, self.right, self.top = (Deform(4, operator) for _ in range(4))
+
+    def forward(self, x):
+        low = self.low(x)
+        left = self.left(F.relu(low))
+        left = left + F.interpolate(low, left.shape[-2:])
+        self.right(F.max_pool2d(low, 2))
+        return self.top(torch.cat([left[:, :2], left[:, 2:]], 1))
+
+
+@pytest.mark.parametrize("operator", [theirs, own_deform_conv2d])
+def test_a_field_knows_the_layer_below_it_and_not_the_one_beside_it(operator):
+    with torch.no_grad(), capture(net := Branches(operator)) as fields:
+        net(torch.rand(1, 4, 40, 36))
+    # The branch beside it ran last before the top.
+    assert [(name, field.below) for name, field in fields.items()] == [
+        ("low", ""),
+        ("left", "low"),
+        ("right", "low"),
+        ("top", "left"),
+    ]

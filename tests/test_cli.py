@@ -49,7 +49,7 @@ def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, 
 def test_views_layers_and_format_can_be_chosen(kind, command, photo, weights, tmp_path):
     code, _, _ = command(
         *("figures", photo, "--detector", weights, "--out", tmp_path, "--format", kind),
-        *("--view", "figure2", "--view", "figure1", "--layer", "*stride16*", "--every", 1, "--scale", 2),
+        *("--view", "figure2", "--view", "figure1", "--layer", "*stride16.deform", "--every", 1, "--scale", 2),
     )
     assert code == 0
     names = {path.name for path in (tmp_path / "a photo").iterdir()}

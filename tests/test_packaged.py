@@ -28,8 +28,9 @@ def test_it_finds_the_cat(packaged, cat):
 def test_its_offsets_are_alive_on_every_level(packaged, cat):
     with ds.capture(packaged) as fields:
         packaged(cat)
-    assert list(fields) == [f"heads.stride{stride}.deform" for stride in (8, 16, 32)]
-    assert [field.reduction for field in fields.values()] == [(8.0, 8.0), (16.0, 16.0), (32.0, 32.0)]
+    layers = [(stride, layer) for stride in (8, 16, 32) for layer in ("before.0", "deform")]
+    assert list(fields) == [f"heads.stride{stride}.{layer}" for stride, layer in layers]
+    assert [field.reduction for field in fields.values()] == [(stride, stride) for stride, _ in layers]
     for field in fields.values():
         assert field.offset.norm(dim=-1).median() > 0.1
         assert field.placements[0].size == (300, 451)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deformscope import CellGrid, DeformscopeError, OffsetField, Placement
-from deformscope.stack import stacked_points
+from deformscope.stack import stacked_points, upstream
 
 
 def layer(h, w, reduction, stride, seed, modulated, spread=1.5, dilation=1):
@@ -93,3 +93,21 @@ def test_cells_of_a_grid_are_found_again():
     grid = CellGrid((4.0, 2.0), (1.5, 0.5))
     points = torch.tensor([[0.0, 0.0], [3.0, 7.0]])
     torch.testing.assert_close(grid.to_cells(grid.to_network(points)), points)
+
+
+def named(name, below):
+    return OffsetField.from_tensor(torch.zeros(1, 18, 4, 5), name=name, below=below)
+
+
+def test_branches_beside_a_layer_are_not_below_it():
+    fields = {f.name: f for f in (named("a", ""), named("b", "a"), named("c", "a"), named("d", "c"))}
+    assert [field.name for field in upstream(fields, "d", 3)] == ["a", "c", "d"]
+    assert [field.name for field in upstream(fields, "d", 2)] == ["c", "d"]
+    assert [field.name for field in upstream(fields, "b", 3)] == ["a", "b"]
+    assert [field.name for field in upstream(fields, "a", 3)] == ["a"]
+
+
+def test_without_known_ways_the_layers_before_are_below():
+    fields = {name: named(name, None) for name in "abcd"}
+    assert [field.name for field in upstream(fields, "c", 3)] == ["a", "b", "c"]
+    assert [field.name for field in upstream(fields, "a", 3)] == ["a"]

@@ -15,13 +15,14 @@ from PIL import Image
 
 from deformscope import analyse, draw, load
 from deformscope.detectors.detector import Detector
+from deformscope.render import chosen_layers
 
 FIGURES = Path(__file__).parents[1] / "docs/figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
 
 
 LAYER = "heads.stride16.deform"
-GROWTH = (0, 300, 1000, 10000)
+GROWTH = (0, 300, 1000, 6000)
 """Steps after which the field is shown."""
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     detector = load("packaged")
     analysis = analyse(detector, CAT)
-    photo, fields = analysis.photo, list(analysis.fields.values())
+    photo, fields = analysis.photo, chosen_layers(analysis, ())
     found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
     middle = analysis.fields[LAYER]
     figures = {

@@ -44,9 +44,8 @@ class Analysis:
             if field.modulation is not None:
                 tensors[f"field/{index}/modulation"] = field.modulation.contiguous()
             geometry = {key: getattr(field, key) for key in _GEOMETRY}
-            records.append(
-                geometry | {"cells": asdict(field.cells), "placements": [asdict(p) for p in field.placements]}
-            )
+            placements = [asdict(placement) for placement in field.placements]
+            records.append(geometry | {"cells": asdict(field.cells), "placements": placements, "below": field.below})
         header = {"fields": records, "class_names": self.class_names, "detector": self.detector}
         path = Path(path)
         beside = path.with_name(path.name + ".tmp")
@@ -78,6 +77,7 @@ class Analysis:
                 modulation=tensors.get(f"field/{index}/modulation"),
                 cells=CellGrid(**{key: tuple(value) for key, value in record["cells"].items()}),
                 placements=tuple(Placement(**{k: tuple(v) for k, v in p.items()}) for p in record["placements"]),
+                below=record.get("below"),
                 **geometry,
             )
         detection = {k.removeprefix("detection/"): v for k, v in tensors.items() if k.startswith("detection/")}

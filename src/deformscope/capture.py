@@ -137,6 +137,8 @@ class _Recorder(TorchDispatchMode):
             kernel = (weight.shape[-2], weight.shape[-1])
             self._record(DeformCall(tensor, offset, mask if modulated else None, out, kernel, *pairs))
         self._trace.see(name, args, kwargs, out)
+        if name == "torchvision::deform_conv2d":
+            self._trace.called(out, len(self.fields) - 1)
         return out
 
     def own_call(self, call: DeformCall) -> None:
@@ -144,6 +146,7 @@ class _Recorder(TorchDispatchMode):
         self._record(call)
         grid = self._trace.grid(call.input)
         self._trace.note(call.output, grid.strided(call.kernel_size, call.stride, call.padding, call.dilation))
+        self._trace.called(call.output, len(self.fields) - 1)
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module's forward begins."""
@@ -182,7 +185,9 @@ class _Recorder(TorchDispatchMode):
                 # A call inside a region-of-interest head has its own count of maps, which are no photos.
                 placements=placements if len(placements) == images else (),
             )
-        self.fields.add(name, replace(field, cells=self._trace.grid(call.input)))
+        number = self._trace.call(call.input)
+        below = "" if number is None else list(self.fields)[number]
+        self.fields.add(name, replace(field, cells=self._trace.grid(call.input), below=below))
 
 
 def _nothing_seen(model: nn.Module) -> str:

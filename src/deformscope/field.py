@@ -104,6 +104,8 @@ class OffsetField:
     placements: tuple[Placement, ...] = ()
     """How each of the n photos lies in the network's input; empty: the network's input is the photo."""
     name: str = ""
+    below: str | None = None
+    """Name of the deformable call through which this one's input came last; empty: through none; None: not known."""
 
     @classmethod
     def from_tensor(
@@ -122,6 +124,7 @@ class OffsetField:
         origin: Sequence[float] | None = None,
         placements: Sequence[Placement] = (),
         name: str = "",
+        below: str | None = None,
     ) -> OffsetField:
         """An OffsetField from a raw offset tensor ``[n 2·g·k h w]`` (or ``[2·g·k h w]``) of any source.
 
@@ -130,7 +133,7 @@ class OffsetField:
         ``[n g·k h w]``, after its sigmoid. ``padding`` defaults to the one that keeps the map's size at stride 1.
         ``reduction`` is image px per *input* cell; ``origin`` the (y, x) px of input cell (0, 0)'s centre (default:
         0.5 px, that of stacked convolutions padded to keep their size). ``input_size`` defaults to the least that
-        gives h × w outputs.
+        gives h × w outputs. ``below``: the field of the layer through which this one's input came last, by name.
 
         Raises DeformscopeError when shapes do not fit. Half precisions are widened to float32.
         """
@@ -178,6 +181,7 @@ class OffsetField:
             cells=CellGrid((ratio[0], ratio[1]), (0.5, 0.5) if origin is None else (origin[0], origin[1])),
             placements=tuple(placements),
             name=name,
+            below=below,
         )
 
     def __post_init__(self) -> None:

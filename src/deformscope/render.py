@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .analysis import Analysis, analyse
 from .errors import DeformscopeError
 from .field import OffsetField
+from .stack import upstream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
 """What is drawn by default."""
 CHOICES = (*VIEWS, "segments")
+DEEPEST = 3
+"""Layers through which sampling points are followed at most: 729 places a cell."""
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
@@ -182,7 +185,7 @@ def _drawings(
             drawings[view] = partial(draw.segments, layers, array, group=group)
         elif view == "sampling":
             for layer in layers:
-                stack = _stack(analysis, layer, settings.depth)
+                stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
                 chosen: dict[str, Any] = {
                     "detection": found,
                     "depth": len(stack),
@@ -198,13 +201,6 @@ def _drawings(
 
 def _file_name(layer: OffsetField) -> str:
     return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in layer.name)
-
-
-def _stack(analysis: Analysis, layer: OffsetField, depth: int) -> list[OffsetField]:
-    """``layer`` and the layers that ran before it, at most ``depth`` (1-3), lowest first."""
-    order = list(analysis.fields.values())
-    end = next(index for index, field in enumerate(order) if field.name == layer.name) + 1
-    return order[max(0, end - min(depth, 3)) : end]
 
 
 def _folder_names(photos: Sequence[Path]) -> list[str]:

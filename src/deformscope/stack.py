@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,24 @@ class StackedPoints:
     weights: tuple[Float[Tensor, " _"], ...]
     """The products of the modulations along the way (ones for DCNv1)."""
     modulated: bool
+
+
+def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[OffsetField]:
+    """The field ``name`` and those below it through which its input came, at most ``depth`` in all, lowest first.
+
+    Branches beside it are not below it. Of a field whose ways are not known, the one before it in ``fields`` is.
+    """
+    order = list(fields)
+    found = [fields[name]]
+    while len(found) < depth:
+        below = found[0].below
+        if below is None:
+            index = order.index(found[0].name) - 1
+            below = order[index] if index >= 0 else ""
+        if below not in fields:
+            break
+        found.insert(0, fields[below])
+    return found
 
 
 def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) -> StackedPoints:

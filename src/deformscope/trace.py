@@ -26,6 +26,7 @@ class GridTrace:
     def __init__(self) -> None:
         self._grids = WeakTensorKeyDictionary()
         self._input: tuple[int, Pair] | None = None
+        self._calls = WeakTensorKeyDictionary()
 
     def grid(self, tensor: Tensor) -> CellGrid:
         """Where the cells of a map ``[... c h w]`` lie in the network's input."""
@@ -35,11 +36,20 @@ class GridTrace:
             self._grids[tensor] = known
         return known
 
+    def call(self, tensor: Tensor) -> int | None:
+        """The number of the deformable call through which a map came last, on whichever way; None: through none."""
+        return self._calls.get(tensor)
+
+    def called(self, tensor: Tensor, number: int) -> None:
+        """Note what a deformable call put out, calls being numbered in their order."""
+        self._calls[tensor] = number
+
     def see(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Note the grid of what the operator ``name`` made out of ``args``."""
         tensors = [out] if isinstance(out, Tensor) else [t for t in tensors_in(out) if t.ndim >= 3]
         if not tensors:
             return
+        self._hand_on((args, kwargs), tensors)
         rule = _RULES.get(name)
         if rule is not None and args and isinstance(args[0], Tensor) and args[0].ndim >= 3:
             moved = rule(self.grid(args[0]), args, kwargs, tensors[0])
@@ -53,6 +63,15 @@ class GridTrace:
                 if source.ndim >= 3 and source.shape[-2:] == tensor.shape[-2:] and source in self._grids:
                     self._grids[tensor] = self._grids[source]
                     break
+
+    def _hand_on(self, sources: Any, tensors: list[Tensor]) -> None:
+        if not len(self._calls):
+            return
+        numbers = [self._calls[source] for source in tensors_in(sources) if source in self._calls]
+        if numbers:
+            for tensor in tensors:
+                if tensor.ndim >= 3:
+                    self._calls[tensor] = max(numbers)
 
     def note(self, tensor: Tensor, grid: CellGrid) -> None:
         """Set a map's grid, for an operator that the dispatcher sees only in pieces."""

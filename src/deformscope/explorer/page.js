@@ -47,6 +47,18 @@ function layerNumber({ layers, size }, name) {
   return layers.reduce((best, layer, i) => (far(layer) <= far(layers[best]) ? i : best), 0);
 }
 
+// A layer and those below it through which its input came, lowest first; where that is not known, those before it.
+function stackNumbers(layers, top, depth) {
+  const order = [top];
+  while (order.length < depth) {
+    const { below } = layers[order[0]];
+    const next = below === null ? order[0] - 1 : layers.findIndex((layer) => below && layer.name === below);
+    if (next < 0) break;
+    order.unshift(next);
+  }
+  return order;
+}
+
 async function open() {
   const turn = ++wanted;
   const { state } = app;
@@ -54,7 +66,7 @@ async function open() {
   if (!photos.has(number)) photos.set(number, new Photo(number).open());
   const photo = await photos.get(number);
   const layer = layerNumber(photo, state.layer);
-  const order = Array.from({ length: Math.min(state.depth, layer + 1) }, (_, i) => layer - i).reverse();
+  const order = stackNumbers(photo.layers, layer, state.depth);
   const stack = await Promise.all(order.map((one) => photo.field(one)));
   if (turn !== wanted) return;
   const fresh = app.photo !== photo;

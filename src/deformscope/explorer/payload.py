@@ -112,6 +112,7 @@ def layer_record(field: OffsetField, regions: Regions | None = None) -> dict[str
     placement = field.placement()
     record: dict[str, Any] = {
         "name": field.name,
+        "below": field.below,
         "groups": groups,
         "size": [h, w],
         "kernel": field.kernel_size,
