@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import interleaved, median, peak_bytes, speed_up
+from timing import arguments, interleaved, median, peak_bytes, speed_up
 from torch import Tensor
 
 from deformscope.ops import deform_conv2d
@@ -130,9 +130,7 @@ def peak(name: str, which: str, *sizes: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = arguments(__doc__, rounds=9)
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of speed")
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()

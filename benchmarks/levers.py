@@ -8,13 +8,12 @@ offsets, and Faster R-CNN R-50; what each lever does to AP stands in docs/traini
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
-from models import Run, boxes, lean_detector, randomise
-from timing import interleaved, median, speed_up
-from torch import Tensor, nn
+from models import Run, boxes, lean_detector, learning, randomise
+from timing import arguments, interleaved, median, speed_up
+from torch import Tensor
 
 from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
 from deformscope.detectors.two_stage import TwoStageConfig, TwoStageDetector
@@ -22,21 +21,6 @@ from deformscope.detectors.two_stage import TwoStageConfig, TwoStageDetector
 CLASSES = tuple(f"class {i}" for i in range(20))
 CANVAS, BATCH = (256, 320), 8
 Pair = dict[str, Run]
-
-
-def learning(model: nn.Module, loss: Callable[[], Tensor], *, halved: bool = False) -> Run:
-    """A step: forward, backward, SGD without a learning rate, so that every step is the same."""
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-
-    def step() -> None:
-        torch.manual_seed(0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
-            total = loss()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-
-    return step
 
 
 def heads(detector: OneStageDetector, maps: Callable[[], dict[str, Tensor]]) -> Callable[[], Tensor]:
@@ -119,10 +103,7 @@ LEVERS: dict[str, Callable[[], Pair]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=5).parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.threads} thread(s); ms a step of {BATCH} photos of 256×320 px\n")
     print("| lever | without | with | faster |\n|---|---|---|---|")

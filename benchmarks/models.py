@@ -8,14 +8,13 @@ however fast, can come nearer. Weights are random, offsets of every layer about 
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from timing import interleaved, median, speed_up
+from timing import arguments, interleaved, median, speed_up
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -111,22 +110,32 @@ def inference(side: int, whole: bool) -> dict[str, Run]:
     return {name: run(name) for name in ("torchvision", "auto", "plain")}
 
 
-def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Run]:
+def learning(model: nn.Module, loss: Callable[[], Tensor], *, halved: bool = False) -> Run:
     """A training step: forward, backward, SGD without a learning rate, so that every step is the same."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
+
+    def step() -> None:
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            total = loss()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+
+    return step
+
+
+def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Run]:
+    """A training step with each operator, in float32 and under bf16 autocast."""
 
     def run(name: str, halved: bool) -> Run:
-        def step() -> None:
-            torch.manual_seed(0)
-            with operator(name, model):
-                with torch.autocast("cpu", torch.bfloat16, enabled=halved):
-                    total = loss()
-                optimizer.zero_grad(set_to_none=True)
-                total.backward()
-                optimizer.step()
+        step = learning(model, loss, halved=halved)
 
-        return step
+        def with_operator() -> None:
+            with operator(name, model):
+                step()
+
+        return with_operator
 
     names = ("torchvision", "auto", "plain")
     return {f"{name}{' bf16' * halved}": run(name, halved) for halved in (False, True) for name in names}
@@ -164,10 +173,7 @@ def row(label: str, candidates: dict[str, Run], rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=5).parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.threads} thread(s); ms (speed-up over torchvision's operator)\n")
     print("| inference | torchvision | ours | plain |\n|---|---|---|---|")

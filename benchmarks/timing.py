@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+
+def arguments(text: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with what every benchmark has: ``--threads`` and ``--rounds``."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
