@@ -106,11 +106,11 @@ def _torchvision(
         outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
         offset = offset.nan_to_num(outside, outside, outside)
     # The operator itself, not torchvision's function around it, whose checks were made already: a tiny map would pay
-    # twice. It wants tensors where there is no bias or mask.
+    # twice, and again for a choice among overloads. It wants tensors where there is no bias or mask.
     bias = offset.new_zeros(len(weight)) if bias is None else bias.to(wide)
     modulation = offset.new_zeros(len(input), 1) if mask is None else mask.to(wide)
     with without_autocast(input.device.type):
-        return torch.ops.torchvision.deform_conv2d(
+        return torch.ops.torchvision.deform_conv2d.default(
             input.to(wide),
             weight.to(wide),
             offset,
