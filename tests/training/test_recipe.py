@@ -32,6 +32,7 @@ def recipe_file(tmp_path):
         ("optimiser: {lr: true}", "optimiser.lr: True; expected a number"),
         ("optimiser: {lr: .nan}", "optimiser.lr: nan; expected a number"),
         ("optimiser: {kind: adam}", "optimiser.kind: 'adam'; did you mean 'adamw'?"),
+        ("optimiser: {schedule: one_cycle, warmup: 1}", "optimiser.warmup: 1; one_cycle needs 2 to 999"),
         ("run: {precision: 8}", "run.precision: 8; expected one of '32', 'bf16', '16'"),
         ("run: {steps: 1.5}", "run.steps: 1.5; expected a whole number"),
         ("run: {steps: 0}", "run.steps: 0; expected at least 1"),

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from deformscope.errors import DeformscopeError
 from deformscope.training.ablate import ablate
@@ -131,3 +133,15 @@ def test_a_damaged_checkpoint_is_one_line(tiny, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(DeformscopeError, match=r"last\.ckpt: no checkpoint .* remove it to begin anew"):
         train(tiny(), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_cpu_without_bf16_of_its_own_is_warned_of(tiny, tmp_path, monkeypatch, own):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: own)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    recipe = tiny("run.precision=bf16")
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always")
+        train(recipe, tmp_path / "run", progress=False)
+    slow = [str(one.message) for one in met if "slower than float32" in str(one.message)]
+    assert len(slow) == (0 if own else 1)

@@ -213,8 +213,8 @@ class Recipe:
             raise DeformscopeError(f"data.views: {list(data.views)}; expected 'photo' alone, or views on the canvas")
         if data.cache is not None and "photo" in data.views:
             raise DeformscopeError("data.cache: needs views of one size; set data.views to whole, crop or mosaic")
-        if self.optimiser.schedule == "one_cycle" and not 0 < self.optimiser.warmup < run.steps:
-            raise DeformscopeError(f"optimiser.warmup: {self.optimiser.warmup}; one_cycle needs 1 to {run.steps - 1}")
+        if self.optimiser.schedule == "one_cycle" and not 1 < self.optimiser.warmup < run.steps:
+            raise DeformscopeError(f"optimiser.warmup: {self.optimiser.warmup}; one_cycle needs 2 to {run.steps - 1}")
 
     def with_(self, *, offset_mode: OffsetMode | None = None, seed: int | None = None) -> Recipe:
         """The same recipe in another offset mode or with another seed."""
