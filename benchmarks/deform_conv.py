@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from timing import arguments, interleaved, median, peak_bytes, speed_up
 from torch import Tensor
 
@@ -76,6 +77,8 @@ def runs(implementation: str, shape: Shape) -> tuple[Callable[[], Tensor], Calla
     def call() -> Tensor:
         if implementation == "plain":
             return F.conv2d(x, weight, padding=1, groups=shape.groups)
+        if implementation == "torchvision":
+            return torchvision.ops.deform_conv2d(x, offset, weight, padding=1, mask=modulation)
         return deform_conv2d(x, offset, weight, padding=1, mask=modulation, impl=implementation)
 
     def forward() -> Tensor:

@@ -125,7 +125,8 @@ def test_the_table1_recipes_are_the_papers_settings():
 
 
 def test_an_unknown_name_lists_the_recipes():
-    with pytest.raises(DeformscopeError, match="recipes by name: animals, animals_two_stage, packaged, shapes, table1_coco/"):
+    expected = "recipes by name: animals, animals_two_stage, packaged, shapes, table1_coco/"
+    with pytest.raises(DeformscopeError, match=expected):
         read("shape")
 
 

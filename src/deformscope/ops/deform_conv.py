@@ -65,7 +65,7 @@ def deform_conv2d(
         if tensor is not None and tensor.dtype != dtype:
             raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
     if chosen == "torchvision":
-        return _torchvision(input, offset, weight, bias, mask, geometry).to(dtype)
+        return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
     if dtype == torch.float16:  # whose matrix product is several times slower than float32's on a CPU
         weight, bias = weight.float(), None if bias is None else bias.float()
     output = embedding_bag.deform_conv2d(input, offset, weight, bias, mask, geometry).to(dtype)
@@ -100,19 +100,19 @@ def _torchvision(
     import torchvision  # noqa: F401  (registers the operator)
 
     wide = torch.promote_types(input.dtype, torch.float32)
-    offset = offset.to(wide)
+    offset = _as(wide, offset)
     if not _surely_finite(offset):
         # Far enough that no kernel point of any cell reaches the map; rounded away from it even in half precision.
         outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
         offset = offset.nan_to_num(outside, outside, outside)
     # The operator itself, not torchvision's function around it, whose checks were made already: a tiny map would pay
     # twice, and again for a choice among overloads. It wants tensors where there is no bias or mask.
-    bias = offset.new_zeros(len(weight)) if bias is None else bias.to(wide)
-    modulation = offset.new_zeros(len(input), 1) if mask is None else mask.to(wide)
+    bias = offset.new_zeros(len(weight)) if bias is None else _as(wide, bias)
+    modulation = offset.new_zeros(len(input), 1) if mask is None else _as(wide, mask)
     with without_autocast(input.device.type):
         return torch.ops.torchvision.deform_conv2d.default(
-            input.to(wide),
-            weight.to(wide),
+            _as(wide, input),
+            _as(wide, weight),
             offset,
             modulation,
             bias,
@@ -125,6 +125,11 @@ def _torchvision(
         )
 
 
+def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """In this dtype; of one that it has already not even the call's price, which a tiny map would feel."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _surely_finite(offset: Tensor) -> bool:
     """No NaN and no infinity is among them, as far as it costs nothing to know: on a CPU.
 
@@ -134,4 +139,4 @@ def _surely_finite(offset: Tensor) -> bool:
     plain = type(offset) is Tensor and offset.device.type == "cpu"
     if not plain or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    return math.isfinite(offset.detach().sum().item())
+    return math.isfinite((offset.detach() if offset.requires_grad else offset).sum().item())
