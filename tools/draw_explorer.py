@@ -18,7 +18,7 @@ PHOTOS = ("chelsea.png", "astronaut.png", "coffee.png")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 DESKTOP, PHONE = (1440, 900), (390, 844)
 SHOTS = {
-    "explorer-dark": (DESKTOP, "dark", "layer=heads.stride16.deform&div=-0.25&a=262,214", (0.36, 0.36)),
+    "explorer-dark": (DESKTOP, "dark", "layer=heads.stride32.deform&div=-0.25&a=262,214", (0.36, 0.36)),
     "explorer-light": (
         DESKTOP,
         "light",

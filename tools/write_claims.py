@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs/results/claims_tables.md"
-LAYER = "heads.stride16.deform"
+LAYERS = "heads.stride16.deform", "heads.stride32.deform"
 FEWEST = 100
 """Objects below which a class has no row."""
 NULLS = ("fresh", "shuffled", "noise", "centre", "zero")
@@ -32,17 +32,15 @@ FIGURES = {
     "error_centre": "median relative error of a·r, box's centre (less is better)",
 }
 BY_PART = ("pointing", "auroc", "auroc_ring", "cosine", "spearman_centre", "error_centre")
-HEAD = f"""# The paper's claims on the packaged detector: all figures
+HEAD = """# The paper's claims on the packaged detector: all figures
 
 Made by `tools/write_claims.py` from the runs that [claims.md](claims.md) names and reads; how each figure and null is
 made stands in [score.md](../score.md). Intervals are 95 %, by bootstrap over photos. "Gain over the centre" is how much
 better the offsets are, in the figure's unit, paired. Filled boxes are what the detector says without its offsets.
 Objects flagged difficult or crowd count for nothing; figures of places are of the photos all of whose objects have
 masks.
-
-## Figures of `{LAYER}`, all photos
 """
-SIZES = f"""## By size and class, `{LAYER}`
+SIZES = f"""## By size and class
 
 Photos go by their largest object, size by COCO's bounds (32², 96² px² of box area); in brackets the centre's figure.
 Classes of more than {FEWEST} objects.
@@ -55,11 +53,15 @@ def main() -> None:
     runs = dict(one.split("=", 1) for one in parser.parse_args().runs)
     scores = {name: json.loads((Path(folder) / "scores.json").read_text()) for name, folder in runs.items()}
     lines = [HEAD]
-    for name, content in scores.items():
-        parts = {part["name"]: part for part in content["parts"]}
-        for which in PARTS:
-            lines += figures(name, parts[which]) if which in parts else []
-    lines += [SIZES, *sizes(scores)]
+    for layer in LAYERS:
+        lines += [f"## Figures of `{layer}`", ""]
+        for name, content in scores.items():
+            parts = {part["name"]: part for part in content["parts"]}
+            for which in PARTS:
+                lines += figures(name, parts[which], layer) if which in parts else []
+    lines.append(SIZES)
+    for layer in LAYERS:
+        lines += [f"`{layer}`:", "", *sizes(scores, layer), ""]
     for name, folder in runs.items():
         tables = (Path(folder) / "tables.md").read_text()
         lines += ["", f"## All figures: {name}", "", tables.strip()]
@@ -67,12 +69,12 @@ def main() -> None:
     print(PAGE)
 
 
-def figures(name: str, part: dict[str, Any]) -> list[str]:
+def figures(name: str, part: dict[str, Any], layer: str) -> list[str]:
     """A table of one part, a row a figure."""
     lines = [f"**{name}, {PARTS[part['name']]}** ({part['photos']} photos, {part['objects']} objects):", ""]
     lines += [row("figure", "n", "offsets", *NULLS, "gain over the centre", "filled boxes"), row(*["---"] * 10)]
     for figure, text in FIGURES.items():
-        found = measured(part, figure)
+        found = measured(part, figure, layer)
         if found is None:
             continue
         sources = found["sources"]
@@ -82,7 +84,7 @@ def figures(name: str, part: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def sizes(scores: dict[str, Any]) -> list[str]:
+def sizes(scores: dict[str, Any], layer: str) -> list[str]:
     """A table of all sizes and classes."""
     headings = ("sink on an object (centre)", "AUROC (centre)", "at equal distance", "cosine (centre)")
     lines = [
@@ -92,22 +94,22 @@ def sizes(scores: dict[str, Any]) -> list[str]:
     for name, content in scores.items():
         for part in content["parts"]:
             if part["name"].startswith("size") or (part["name"].startswith("class") and part["objects"] > FEWEST):
-                cells = [cell(part, figure) for figure in BY_PART]
+                cells = [cell(part, figure, layer) for figure in BY_PART]
                 lines.append(row(f"{name}, {part['name']}", str(part["photos"]), str(part["objects"]), *cells))
     return lines
 
 
-def cell(part: dict[str, Any], figure: str) -> str:
+def cell(part: dict[str, Any], figure: str, layer: str) -> str:
     """A figure with its interval and, where the photo's centre is a rival, the centre's."""
-    found = measured(part, figure)
+    found = measured(part, figure, layer)
     if found is None:
         return "–"
     centre = found["sources"].get("centre", [None])[0] if figure in ("pointing", "auroc", "cosine") else None
     return interval(found["sources"]["field"]) + ("" if centre is None else f" ({number(centre)})")
 
 
-def measured(part: dict[str, Any], figure: str) -> dict[str, Any] | None:
-    return next((one for one in part["rows"] if one["layer"] == LAYER and one["figure"] == figure), None)
+def measured(part: dict[str, Any], figure: str, layer: str) -> dict[str, Any] | None:
+    return next((one for one in part["rows"] if one["layer"] == layer and one["figure"] == figure), None)
 
 
 def row(*cells: str) -> str:
