@@ -121,7 +121,8 @@ def test_losses_fall_when_predictions_come_closer_and_reach_the_offsets():
         {"boxes": torch.tensor([[10.0, 12, 50, 44]]), "labels": torch.tensor([1])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
     ]
-    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], 1e-2)
+    # At 1e-2 the loss jumps, and where it stands after 40 steps depends on the number of threads.
+    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], 3e-3)
     history = []
     for _ in range(40):
         losses = detector.losses(detector.predict(maps), targets)
@@ -130,7 +131,7 @@ def test_losses_fall_when_predictions_come_closer_and_reach_the_offsets():
         sum(losses.values()).backward()
         optimizer.step()
         history.append(losses["loss_box"].item())
-    assert history[-1] < 0.7 * history[0]
+    assert history[-1] < 0.5 * history[0]
     assert detector.heads["stride8"].deform.conv_offset.weight.abs().max() > 0
     assert not any(p.requires_grad for p in detector.trunk.parameters())
     assert not detector.trunk.training

@@ -63,7 +63,8 @@ def test_each_deformable_convolution_alone_gives_what_was_recorded(oracle, detec
     layer = detector.backbone.get_submodule(name)
     with torch.inference_mode():
         out = layer(oracle.outputs[f"dconv_in/{name}"])
-    assert off(out, oracle.outputs[f"dconv_out/{name}"]) < 1e-5
+    # Its products are summed in another order than where it was recorded; without AVX-512 1.2e-5 was seen.
+    assert off(out, oracle.outputs[f"dconv_out/{name}"]) < 5e-5
 
 
 def test_rpn_maps_anchors_and_proposals_follow_from_the_recorded_maps(oracle, detector):
