@@ -194,6 +194,25 @@ def test_no_text_leaves_the_figure_or_covers_another(kind, shape):
         assert across < 2 or down < 2, (a.get_text(), b.get_text())
 
 
+@pytest.mark.parametrize("kind", ["figure2", "overview"])
+def test_labels_of_boxes_that_nearly_coincide_are_read_below_each_other(kind):
+    near = [[12.0, 20, 90, 100], [13, 21, 95, 99], [12, 20, 60, 110], [60, 22, 150, 90]]
+    detection = {
+        "boxes": torch.tensor(near),
+        "scores": torch.linspace(0.9, 0.6, 4),
+        "labels": torch.tensor([0, 1, 0, 1]),
+    }
+    photo = np.full((120, 160, 3), 128, np.uint8)
+    fields = [field_on(photo, kernel=(3, 3), name=f"layer{i}", reduction=4.0) for i in (2, 3)]
+    figure = getattr(draw, kind)(fields, photo, detection=detection, class_names=["a dog", "sheep"])
+    labels = [(t, f) for t, f in zip(*texts(figure), strict=True) if t.get_text().startswith(("a dog", "sheep"))]
+    assert len(labels) == 8
+    for (a, one), (b, other) in itertools.combinations(labels, 2):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        down = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert across < 1 or down < 1, (a.get_text(), b.get_text())
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_figure_gives_the_same_whole_file(suffix, tmp_path):
     paths = [draw.save(draw.figure3(field_on(), PHOTO), tmp_path / f"{i}.{suffix}") for i in range(2)]

@@ -155,13 +155,15 @@ def boxes(
     ax.add_collection(artist, autolim=False)
     if labels and "labels" in detection:
         scores = detection["scores"][keep].tolist() if "scores" in detection else [None] * len(corners)
+        taken: list[tuple[float, float, int]] = []
         for box, label, score in zip(corners, detection["labels"][keep].tolist(), scores, strict=True):
             name = class_names[label] if 0 <= label < len(class_names) else str(label)
             text = escaped(name if score is None else f"{name} {score:.2f}")
+            corner = max(box[0], 0.0), max(box[1], 0.0)
             ax.annotate(
                 text,
-                (max(box[0], 0), max(box[1], 0)),
-                xytext=(1.5, -2.0),
+                corner,
+                xytext=(1.5, -2.0 - _lowered(ax, corner, len(text), taken)),
                 textcoords="offset points",
                 fontsize=7,
                 color="white",
@@ -171,6 +173,30 @@ def boxes(
                 annotation_clip=True,
             )
     return artist
+
+
+LINE, LETTER = 11.0, 4.6
+"""Height of a detection's label and width of one of its letters, points; rather too much than too little."""
+MOST_LINES = 8
+
+
+def _lowered(ax: Axes, corner: tuple[float, float], letters: int, taken: list[tuple[float, float, int]]) -> float:
+    """By how many points a label at a corner is lowered so that it covers none of those before it, which it joins.
+
+    ``taken``: left, top (points) and letters. Of boxes that nearly coincide each label is then read below the other.
+    """
+    left, top = ax.transData.transform(corner) * 72 / ax.figure.dpi
+    for lines in range(MOST_LINES):
+        height = top - lines * LINE
+        if not any(
+            abs(height - other) < LINE and left < before + LETTER * wide + 2 and before < left + LETTER * letters + 2
+            for before, other, wide in taken
+        ):
+            break
+    else:
+        lines, height = 0, top
+    taken.append((left, height, letters))
+    return lines * LINE
 
 
 def escaped(text: str) -> str:
