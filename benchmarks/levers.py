@@ -30,7 +30,7 @@ def heads(detector: OneStageDetector, maps: Callable[[], dict[str, Tensor]]) -> 
 
 
 def frozen_trunk() -> tuple[OneStageDetector, Tensor, dict[str, Tensor]]:
-    """The packaged architecture, photos, and the trunk's maps of them."""
+    """The one-stage network, photos, and the trunk's maps of them."""
     model = OneStageDetector(OneStageConfig(CLASSES)).train()
     randomise(model)
     photos = torch.randn(BATCH, 3, *CANVAS)
@@ -94,8 +94,8 @@ def lean_heads() -> Pair:
 
 
 LEVERS: dict[str, Callable[[], Pair]] = {
-    "packaged: trunk's maps cached": cache,
-    "packaged: bf16 autocast": bf16,
+    "one-stage: trunk's maps cached": cache,
+    "one-stage: bf16 autocast": bf16,
     "its trunk alone: channels-last": channels_last,
     "two-stage animals: 100 proposals, 64 RoIs (not 1000, 256)": regions,
     "Faster R-CNN R-50, 4 × 256 px: lean heads": lean_heads,

@@ -149,7 +149,7 @@ def two_stage_training(batch: int = 4, side: int = 256) -> dict[str, Run]:
 
 
 def packaged_training(batch: int = 8) -> dict[str, Run]:
-    """A step of the packaged architecture from cached maps of its frozen trunk, photos of 256 × 320 px."""
+    """A step of one deformable convolution a head, from cached maps of the frozen trunk, photos of 256 × 320 px."""
     model = OneStageDetector(OneStageConfig(tuple(f"class {i}" for i in range(20)))).train()
     randomise(model)
     sizes = {"stride8": (32, 32, 40), "stride16": (96, 16, 20), "stride32": (320, 8, 10)}
@@ -183,7 +183,7 @@ def main() -> None:
     print("\n| training step | torchvision | ours | plain | torchvision, bf16 | ours, bf16 | plain, bf16 |")
     print("|---|---|---|---|---|---|---|")
     row("Faster R-CNN R-50, lean heads, 4 × 256 px", two_stage_training(), args.rounds)
-    row("packaged detector, 8 × 256×320 px, cached trunk", packaged_training(), args.rounds)
+    row("one-stage detector, 8 × 256×320 px, cached trunk", packaged_training(), args.rounds)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Array = np.ndarray
 
 REACH = 3.0
 """How many of its kernel's extents (regular grid and d_k) a region is wide at most. With the other constants, chosen
-on training photos of the packaged detector."""
+on training photos with weights before the packaged ones."""
 EVIDENCE_BLUR, SINK_BLUR = 0.7, 0.5
 """Standard deviations, in cells, with which the divergence and the arrivals are smoothed."""
 LEAST_ARRIVALS = 0.02

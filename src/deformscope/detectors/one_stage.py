@@ -1,4 +1,4 @@
-"""The packaged architecture: a deformable 3×3 a pyramid level, then only 1×1 convolutions; every in-box cell predicts.
+"""The packaged architecture: deformable 3×3s a pyramid level, then only 1×1 convolutions; every in-box cell predicts.
 
 A cell anywhere inside an object must find the whole object through one deformable kernel, so that the offsets have to
 say where the object is (d_f) and how large (d_k). Anchor-free boxes after FCOS (Tian et al., ICCV 2019), without its
