@@ -29,6 +29,7 @@ def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[O
     """The field ``name`` and those below it through which its input came, at most ``depth`` in all, lowest first.
 
     Branches beside it are not below it. Of a field whose ways are not known, the one before it in ``fields`` is.
+    ``fields`` are those of one forward pass by name; a layer below that is not among them ends the way.
     """
     order = list(fields)
     found = [fields[name]]

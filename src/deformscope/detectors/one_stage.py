@@ -49,7 +49,7 @@ class OneStageConfig:
     shorter_side: int = 256
     longer_side: int = 448
     shared: bool = False
-    """The levels' heads have the same weights: what offsets say then does not depend on an object's size in px."""
+    """The levels' heads have the same weights."""
     stacked: int = 1
     """Deformable convolutions a head, one after the other."""
 

@@ -22,9 +22,9 @@ MOST = 100
 def detections(
     detector: Detector, photos: Sequence[tuple[int, np.ndarray]], truth: dict[str, Any], settings: Evaluation
 ) -> list[dict[str, Any]]:
-    """Detections on photos, by index into ``truth`` (COCO's format), in COCO's results format.
+    """Detections on photos (RGB uint8 ``[h w 3]``), by index into ``truth`` (COCO's format), in COCO's results format.
 
-    Just as for users: in float32, however the detector learned.
+    Boxes are in the photos' px. Just as for users: in float32, however the detector learned.
     """
     device = next(detector.parameters()).device
     images, placements = detector.prepare([photo for _, photo in photos])
