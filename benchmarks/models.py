@@ -8,7 +8,6 @@ however fast, can come nearer. Weights are random, offsets of every layer about 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from deformscope.detectors.build import build
 from deformscope.detectors.deform import DeformConv, set_offset_mode
 from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
 from deformscope.detectors.rcnn import RCNN
-from deformscope.ops.deform_conv import VARIABLE
+from deformscope.ops import deform_conv
 
 Run = Callable[[], object]
 
@@ -33,7 +32,7 @@ Run = Callable[[], object]
 @contextmanager
 def operator(name: str, model: nn.Module) -> Iterator[None]:
     """Let the model's deformable convolutions use ``torchvision``, ours (``auto``), or be ``plain``."""
-    os.environ[VARIABLE] = "auto" if name == "plain" else name
+    deform_conv.default_impl = "auto" if name == "plain" else name
     set_offset_mode(model, "none" if name == "plain" else "full")
     yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -18,16 +19,25 @@ def arguments(text: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
+BLOCK_MS = 10.0
+"""Shorter calls are timed several at once: of one alone, what ran before it and left in the caches decides."""
+
+
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every candidate in each round, after one round that does not count."""
+    """Milliseconds a call of every candidate in each round, after one round that does not count."""
     spent: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 1):
+    calls = {name: max(1, math.ceil(BLOCK_MS / _milliseconds(run, 1))) for name, run in candidates.items()}
+    for _ in range(rounds):
         for name, run in candidates.items():
-            began = time.perf_counter()
-            run()
-            if turn:
-                spent[name].append(1e3 * (time.perf_counter() - began))
+            spent[name].append(_milliseconds(run, calls[name]))
     return spent
+
+
+def _milliseconds(run: Callable[[], object], calls: int) -> float:
+    began = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return 1e3 * (time.perf_counter() - began) / calls
 
 
 def median(spent: list[float]) -> float:

@@ -140,7 +140,7 @@ def test_nan_offsets_neither_crash_the_operator_nor_hide_behind_its_own_remedy(m
 
     torch.manual_seed(0)
     for impl in ("torchvision", "embedding_bag"):
-        monkeypatch.setenv("DEFORMSCOPE_DEFORM_IMPL", impl)
+        monkeypatch.setattr("deformscope.ops.deform_conv.default_impl", impl)
         model = nn.Sequential(DeformConv(3, 4))
         nn.init.constant_(model[0].conv_offset.bias, torch.nan)
         found = diagnose(model, batch())

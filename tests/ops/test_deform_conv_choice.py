@@ -1,5 +1,9 @@
 """Which implementation runs, and who hears of it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,6 +12,8 @@ from deformscope.errors import DeformscopeError
 from deformscope.ops import deform_conv2d
 from deformscope.ops.deform_conv import VARIABLE
 from deformscope.ops.observe import observing
+
+DEFAULT = "deformscope.ops.deform_conv.default_impl"
 
 
 class Dispatched(TorchDispatchMode):
@@ -31,7 +37,7 @@ def seen(size: int = 24, channels: int = 16, requires_grad: bool = False, **sett
 
 @pytest.fixture(autouse=True)
 def unforced(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(DEFAULT, "auto")
 
 
 def test_every_call_is_seen_exactly_once_whichever_implementation_runs():
@@ -51,16 +57,27 @@ def test_gradients_tip_the_balance_towards_embedding_bag():
     assert seen(size=12, requires_grad=True) == (0, 1)
 
 
-def test_the_environment_variable_decides_what_auto_means(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "torchvision")
+def test_the_default_decides_what_auto_means(monkeypatch):
+    monkeypatch.setattr(DEFAULT, "torchvision")
     assert seen(size=40) == (1, 0)
     assert seen(size=40, impl="embedding_bag") == (0, 1)
-    monkeypatch.setenv(VARIABLE, "auto")
+    monkeypatch.setattr(DEFAULT, "auto")
     assert seen(size=40) == (0, 1)
 
 
+@pytest.mark.parametrize(("value", "default"), [(None, "auto"), ("", "auto"), ("embedding_bag", "embedding_bag")])
+def test_the_default_is_the_environments(monkeypatch, value, default):
+    environment = {key: text for key, text in os.environ.items() if key != VARIABLE}
+    ask = f"from {DEFAULT.rpartition('.')[0]} import default_impl as name; print(name)"
+    run = subprocess.run(
+        [sys.executable, "-c", ask], env=environment | ({VARIABLE: value} if value is not None else {}),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == default
+
+
 def test_a_mistyped_environment_variable_is_named(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "tv")
+    monkeypatch.setattr(DEFAULT, "tv")
     with pytest.raises(DeformscopeError, match=f"^{VARIABLE}='tv': expected one of 'auto'"):
         seen()
 

@@ -120,7 +120,7 @@ def test_origins_name_convolution_place_and_share_of_nan(small):
         small.heads["stride8"].deform.conv_offset.bias[:6] = torch.inf
     for impl in ("torchvision", "embedding_bag"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DEFORMSCOPE_DEFORM_IMPL", impl)
+            patch.setattr("deformscope.ops.deform_conv.default_impl", impl)
             with origins(small) as calls:
                 small(photo)
         assert [call.convolutions for call in calls] == [(f"heads.stride{s}.deform.conv_offset",) for s in (8, 16, 32)]

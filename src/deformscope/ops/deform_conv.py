@@ -17,6 +17,8 @@ from .observe import DeformCall, report
 
 IMPLEMENTATIONS = ("auto", "torchvision", "embedding_bag")
 VARIABLE = "DEFORMSCOPE_DEFORM_IMPL"
+default_impl = os.environ.get(VARIABLE) or "auto"
+"""What ``"auto"`` means. The environment is read once, since looking there costs a tiny map a twentieth of its time."""
 FIXED_COST = {False: 40_000, True: 12_000}
 """What a call costs before its first sample, without and with gradients, in values read by torchvision's operator."""
 SAMPLE_COST = 3
@@ -43,8 +45,8 @@ def deform_conv2d(
 
     ``impl``: ``"embedding_bag"`` (pure PyTorch), ``"torchvision"``, or ``"auto"``: the first on a CPU, torchvision's on
     every other device, for a few cells or channels, and while tracing or compiling. The environment variable
-    ``DEFORMSCOPE_DEFORM_IMPL`` decides what ``"auto"`` means. Gradients for all five tensors, once (neither
-    implementation has a double backward).
+    ``DEFORMSCOPE_DEFORM_IMPL``, read when this module is imported, decides what ``"auto"`` means. Gradients for all
+    five tensors, once (neither implementation has a double backward).
 
     A sampling point whose offset is NaN or infinite lies outside the map: it contributes zero and its gradients are
     zero. Half precisions compute coordinates and interpolation in float32 and round afterwards; under autocast the
@@ -53,19 +55,30 @@ def deform_conv2d(
     Raises DeformscopeError when shapes, dtypes or devices do not fit each other.
     """
     geometry = check(input, offset, weight, bias, stride, padding, dilation, mask)
-    needs_grad = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (input, offset, weight, bias, mask)
-    )
-    chosen = _implementation(impl, input, geometry, needs_grad)
-    kind, dtype = input.device.type, input.dtype
-    if torch.is_autocast_enabled(kind) and dtype != torch.float64:
+    chosen = default_impl if impl == "auto" else impl
+    if chosen == "auto":
+        needs_grad = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in (input, offset, weight, bias, mask)
+        )
+        pays = geometry.samples * (geometry.sample_channels - SAMPLE_COST) > FIXED_COST[needs_grad]
+        chosen = "embedding_bag" if pays and input.is_cpu and not _followed() else "torchvision"
+    elif chosen not in IMPLEMENTATIONS:
+        source = f"{VARIABLE}={chosen!r}" if impl == "auto" else f"impl={impl!r}"
+        raise DeformscopeError(f"{source}: expected one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    # A tiny map's convolution takes no longer than ten such lines; asking a device for its name costs it 3 %.
+    kind, dtype = "cpu" if input.is_cpu else input.device.type, input.dtype
+    autocast = torch.is_autocast_enabled(kind)
+    if autocast and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != dtype:
-            raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
+    if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
+        name, tensor = ("weight", weight) if bias is None or weight.dtype != dtype else ("bias", bias)
+        raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
     if chosen == "torchvision":
-        return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
+        if not autocast:
+            return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
+        with without_autocast(kind):
+            return _torchvision(input, offset, weight, bias, mask, geometry).to(dtype)
     if dtype == torch.float16:  # whose matrix product is several times slower than float32's on a CPU
         weight, bias = weight.float(), None if bias is None else bias.float()
     output = embedding_bag.deform_conv2d(input, offset, weight, bias, mask, geometry).to(dtype)
@@ -77,66 +90,46 @@ def deform_conv2d(
     return output
 
 
-def _implementation(impl: str, input: Tensor, geometry: Geometry, needs_grad: bool) -> str:
-    source = f"impl={impl!r}"
-    if impl == "auto" and (forced := os.environ.get(VARIABLE)):
-        impl, source = forced, f"{VARIABLE}={forced!r}"
-    if impl not in IMPLEMENTATIONS:
-        raise DeformscopeError(f"{source}: expected one of {', '.join(map(repr, IMPLEMENTATIONS))}")
-    if impl != "auto":
-        return impl
-    if input.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return "torchvision"
-    samples = len(input) * geometry.offset_groups * geometry.points * math.prod(geometry.output_size)
-    channels = input.shape[1] // geometry.offset_groups
-    pays = samples * (channels - SAMPLE_COST) > FIXED_COST[needs_grad]
-    return "embedding_bag" if pays else "torchvision"
-
-
 def _torchvision(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """torchvision's operator, without its traps: NaN offsets crash it, half precision rounds its coordinates."""
     import torchvision  # noqa: F401  (registers the operator)
 
-    wide = torch.promote_types(input.dtype, torch.float32)
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     offset = _as(wide, offset)
-    if not _surely_finite(offset):
-        # Far enough that no kernel point of any cell reaches the map; rounded away from it even in half precision.
-        outside = -2.0 * (max(geometry.input_size) + max(geometry.padding) + 1)
-        offset = offset.nan_to_num(outside, outside, outside)
     # The operator itself, not torchvision's function around it, whose checks were made already: a tiny map would pay
-    # twice, and again for a choice among overloads. It wants tensors where there is no bias or mask.
-    bias = offset.new_zeros(len(weight)) if bias is None else _as(wide, bias)
-    modulation = offset.new_zeros(len(input), 1) if mask is None else _as(wide, mask)
-    with without_autocast(input.device.type):
-        return torch.ops.torchvision.deform_conv2d.default(
-            _as(wide, input),
-            _as(wide, weight),
-            offset,
-            modulation,
-            bias,
-            *geometry.stride,
-            *geometry.padding,
-            *geometry.dilation,
-            geometry.groups,
-            geometry.offset_groups,
-            mask is not None,
-        )
+    # twice, and again for a choice among overloads. It wants tensors where there is no bias or modulation.
+    return torch.ops.torchvision.deform_conv2d.default(
+        _as(wide, input),
+        _as(wide, weight),
+        _finite(offset, geometry),
+        offset.new_zeros(input.shape[0], 1) if mask is None else _as(wide, mask),
+        offset.new_zeros(weight.shape[0]) if bias is None else _as(wide, bias),
+        *geometry.stride,
+        *geometry.padding,
+        *geometry.dilation,
+        geometry.groups,
+        geometry.offset_groups,
+        mask is not None,
+    )
 
 
 def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
-    """In this dtype; of one that it has already not even the call's price, which a tiny map would feel."""
+    """In this dtype; of one that it has already not even the call's price (10 µs), which a tiny map would feel."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _surely_finite(offset: Tensor) -> bool:
-    """No NaN and no infinity is among them, as far as it costs nothing to know: on a CPU.
+def _finite(offset: Tensor, geometry: Geometry) -> Tensor:
+    """The offsets, those that are NaN or infinite replaced by such as point out of the map from everywhere."""
+    # With gradients, on a tiny map, the replacement takes longer than all else around the operator, and a sum tells
+    # whether it is needed: with a NaN or an infinity it is one. A GPU would have to wait for it.
+    known = offset.requires_grad and type(offset) is Tensor and offset.is_cpu and not _followed()
+    if known and math.isfinite(offset.detach().sum().item()):
+        return offset
+    return offset.nan_to_num(geometry.outside, geometry.outside, geometry.outside)
 
-    A sum with one of them is one itself. On a tiny map replacing them takes longer than all else around the operator.
-    A GPU would have to wait for the sum, and a tracer would keep this call's answer for all.
-    """
-    plain = type(offset) is Tensor and offset.device.type == "cpu"
-    if not plain or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return False
-    return math.isfinite((offset.detach() if offset.requires_grad else offset).sum().item())
+
+def _followed() -> bool:
+    """A tracer or a compiler reads along, which would keep this call's choices for all calls."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()

@@ -26,6 +26,13 @@ class Geometry:
     dilation: Pair
     groups: int
     offset_groups: int
+    samples: int
+    """Sampling points: n·g·K·h·w."""
+    sample_channels: int
+    """Channels that a sampling point reads: c/g."""
+    outside: float
+    """An offset, input cells, that leads out of the map from every kernel point of every cell; and, rounded, does so in
+    half precision too."""
 
     @property
     def points(self) -> int:
@@ -35,6 +42,8 @@ class Geometry:
 
 def pair(value: int | Sequence[int], name: str, least: int) -> Pair:
     """One int or a (y, x) pair of ints, as a pair."""
+    if type(value) is int and value >= least:
+        return value, value
     both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(both) != 2 or any(not isinstance(v, int) or isinstance(v, bool) or v < least for v in both):
         raise DeformscopeError(f"{name}={value!r}: expected one int or a (y, x) pair of ints, each at least {least}")
@@ -56,19 +65,31 @@ def check(
     Raises DeformscopeError naming the first argument that does not fit the others.
     """
     device = input.device
-    for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected floating point; convert it with .float()")
-        if tensor.device != device:
-            raise DeformscopeError(f"{name} on {tensor.device}: expected it beside input, on {device}")
-    shapes = input.shape, offset.shape, weight.shape, None if bias is None else bias.shape
-    mask_shape = None if mask is None else mask.shape
+    for tensor in (input, offset, weight, bias, mask):
+        if tensor is not None and not (tensor.is_floating_point() and tensor.device == device):
+            _refuse(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
     # While tracing, sizes are tensors, and a compiler has its own memory.
     known = _geometry.__wrapped__ if torch.jit.is_tracing() or torch.compiler.is_compiling() else _geometry
-    steps = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
-    return known(*shapes, mask_shape, *steps)
+    return known(
+        input.shape,
+        offset.shape,
+        weight.shape,
+        None if bias is None else bias.shape,
+        None if mask is None else mask.shape,
+        pair(stride, "stride", 1),
+        pair(padding, "padding", 0),
+        pair(dilation, "dilation", 1),
+    )
+
+
+def _refuse(**tensors: Tensor | None) -> None:
+    """Say which tensor is of the wrong kind, or not beside the first."""
+    device = next(tensor.device for tensor in tensors.values() if tensor is not None)
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected floating point; convert it with .float()")
+        if tensor is not None and tensor.device != device:
+            raise DeformscopeError(f"{name} on {tensor.device}: expected it beside input, on {device}")
 
 
 @lru_cache(1024)
@@ -122,4 +143,16 @@ def _geometry(
         raise DeformscopeError(
             f"mask of shape {tuple(mask)}: expected {(n, points * offset_groups, h, w)}, one a kernel point"
         )
-    return Geometry((height, width), (h, w), (kernel[0], kernel[1]), stride, padding, dilation, groups, offset_groups)
+    return Geometry(
+        (height, width),
+        (h, w),
+        (kernel[0], kernel[1]),
+        stride,
+        padding,
+        dilation,
+        groups,
+        offset_groups,
+        n * offset_groups * points * h * w,
+        channels // offset_groups,
+        -2.0 * (max(height, width) + max(padding) + 1),
+    )
