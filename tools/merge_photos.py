@@ -11,6 +11,8 @@ held_coco  the last 60 of COCO's
 train      all training photos: what packaged weights are trained on
 val        VOC's validation photos
 
+fit_masks, held_masks, train_masks and val_masks are those of them whose objects all have masks.
+
 COCO's objects keep the class where VOC has it; all others are of one more class, `object`.
 """
 
@@ -40,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     voc, val = read(arguments.voc, "train", "train"), read(arguments.voc, "val", "val")
     coco = read(arguments.coco, "train2017", "train2017")
-    masks = read(arguments.voc, "train", "train_masks")
+    masks, val_masks = read(arguments.voc, "train", "train_masks"), read(arguments.voc, "val", "val_masks")
     categories = voc[1]["categories"]
     categories = [*categories, {"id": 1 + max(one["id"] for one in categories), "name": OTHER}]
     held = last(voc, HELD_OUT)
@@ -54,6 +56,9 @@ def main() -> None:
         "held_coco": [(coco, held_coco, ())],
         "train": [(voc, None, ()), (coco, None, ())],
         "val": [(val, None, ())],
+        "fit_masks": [(masks, None, held), (coco, None, held_coco)],
+        "train_masks": [(masks, None, ()), (coco, None, ())],
+        "val_masks": [(val_masks, None, ())],
     }
     for name, parts in splits.items():
         write(arguments.out, name, parts, categories)

@@ -62,6 +62,12 @@ def scores(
     return found
 
 
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (bool ``[h w]``) as COCO's compressed run lengths, for JSON."""
+    code = library()[2].encode(np.asfortranarray(mask.astype(np.uint8)))
+    return code | {"counts": code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]}
+
+
 def library() -> tuple[Any, Any, Any]:
     """COCO, its evaluation and its run-length codes, of the library that is installed."""
     try:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .average_precision import AREAS, average_precision, library
+from .average_precision import AREAS, average_precision, run_lengths
 from .detectors.detector import Detection, Detector
 from .errors import DeformscopeError
 
@@ -121,7 +119,7 @@ def to_results(
             continue
         result = {"image_id": image, "category_id": category, "bbox": box, "score": score}
         if "masks" in found:
-            result["segmentation"] = _run_lengths(found["masks"][index])
+            result["segmentation"] = run_lengths(found["masks"][index].cpu().numpy())
         results.append(result)
     return results
 
@@ -165,11 +163,6 @@ def _batches(images: Sequence[dict], size: int, progress: bool, name: str) -> It
         for start in range(0, len(images), size):
             yield images[start : start + size]
             bar.advance(task, min(size, len(images) - start))
-
-
-def _run_lengths(mask: Tensor) -> dict[str, Any]:
-    code = library()[2].encode(np.asfortranarray(mask.cpu().to(torch.uint8).numpy()))
-    return code | {"counts": code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]}
 
 
 def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]]) -> Score:

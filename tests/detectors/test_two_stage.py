@@ -1,5 +1,7 @@
 """Proposals through deformable heads, and what torchvision's RoI heads make of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,55 @@ def test_it_is_kept_and_captured_as_the_packaged_one(detector, tmp_path):
     for key in ("boxes", "labels", "scores"):
         assert torch.allclose(found[key].float(), expected[key].float(), atol=1e-4)
     assert len(detector(photo, score=0.0, most=1)[0]["boxes"]) == 1
+
+
+def with_masks(detector: TwoStageDetector) -> TwoStageDetector:
+    torch.manual_seed(0)
+    return TwoStageDetector(replace(detector.config, masks=True))
+
+
+def test_masks_are_learnt_of_the_objects_that_count(detector):
+    detector = with_masks(detector)
+    maps = detector.trunk(torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    masks = torch.zeros(2, 64, 96, dtype=torch.bool)
+    masks[0, 6:40, 5:28] = True
+    targets = [TARGETS[0] | {"masks": masks}, TARGETS[1] | {"masks": masks[:0]}]
+    optimiser = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], 3e-3)
+    seen = []
+    for _ in range(25):
+        losses = detector.losses(detector.predict(maps), targets)
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+        seen.append(losses["loss_roi_mask"].item())
+    assert seen[-1] < 0.6 * seen[0]
+
+
+def test_masks_are_pasted_where_the_region_lies_on_the_photo(detector):
+    detector = with_masks(detector).eval()
+
+    def roi(maps, proposals, shapes):
+        mask = torch.zeros(1, 1, 28, 28)
+        mask[..., :14] = 1  # the left half of the region
+        boxes = torch.tensor([[8.0, 16, 32, 40]])
+        return [{"boxes": boxes, "labels": torch.tensor([2]), "scores": torch.tensor([0.9]), "masks": mask}], {}
+
+    detector.roi = Fixed(roi)
+    found = detector(np.zeros((128, 160, 3), np.uint8))[0]  # shown at half its size
+    (mask,) = found["masks"]
+    assert mask.shape == (128, 160)
+    assert mask.dtype == torch.bool
+    assert mask[34:78, 18:38].all()
+    assert not mask[:, 42:].any()
+    assert not mask[:30].any()
+
+
+def test_a_detector_with_masks_is_kept_with_them(detector, tmp_path):
+    detector = with_masks(detector).eval()
+    save(detector, tmp_path / "masks.safetensors", dtype=torch.float32)
+    again = load_file(tmp_path / "masks.safetensors")
+    assert again.config == detector.config
+    photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    found, expected = again(photo, score=0.0)[0], detector(photo, score=0.0)[0]
+    assert found["masks"].shape == (len(found["boxes"]), 64, 96)
+    assert torch.equal(found["masks"], expected["masks"])

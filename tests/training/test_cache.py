@@ -124,3 +124,29 @@ def test_proposals_and_regions_learn_from_the_cache_in_bf16(recipe, tmp_path):
     loaded = deformscope.load(tmp_path / "two" / "detector.safetensors")
     assert type(loaded).__name__ == "TwoStageDetector"
     assert loaded.class_names == ("object",)
+
+
+def test_masks_come_out_of_the_cache_as_they_went_in(recipe, tmp_path):
+    masked = replace(recipe, network=replace(recipe.network, architecture="two_stage", masks=True))
+    photos = source(masked, "train")
+    detector = networks.build(masked, photos.names)
+    maps = CachedMaps(cached(detector, photos, masked.data, workers=0))
+    views = Views(photos, masked.data, networks.Preparation(detector), masks=True)
+    for index in range(len(views)):
+        kept, fresh = maps[Slot(0, 0, index)].target, views[index].target
+        assert kept["masks"].dtype == torch.bool
+        assert torch.equal(kept["masks"], fresh["masks"])
+        assert list(kept) == list(fresh)
+    assert any(views[index].target["masks"].any() for index in range(len(views)))
+    plain = replace(masked, network=replace(masked.network, masks=False))
+    other = networks.build(plain, photos.names)
+    assert cached(other, photos, plain.data, workers=0) != cached(detector, photos, masked.data, workers=0)
+
+
+def test_a_mask_head_learns_from_the_cache_and_is_judged_by_its_masks(recipe, tmp_path):
+    masked = replace(recipe, network=replace(recipe.network, architecture="two_stage", masks=True))
+    result = train(masked, tmp_path / "masked", progress=False)
+    last = json.loads((tmp_path / "masked" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["loss_roi_mask"] > 0
+    assert {"ap", "mask_ap"} <= result.scores.keys()
+    assert deformscope.load(tmp_path / "masked" / "detector.safetensors").config.masks

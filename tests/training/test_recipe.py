@@ -64,7 +64,8 @@ def test_a_missing_key_is_named(recipe_file):
     [
         ("{architecture: two_stage, rois: 0}", "network.rois: 0; expected at least 1"),
         ("{architecture: one_stage, stacked: 0}", "network.stacked: 0; expected at least 1"),
-        ("{architecture: one_stage, proposals: 9}", "network.proposals, network.rois: one_stage has none"),
+        ("{architecture: one_stage, proposals: 9}", "network.proposals, .* of two_stage, not of one_stage; leave"),
+        ("{architecture: small, masks: true}", "network.masks: of two_stage, not of small; leave them out"),
     ],
 )
 def test_a_network_takes_only_what_it_has(recipe_file, network, message):
@@ -125,7 +126,7 @@ def test_the_table1_recipes_are_the_papers_settings():
 
 
 def test_an_unknown_name_lists_the_recipes():
-    expected = "recipes by name: animals, animals_two_stage, packaged, shapes, table1_coco/"
+    expected = "recipes by name: animals, animals_masks, animals_two_stage, packaged, shapes, table1_coco/"
     with pytest.raises(DeformscopeError, match=expected):
         read("shape")
 

@@ -1,7 +1,8 @@
-"""The one-stage detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015).
+"""The one-stage detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015), or
+of a Mask R-CNN (He et al., ICCV 2017).
 
-Every cell inside an object proposes the object's box through one deformable 3×3, whatever its class; torchvision's RoI
-heads look into the proposals and say what is there and where exactly.
+Every cell inside an object proposes the object's box through deformable 3×3s, whatever its class; torchvision's RoI
+heads look into the proposals and say what is there, where exactly and in which outline.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as suppress
 
 from ..field import Placement
 from .detector import Detection
+from .masks import MASK_GRID, paste
 from .one_stage import STRIDES, OneStageConfig, OneStageDetector, Predictions
 
 POOLED = 7
 """Side of the grid into which a region is pooled."""
-CANDIDATES = 400
-"""Best cells a photo that are looked at for proposals."""
+CANDIDATES = 4
+"""Best cells that are looked at, a proposal."""
 OVERLAP = 0.7
 """IoU above which the weaker of two proposals is dropped."""
+MASK_LAYERS = 2
+"""Convolutions of the mask head before it doubles its grid."""
 IN_IGNORED = 0.5
 """Share of a proposal inside an ignored box above which it teaches nothing."""
+LOSSES = {"loss_classifier": "loss_roi_cls", "loss_box_reg": "loss_roi_box", "loss_mask": "loss_roi_mask"}
+"""Of the second stage: torchvision's names, and those beside the first stage's."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class TwoStageConfig(OneStageConfig):
     """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
     width: int = 512
     """Of the second stage's two layers."""
+    masks: bool = False
+    """A mask head beside the box head."""
 
 
 class TwoStageDetector(OneStageDetector):
@@ -48,9 +57,9 @@ class TwoStageDetector(OneStageDetector):
 
     def __init__(self, config: TwoStageConfig, name: str = "two_stage") -> None:
         super().__init__(config, name, classes=1)
-        pool = MultiScaleRoIAlign([f"stride{stride}" for stride in STRIDES], POOLED, sampling_ratio=2)
+        levels = [f"stride{stride}" for stride in STRIDES]
         self.roi = RoIHeads(
-            pool,
+            MultiScaleRoIAlign(levels, POOLED, sampling_ratio=2),
             TwoMLPHead(config.channels * POOLED**2, config.width),
             FastRCNNPredictor(config.width, 1 + len(config.class_names)),
             fg_iou_thresh=0.5,
@@ -62,6 +71,11 @@ class TwoStageDetector(OneStageDetector):
             nms_thresh=0.5,
             detections_per_img=100,
         )
+        if config.masks:
+            width, outputs = config.channels, 1 + len(config.class_names)
+            self.roi.mask_roi_pool = MultiScaleRoIAlign(levels, MASK_GRID, sampling_ratio=2)
+            self.roi.mask_head = MaskRCNNHeads(width, (width,) * MASK_LAYERS, dilation=1)
+            self.roi.mask_predictor = MaskRCNNPredictor(width, width, outputs)
 
     def detect_alike(
         self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
@@ -75,6 +89,9 @@ class TwoStageDetector(OneStageDetector):
             corners = placement.to_photo(one["boxes"].view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
             boxes = clip_boxes_to_image(corners, placement.size)
             found.append({"boxes": boxes, "labels": one["labels"] - 1, "scores": one["scores"]})
+            if self.config.masks:
+                # Over the whole region: of what lies beyond the photo nothing is seen, but nothing is squeezed into it.
+                found[-1]["masks"] = paste(one["masks"][:, 0].float(), corners, placement.size)
         return found
 
     def proposals(self, predictions: Predictions) -> list[Tensor]:
@@ -82,7 +99,7 @@ class TwoStageDetector(OneStageDetector):
         confidence = (predictions.cls.squeeze(-1).sigmoid() * predictions.iou.sigmoid()).detach()
         found = []
         for boxes, scores, shape in zip(predictions.boxes.detach(), confidence, _shapes(predictions), strict=True):
-            best = scores.topk(min(CANDIDATES, len(scores))).indices
+            best = scores.topk(min(CANDIDATES * self.config.proposals, len(scores))).indices
             inside = clip_boxes_to_image(boxes[best], shape)
             wide = ((inside[:, 2:] - inside[:, :2]) > 1).all(dim=1)
             inside, ranked = inside[wide], scores[best][wide]
@@ -90,15 +107,20 @@ class TwoStageDetector(OneStageDetector):
         return found
 
     def losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The proposals' losses, as the one-stage detector's with one class, and those of the RoI heads."""
+        """The proposals' losses, as the one-stage detector's with one class, and those of the RoI heads.
+
+        With ``config.masks`` the targets hold ``masks`` too (bool ``[t h w]``, network px).
+        """
         losses = super().losses(predictions, [t | {"labels": torch.zeros_like(t["labels"])} for t in targets])
         regions, counted = [], []
         for boxes, target in zip(self.proposals(predictions), targets, strict=True):
             ignore = target.get("ignore", torch.zeros_like(target["labels"], dtype=torch.bool))
             regions.append(boxes[~_lies_in(boxes, target["boxes"][ignore])])
             counted.append({"boxes": target["boxes"][~ignore].float(), "labels": target["labels"][~ignore] + 1})
+            if self.config.masks:
+                counted[-1]["masks"] = target["masks"][~ignore]
         second = self.roi(_wide(predictions), regions, _shapes(predictions), counted)[1]
-        return losses | {"loss_roi_cls": second["loss_classifier"], "loss_roi_box": second["loss_box_reg"]}
+        return losses | {ours: second[name] for name, ours in LOSSES.items() if name in second}
 
 
 def _shapes(predictions: Predictions) -> list[tuple[int, int]]:

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..average_precision import library, run_lengths
 from ..detectors.one_stage import OneStageDetector
+from ..detectors.two_stage import TwoStageDetector
 from ..errors import DeformscopeError
 from .augment import view
 from .networks import Preparation
@@ -43,14 +45,14 @@ class CachedMaps(Dataset[Item]):
 
     def __getitem__(self, slot: Slot) -> Item:
         maps = {name: torch.from_numpy(values[slot.index].copy()) for name, values in self._maps.items()}
-        return Item(self._objects[slot.index], maps=maps)
+        return Item(_unpacked(self._objects[slot.index]), maps=maps)
 
 
 class Views(Dataset[Item]):
     """What is cached: the views themselves, prepared for the network; seeded by their place."""
 
-    def __init__(self, source: Source, data: Data, prepare: Prepare) -> None:
-        self.source, self.data, self.prepare = source, data, prepare
+    def __init__(self, source: Source, data: Data, prepare: Prepare, masks: bool = False) -> None:
+        self.source, self.data, self.prepare, self.masks = source, data, prepare, masks
 
     def __len__(self) -> int:
         return len(self.source) * len(self.data.views)
@@ -60,7 +62,7 @@ class Views(Dataset[Item]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(place)
             sample = view(self.source, index, self.data.views[kind], self.data.canvas, self.data.flip)
-            return prepared(sample, self.prepare, masks=False)
+            return prepared(sample, self.prepare, masks=self.masks)
 
 
 def cached(detector: Any, source: Source, data: Data, workers: int | None = None) -> Path:
@@ -80,15 +82,14 @@ def cached(detector: Any, source: Source, data: Data, workers: int | None = None
 def _make(detector: OneStageDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     beside.mkdir(parents=True, exist_ok=True)
-    views = Views(source, data, Preparation(detector))
+    views = Views(source, data, Preparation(detector), _with_masks(detector))
     device = next(detector.parameters()).device
     files: dict[str, Any] = {}
     objects: list[dict[str, torch.Tensor]] = []
     try:
         for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
             batch = collate(items).to(device)
-            # Copied, since what a worker made holds a file descriptor open, and a process may have too few of these.
-            objects += [{key: value.clone() for key, value in item.target.items()} for item in items]
+            objects += [_packed(item.target) for item in items]
             assert batch.images is not None
             if tuple(batch.images.shape[2:]) != data.canvas:
                 raise DeformscopeError(
@@ -124,7 +125,37 @@ def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
 def _digest(detector: OneStageDetector, source: Source, data: Data) -> str:
     """Of all that the maps depend on."""
     digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
+    if _with_masks(detector):
+        digest.update(b"masks")
     for name, value in detector.trunk.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _with_masks(detector: OneStageDetector) -> bool:
+    return isinstance(detector, TwoStageDetector) and detector.config.masks
+
+
+def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The objects of a view, to be kept; their masks as COCO's run lengths, a hundredth of the pixels."""
+    # Copied, since what a worker made holds a file descriptor open, and a process may have too few of these.
+    kept = {key: value.clone() for key, value in target.items() if key != "masks"}
+    if "masks" in target:
+        runs = [run_lengths(mask.numpy())["counts"].encode() for mask in target["masks"]]
+        kept["mask_runs"] = torch.tensor(list(b"".join(runs)), dtype=torch.uint8)
+        kept["mask_lengths"] = torch.tensor([len(run) for run in runs], dtype=torch.int64)
+        kept["mask_size"] = torch.tensor(target["masks"].shape[1:])
+    return kept
+
+
+def _unpacked(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What :func:`_packed` was given."""
+    target = {key: value for key, value in kept.items() if not key.startswith("mask_")}
+    if "mask_runs" in kept:
+        size = kept["mask_size"].tolist()
+        runs = kept["mask_runs"].split(kept["mask_lengths"].tolist())
+        codes = [{"size": size, "counts": run.numpy().tobytes()} for run in runs]
+        masks = [torch.from_numpy(library()[2].decode(code)).bool() for code in codes]
+        target["masks"] = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
+    return target

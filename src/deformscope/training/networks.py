@@ -55,7 +55,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
     if network.architecture in DENSE:
         make_config, make = DENSE[network.architecture]
-        regions = {"proposals": network.proposals, "rois": network.rois}
+        second_stage = {"proposals": network.proposals, "rois": network.rois, "masks": network.masks or None}
         config = make_config(
             tuple(class_names),
             network.channels,
@@ -63,7 +63,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
             offset_mode=network.offset_mode,
             shared=network.shared,
             stacked=network.stacked,
-            **{key: value for key, value in regions.items() if value is not None},
+            **{key: value for key, value in second_stage.items() if value is not None},
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown
             config = replace(
@@ -82,7 +82,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
 
 def has_masks(recipe: Recipe) -> bool:
     """The network learns masks."""
-    return recipe.network.architecture.startswith("mask_")
+    return recipe.network.masks or recipe.network.architecture.startswith("mask_")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Network:
     """Of ``two_stage``: regions a photo that reach the second stage; null: 100."""
     rois: int | None = None
     """Of ``two_stage``: regions a photo from which the second stage learns; null: 64."""
+    masks: bool = False
+    """Of ``two_stage``: masks too, as Mask R-CNN; the photos' objects need them."""
     weights: str | None = None
     """Where the trunk starts: a file; ``packaged`` (the packaged detector's trunk); ``torchvision`` (ResNet-50 on
     ImageNet, fetched by torchvision); null for random."""
@@ -201,10 +203,11 @@ class Recipe:
                 f"run.evaluate_every: {run.evaluate_every}; expected a multiple of run.checkpoint_every, "
                 f"{run.checkpoint_every}, or 0 for the end only"
             )
-        regions = self.network.proposals, self.network.rois
-        if self.network.architecture != "two_stage" and regions != (None, None):
+        second_stage = self.network.proposals, self.network.rois, self.network.masks
+        if self.network.architecture != "two_stage" and second_stage != (None, None, False):
             raise DeformscopeError(
-                f"network.proposals, network.rois: {self.network.architecture} has none; leave them out"
+                "network.proposals, network.rois, network.masks: of two_stage, not of "
+                f"{self.network.architecture}; leave them out"
             )
         processes = run.devices * run.nodes
         if data.batch % processes:

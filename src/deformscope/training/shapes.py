@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..average_precision import run_lengths
 from ..errors import DeformscopeError
 from .recipe import Shapes
 from .sample import Sample
@@ -78,6 +79,7 @@ class ShapesSet:
                         "category_id": label + 1,
                         "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
                         "area": int(mask.sum()),
+                        "segmentation": run_lengths(mask.numpy()),
                         "iscrowd": 0,
                     }
                 )
