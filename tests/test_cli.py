@@ -61,6 +61,30 @@ def test_views_layers_and_format_can_be_chosen(kind, command, photo, weights, tm
         assert "×2, every cell" in text
 
 
+def test_stacked_layers_are_drawn_as_one_field_and_their_sampling_points_through_them(command, photo, tmp_path):
+    arguments = (
+        "--view",
+        "figure1",
+        "--view",
+        "sampling",
+        "--layer",
+        "*stride16.deform",
+        "--depth",
+        2,
+        "--format",
+        "svg",
+    )
+    code, _, complaints = command("figures", photo, "--out", tmp_path, "--composed", *arguments)
+    assert (code, complaints) == (0, "")
+    both = "heads.stride16.deform+heads.stride16.before.0"
+    folder = tmp_path / "a photo"
+    assert {path.stem for path in folder.iterdir()} == {
+        f"figure1-{both.replace('+', '-')}",
+        "sampling-heads.stride16.deform",
+    }
+    assert both in next(folder.glob("figure1*")).read_text()
+
+
 def test_the_manifest_says_what_the_run_was_made_from(command, photo, weights, tmp_path):
     import hashlib
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deformscope import CellGrid, DeformscopeError, OffsetField, Placement
-from deformscope.stack import stacked_points, upstream
+from deformscope.stack import composed, stacked_points, upstream
+from deformscope.viewpoint import extent, split
 
 
 def layer(h, w, reduction, stride, seed, modulated, spread=1.5, dilation=1):
@@ -111,3 +112,74 @@ def test_without_known_ways_the_layers_before_are_below():
     fields = {name: named(name, None) for name in "abcd"}
     assert [field.name for field in upstream(fields, "c", 3)] == ["a", "b", "c"]
     assert [field.name for field in upstream(fields, "a", 3)] == ["a"]
+
+
+def whole_steps(name, seed, size=(16, 18), **geometry):
+    """Offsets of whole cells, so that reading between cells and the nearest cell are one."""
+    random = torch.Generator().manual_seed(seed)
+    offset = torch.randint(-1, 2, (1, 18, *size), generator=random, dtype=torch.float64)
+    return OffsetField.from_tensor(offset, name=name, **geometry)
+
+
+def test_composed_d_f_is_the_mean_move_of_all_places_looked_at_and_extents_add():
+    lower, middle, upper = (whole_steps(name, seed, reduction=8.0) for seed, name in enumerate(("a", "b", "c")))
+    whole = composed([lower, middle, upper])
+    assert whole.name == "c+b+a"
+    assert whole.offset.shape == upper.offset.shape
+    d_f, d_k = split(whole.offset)
+    height, width = extent(d_k)
+    for cell in [(7, 8), (8, 9), (9, 7)]:
+        reached = stacked_points([lower, middle, upper], cell).points
+        moved = whole.cells.to_cells(reached[-1].mean(dim=0)) - torch.tensor(cell, dtype=torch.float64)
+        torch.testing.assert_close(d_f[0, 0, 0][cell], moved, rtol=0, atol=1e-9)
+        # Bottom row less top row, of each layer's own points at the places from which it is looked at.
+        spread = torch.zeros(2, dtype=torch.float64)
+        for field, places in ((upper, [cell]), (middle, reached[0]), (lower, reached[1])):
+            at = places if field is upper else field.cells.to_cells(places).round().long().tolist()
+            own = split(field.offset)[1]
+            spread += torch.tensor([[e[0, 0][tuple(c)] for e in extent(own)] for c in at]).mean(dim=0)
+        torch.testing.assert_close(torch.stack([height[0, 0][cell], width[0, 0][cell]]), spread.to(height.dtype))
+
+
+def test_composed_between_cells_and_at_other_resolutions_equals_a_literal_loop():
+    lower = layer(24, 20, 4.0, (1, 1), 1, modulated=True)
+    upper = layer(12, 10, 4.0, (2, 2), 2, modulated=True, dilation=2)
+    whole = composed([lower, upper])
+    assert whole.modulation is None
+    moves = lower.offset.mean(dim=1)[0]  # over its groups
+    for cell in [(0, 0), (5, 4), (11, 9)]:
+        total, weights = torch.zeros(9, 2, dtype=torch.float64), 0.0
+        for k in range(9):
+            y, x = upper.sampling_points()[0, 1, k][cell].tolist()
+            for row in (math.floor(y), math.floor(y) + 1):
+                for column in (math.floor(x), math.floor(x) + 1):
+                    if 0 <= row < 24 and 0 <= column < 20:
+                        weight = (1 - abs(y - row)) * (1 - abs(x - column))
+                        total += weight * moves[:, row, column]
+                        weights += weight
+        expected = upper.offset[0, 1][:, cell[0], cell[1]] + total / weights
+        torch.testing.assert_close(whole.offset[0, 1][:, cell[0], cell[1]], expected)
+
+
+def test_moves_of_a_coarser_layer_count_in_the_upper_layers_cells():
+    coarse = OffsetField.from_tensor(torch.ones(1, 18, 6, 6), reduction=16.0)
+    fine = OffsetField.from_tensor(torch.zeros(1, 18, 12, 12), reduction=8.0)
+    assert torch.allclose(composed([coarse, fine]).offset, torch.full((1, 1, 9, 12, 12, 2), 2.0))
+
+
+def test_what_looks_beside_the_lower_map_is_moved_by_nothing():
+    lower = OffsetField.from_tensor(torch.ones(1, 18, 4, 5))
+    far = OffsetField.from_tensor(torch.full((1, 18, 4, 5), 50.0))
+    assert torch.equal(composed([lower, far]).offset, far.offset)
+    lost = OffsetField.from_tensor(torch.full((1, 18, 4, 5), torch.nan))
+    assert composed([lower, lost]).offset.isnan().all()
+    assert composed([lost, lower]).offset.isnan().any()
+
+
+def test_one_layer_is_itself_and_kernels_of_two_sizes_are_refused():
+    field = named("a", "")
+    assert composed([field]) is field
+    with pytest.raises(DeformscopeError, match="expected kernels of one size"):
+        composed([field, OffsetField.from_tensor(torch.zeros(1, 50, 4, 5), kernel_size=5)])
+    with pytest.raises(DeformscopeError, match="expected at least one field"):
+        composed([])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .analysis import Analysis, analyse
 from .errors import DeformscopeError
 from .field import OffsetField
-from .stack import upstream
+from .stack import DEEPEST, composed, upstream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
 """What is drawn by default."""
 CHOICES = (*VIEWS, "segments")
-DEEPEST = 3
-"""Layers through which sampling points are followed at most: 729 places a cell."""
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
@@ -42,6 +40,8 @@ class Settings:
     at: tuple[tuple[float, float], ...] = ()
     """Places (x, y) in photo px for the sampling points; none: the centres of the detected boxes."""
     depth: int = 1
+    composed: bool = False
+    """Each layer's field is that of the layer and of up to two below it together."""
     every: int | None = None
     scale: float | None = None
     group: int = 0
@@ -173,16 +173,19 @@ def _drawings(
     shaped: dict[str, Any] = {"every": settings.every, "scale": settings.scale, "group": group}
     found_too: dict[str, Any] = {"detection": found, "class_names": names, "least": settings.least}
     drawings: dict[str, Callable[[], Figure]] = {}
+    shown = layers
+    if settings.composed:
+        shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
     for view in settings.views:
         if view == "figure1":
-            for layer in layers:
+            for layer in shown:
                 drawings[f"figure1-{_file_name(layer)}"] = partial(draw.figure1, layer, array, **shaped)
         elif view == "figure2":
-            drawings[view] = partial(draw.figure2, layers, array, **found_too, **shaped)
+            drawings[view] = partial(draw.figure2, shown, array, **found_too, **shaped)
         elif view == "figure3":
-            drawings[view] = partial(draw.figure3, layers, array, **shaped)
+            drawings[view] = partial(draw.figure3, shown, array, **shaped)
         elif view == "segments":
-            drawings[view] = partial(draw.segments, layers, array, group=group)
+            drawings[view] = partial(draw.segments, shown, array, group=group)
         elif view == "sampling":
             for layer in layers:
                 stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
@@ -195,7 +198,7 @@ def _drawings(
                 drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, array, places, **chosen)
         else:
             title = f"{photo.name} · {analysis.detector}"
-            drawings[view] = partial(draw.overview, layers, array, **found_too, group=group, title=title)
+            drawings[view] = partial(draw.overview, shown, array, **found_too, group=group, title=title)
     return drawings
 
 

@@ -1,16 +1,21 @@
-"""Sampling points composed through stacked layers: 9, 81, 729 places that a cell looks at (Dai et al., ICCV 2017)."""
+"""Stacked layers together: the 9, 81, 729 places that a cell looks at through them (Dai et al., ICCV 2017), and the one
+field that their offsets make."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from .errors import DeformscopeError
 from .field import OffsetField, Pair
+
+DEEPEST = 3
+"""Layers that are followed at most where a user does not say: 729 places a cell."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,46 @@ def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) ->
         weights.append(weight)
     modulated = any(field.modulation is not None for field in fields)
     return StackedPoints(tuple(points), tuple(weights), modulated)
+
+
+def composed(fields: Sequence[OffsetField]) -> OffsetField:
+    """What the offsets of stacked layers do together, as one field in the place of the last of ``fields``.
+
+    ``fields`` come in the network's order, lowest first, with kernels of one size. To each kernel point of a layer the
+    lower layer adds the mean displacement of its own point of the same index, over the places where the upper one
+    samples it (bilinear, as it reads features; places beyond the map see zeros and do not count). d_f is then the mean
+    displacement of all places that a cell looks at, and extents add, so that everything drawn or measured of a field
+    is of the stack; the regular grids of lower layers are left out. A lower layer's offset groups are
+    averaged, since its output mixes them; modulations are left out. Raises DeformscopeError for kernels of two sizes.
+    """
+    if not fields:
+        raise DeformscopeError("fields=[]: expected at least one field")
+    whole = fields[0]
+    for upper in fields[1:]:
+        if upper.kernel_size != whole.kernel_size:
+            raise DeformscopeError(
+                f"field {upper.name!r}: a kernel of {upper.kernel_size}, and {whole.name!r} below it one of "
+                f"{whole.kernel_size}; expected kernels of one size"
+            )
+        offset = upper.offset + _brought(upper, whole)
+        whole = replace(upper, offset=offset, modulation=None, name=f"{upper.name}+{whole.name}", below=whole.below)
+    return whole
+
+
+def _brought(upper: OffsetField, lower: OffsetField) -> Float[Tensor, "n g k h w 2"]:
+    """The lower layer's mean displacement of each kernel point as the upper one sees it, in the upper one's cells."""
+    n, g, k, h, w, _ = upper.offset.shape
+    ratio = [below / above for below, above in zip(lower.cells.reduction, upper.cells.reduction, strict=True)]
+    moves = (lower.offset.mean(dim=1) * lower.offset.new_tensor(ratio)).movedim(-1, 2).flatten(1, 2)  # [n 2k h' w']
+    seen = lower.output_cells.to_cells(upper.cells.to_network(upper.sampling_points()))
+    size = seen.new_tensor(moves.shape[2:])
+    # Far outside, where NaN and infinity lead too, all that is read is zeros of weight zero.
+    grid = ((2 * seen + 1) / size - 1).nan_to_num(-9.0, -9.0, -9.0).clamp(-9, 9).flip(-1).to(moves.dtype)
+    read = F.grid_sample(
+        torch.cat([moves, torch.ones_like(moves[:, :1])], dim=1),
+        grid.reshape(n, g * k, h * w, 2),
+        align_corners=False,
+    )
+    total = read.view(n, 2 * k + 1, g, k, h, w).sum(dim=3)
+    mean = total[:, :-1] / total[:, -1:].clamp(min=1e-6)
+    return mean.view(n, k, 2, g, h, w).permute(0, 3, 1, 4, 5, 2)

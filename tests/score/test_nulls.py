@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope import DeformscopeError
+from deformscope import DeformscopeError, capture
+from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
 from deformscope.maps import CellMaps
 from deformscope.provenance import origins
 from deformscope.score import nulls
 from deformscope.score.scene import look, offset_convolutions
+from deformscope.stack import composed
 
 
 @pytest.fixture
@@ -112,6 +114,26 @@ def test_look_keeps_the_chosen_layers_and_names_those_that_are_not_finite(small)
     assert sorted(seen.maps) == ["heads.stride16.deform", "heads.stride32.deform"]
     with pytest.raises(DeformscopeError, match="no deformable call named 'layer4'"):
         look(small, photo, ["layer4"])
+
+
+def test_together_layers_are_measured_as_the_one_field_they_make():
+    torch.manual_seed(0)
+    detector = OneStageDetector(OneStageConfig(("cat",), channels=16, shorter_side=64, stacked=2)).eval()
+    for name, parameter in detector.named_parameters():
+        if "conv_offset" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    seen = look(detector, photo, ["*stride16.deform"], together=True)
+    with capture(detector) as fields:
+        detector(photo)
+    lower, upper = fields["heads.stride16.before.0"], fields["heads.stride16.deform"]
+    expected = CellMaps.of(composed([lower, upper]))
+    assert list(seen.maps) == ["heads.stride16.deform"]
+    assert np.array_equal(seen.maps["heads.stride16.deform"].height, expected.height)
+    assert not np.array_equal(CellMaps.of(upper).height, expected.height)
+    with torch.no_grad():
+        detector.heads["stride16"].before[0].conv_offset.bias[1] = torch.nan
+    assert "heads.stride16.deform" in look(detector, photo, together=True).broken
 
 
 def test_origins_name_convolution_place_and_share_of_nan(small):

@@ -24,6 +24,9 @@ def figures(
     format: Annotated[str, Parameter(help="png, svg or pdf.")] = "png",
     at: Annotated[list[str] | None, Parameter(help="Place X,Y in photo px for the sampling points.")] = None,
     depth: Annotated[int, Parameter(help="Layers through which the sampling points are stacked, 1 to 3.")] = 1,
+    composed: Annotated[
+        bool, Parameter(help="See each layer and the up to two below it as one field.", negative=())
+    ] = False,
     every: Annotated[int | None, Parameter(help="Draw each so-manieth cell (default: what can be read).")] = None,
     scale: Annotated[float | None, Parameter(help="Factor on arrows and circles (default: readable).")] = None,
     group: Annotated[int, Parameter(help="Offset group, from 0.")] = 0,
@@ -40,6 +43,7 @@ def figures(
         views=tuple(view or VIEWS),
         at=tuple(_place(text) for text in at or ()),
         depth=depth,
+        composed=composed,
         every=every,
         scale=scale,
         group=group,

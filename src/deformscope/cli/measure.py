@@ -19,6 +19,9 @@ def score(
     *,
     detector: Detector = "packaged",
     layer: Layers = None,
+    composed: Annotated[
+        bool, Parameter(help="See each layer and the up to two below it as one field.", negative=())
+    ] = False,
     limit: Annotated[int | None, Parameter(help="So many photos, of a fixed random order.")] = None,
     split: Annotated[str, Parameter(help="annotations/instances_SPLIT….json and SPLIT…/.")] = "val",
     out: Annotated[Path, Parameter(help="Folder for records, scores.json, tables.md and report.html.")] = Path(
@@ -39,7 +42,7 @@ def score(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     model = load(detector).to(device)
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
-    settings = Settings(tuple(layer or ()), limit, split, crops, seed, workers=helpers)
+    settings = Settings(tuple(layer or ()), limit, split, crops, seed, workers=helpers, composed=composed)
     with progress() as bar:
         task = bar.add_task("photos", total=None)
         scores = measure(

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ..errors import DeformscopeError
 from ..field import OffsetField
 from ..photo import Photo
+from ..stack import DEEPEST
 from . import panels, primitives
 from .style import Backdrop, Sheet, caption, sheet
 from .view import FieldView
@@ -128,9 +129,9 @@ def sampling(
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
-    if not 1 <= depth <= min(3, len(chosen)):
+    if not 1 <= depth <= min(DEEPEST, len(chosen)):
         raise DeformscopeError(
-            f"depth={depth}: expected 1 to {min(3, len(chosen))}, the layers at hand (three at most)"
+            f"depth={depth}: expected 1 to {min(DEEPEST, len(chosen))}, the layers at hand ({DEEPEST} at most)"
         )
     size = backdrop.size
     cells = list(places or panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)])

@@ -82,6 +82,8 @@ class Settings:
     """Bootstrap draws; none: 200 to 1000, by the number of objects."""
     workers: int = 0
     """Processes that compute the figures beside the one that runs the detector; 0: that one does both."""
+    composed: bool = False
+    """Measure each layer together with up to two below it, as the one field that :func:`stack.composed` makes."""
 
 
 def score(
@@ -109,6 +111,8 @@ def score(
     folder = Path(out)
     with process_group(world):
         kind = {"layers": list(chosen.layers), "crops": chosen.crops, "seed": chosen.seed}
+        # Not a key of its own where nothing is composed: runs of before know none, and go on.
+        kind |= {"composed": True} if chosen.composed else {}
         run = describe(detector, photos, kind)
         if rank == 0:
             claim(folder, run)
@@ -184,12 +188,12 @@ class _Eyes:
             for view, one in views.items():
                 if one is None or not one.counted:
                     continue
-                seen = look(self.detector, one.photo, self.settings.layers)
+                seen = self._look(self.detector, one)
                 if view == "whole":
                     self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
                     if seen.broken:
                         record["broken"] = list(seen.broken)
-                fresh = look(self.fresh, one.photo, self.settings.layers).maps
+                fresh = self._look(self.fresh, one).maps
                 # A picture of one pixel stands for the photo, whose size alone counts from here on.
                 blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
                 tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
@@ -202,6 +206,9 @@ class _Eyes:
             return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}
         return record, tasks
 
+    def _look(self, detector: nn.Module, scene: Scene) -> Seen:
+        return look(detector, scene.photo, self.settings.layers, together=self.settings.composed)
+
     def _other(self, index: int) -> dict[str, Any]:
         """The maps of the photo before this one (of the first, after), or of the nearest that has any."""
         for distance in range(1, NEIGHBOURS):
@@ -211,9 +218,7 @@ class _Eyes:
             if other not in self.seen:
                 scene = _read(self.photos, other)
                 try:
-                    self.seen[other] = (
-                        None if isinstance(scene, str) else look(self.detector, scene.photo, self.settings.layers)
-                    )
+                    self.seen[other] = None if isinstance(scene, str) else self._look(self.detector, scene)
                 except (RuntimeError, ValueError, IndexError):
                     self.seen[other] = None
             seen = self.seen[other]

@@ -12,6 +12,7 @@ from torch import nn
 from ..capture import capture
 from ..maps import CellMaps, finite
 from ..provenance import origins
+from ..stack import DEEPEST, composed, upstream
 from . import nulls
 from .marks import mark
 from .measure import central_segment, filled_segments, found_segments, measure
@@ -34,8 +35,10 @@ class Seen:
     """Layers whose offsets held NaN or infinity."""
 
 
-def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = ()) -> Seen:
+def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, together: bool = False) -> Seen:
     """Run the detector on one photo. Layers that match none of the patterns are left out; so are NaN offsets.
+
+    With ``together`` each layer's maps are those of it and the up to two below it together.
 
     Calls on other things than the photo (regions of interest) are no field of it, and are left out too.
     """
@@ -47,9 +50,11 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = ()) -> 
     for name, field in fields.matching(list(layers)).items():
         if field.offset.shape[0] != 1:
             continue
-        if traced[name].non_finite or not finite(field):
+        stack = upstream(fields, name, DEEPEST if together else 1)
+        if any(traced[one.name].non_finite or not finite(one) for one in stack):
             broken.append(name)
             continue
+        field = composed(stack)
         groups = field.offset.shape[1]
         for group in range(groups):
             key = name if groups == 1 else f"{name}:{group}"
