@@ -13,9 +13,11 @@ import skimage.data
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deformscope import analyse, draw, load
+from deformscope import OffsetField, analyse, draw, load
+from deformscope.analysis import Analysis
 from deformscope.detectors.detector import Detector
 from deformscope.render import chosen_layers
+from deformscope.stack import DEEPEST, composed, upstream
 
 FIGURES = Path(__file__).parents[1] / "docs/figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
@@ -41,6 +43,7 @@ def main() -> None:
         "figure2": draw.figure2(fields, photo, **found),
         "figure3": draw.figure3(fields[1:], photo),
         "sampling": draw.sampling(middle, photo, [(150, 215), (60, 395)]),
+        "composed": draw.figure3(stacked(analysis, "heads.stride32.deform"), photo),
         "overview": draw.overview(fields, photo, **found, title=f"chelsea.png · {analysis.detector}"),
     }
     if arguments.run:
@@ -49,6 +52,12 @@ def main() -> None:
         keep(figure, FIGURES / f"{name}.png")
     montage(detector).save(FIGURES / "montage.jpg", quality=85, optimize=True)
     print(FIGURES / "montage.jpg")
+
+
+def stacked(analysis: Analysis, name: str) -> list[OffsetField]:
+    """The layers of a stack, lowest first, and the field that they make together."""
+    fields = upstream(analysis.fields, name, DEEPEST)
+    return [*fields, composed(fields)]
 
 
 def montage(detector: Detector) -> Image.Image:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -57,11 +57,18 @@ class TwoStageDetector(OneStageDetector):
 
     def __init__(self, config: TwoStageConfig, name: str = "two_stage") -> None:
         super().__init__(config, name, classes=1)
-        levels = [f"stride{stride}" for stride in STRIDES]
+        levels, outputs = [f"stride{stride}" for stride in STRIDES], 1 + len(config.class_names)
+        masks: dict[str, nn.Module] = {}
+        if config.masks:
+            masks = {
+                "mask_roi_pool": MultiScaleRoIAlign(levels, MASK_GRID, sampling_ratio=2),
+                "mask_head": MaskRCNNHeads(config.channels, (config.channels,) * MASK_LAYERS, dilation=1),
+                "mask_predictor": MaskRCNNPredictor(config.channels, config.channels, outputs),
+            }
         self.roi = RoIHeads(
             MultiScaleRoIAlign(levels, POOLED, sampling_ratio=2),
             TwoMLPHead(config.channels * POOLED**2, config.width),
-            FastRCNNPredictor(config.width, 1 + len(config.class_names)),
+            FastRCNNPredictor(config.width, outputs),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=config.rois,
@@ -70,12 +77,8 @@ class TwoStageDetector(OneStageDetector):
             score_thresh=0.05,
             nms_thresh=0.5,
             detections_per_img=100,
+            **masks,
         )
-        if config.masks:
-            width, outputs = config.channels, 1 + len(config.class_names)
-            self.roi.mask_roi_pool = MultiScaleRoIAlign(levels, MASK_GRID, sampling_ratio=2)
-            self.roi.mask_head = MaskRCNNHeads(width, (width,) * MASK_LAYERS, dilation=1)
-            self.roi.mask_predictor = MaskRCNNPredictor(width, width, outputs)
 
     def detect_alike(
         self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
