@@ -15,6 +15,7 @@ from .capture import Fields, capture
 from .errors import DeformscopeError
 from .field import CellGrid, OffsetField, Placement
 from .photo import Photo, read
+from .tensors import write
 
 FORMAT = "deformscope.analysis.1"
 
@@ -34,8 +35,6 @@ class Analysis:
 
     def save(self, path: Path | str) -> None:
         """Write everything to one safetensors file, which appears whole or not at all."""
-        from safetensors.torch import save_file
-
         tensors = {"photo": torch.from_numpy(np.ascontiguousarray(self.photo))}
         tensors |= {f"detection/{key}": value.contiguous() for key, value in self.detection.items()}
         records = []
@@ -47,13 +46,7 @@ class Analysis:
             placements = [asdict(placement) for placement in field.placements]
             records.append(geometry | {"cells": asdict(field.cells), "placements": placements, "below": field.below})
         header = {"fields": records, "class_names": self.class_names, "detector": self.detector}
-        path = Path(path)
-        beside = path.with_name(path.name + ".tmp")
-        try:
-            save_file(tensors, beside, {"format": FORMAT, "header": json.dumps(header)})
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write(tensors, Path(path), {"format": FORMAT, "header": json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path | str) -> Analysis:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import DeformscopeError
+from ..tensors import write
 from .one_stage import OneStageConfig, OneStageDetector
 from .two_stage import TwoStageConfig, TwoStageDetector
 
@@ -68,9 +68,4 @@ def save(detector: OneStageDetector, path: Path, dtype: torch.dtype = torch.floa
     }
     architecture = next(name for name, (_, kind) in KINDS.items() if type(detector) is kind)
     metadata = {"architecture": architecture, "config": json.dumps(asdict(detector.config))}
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        save_file(tensors, beside, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write(tensors, path, metadata)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from ...errors import DeformscopeError
+from ...tensors import write
 from ..config import RCNNConfig
 from ..rcnn import RCNN
 from .architecture import assemble
@@ -46,12 +47,5 @@ def load(path: Path, name: str) -> RCNN:
 
 def save(detector: RCNN, path: Path) -> None:
     """Write weights and configuration; the file appears whole or not at all."""
-    from safetensors.torch import save_file
-
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        save_file(tensors, beside, {"architecture": ARCHITECTURE, "config": json.dumps(detector.config.to_values())})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write(tensors, path, {"architecture": ARCHITECTURE, "config": json.dumps(detector.config.to_values())})
