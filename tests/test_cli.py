@@ -76,7 +76,7 @@ def test_stacked_layers_are_drawn_as_one_field_and_their_sampling_points_through
     )
     code, _, complaints = command("figures", photo, "--out", tmp_path, "--composed", *arguments)
     assert (code, complaints) == (0, "")
-    both = "heads.stride16.deform+heads.stride16.before.0"
+    both = "heads.stride16.deform+before.0"
     folder = tmp_path / "a photo"
     assert {path.stem for path in folder.iterdir()} == {
         f"figure1-{both.replace('+', '-')}",

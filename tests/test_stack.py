@@ -176,9 +176,17 @@ def test_what_looks_beside_the_lower_map_is_moved_by_nothing():
     assert composed([lost, lower]).offset.isnan().any()
 
 
+def test_composed_is_named_by_the_upper_layer_and_how_those_below_are_called_beside_it():
+    fields = [named(name, None) for name in ("heads.s8.before.0", "heads.s8.before.1", "heads.s8.deform")]
+    assert composed(fields).name == "heads.s8.deform+before.1+before.0"
+    assert composed([named("layer3.0.conv2", None), named("layer3.1.conv2", None)]).name == "layer3.1.conv2+0.conv2"
+    assert composed([named("layer2.conv", None), named("layer3.conv", None)]).name == "layer3.conv+layer2.conv"
+
+
 def test_one_layer_is_itself_and_kernels_of_two_sizes_are_refused():
     field = named("a", "")
-    assert composed([field]) is field
+    assert torch.equal(composed([field]).offset, field.offset)
+    assert composed([field]).name == field.name
     with pytest.raises(DeformscopeError, match="expected kernels of one size"):
         composed([field, OffsetField.from_tensor(torch.zeros(1, 50, 4, 5), kernel_size=5)])
     with pytest.raises(DeformscopeError, match="expected at least one field"):

@@ -35,14 +35,14 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     detector = load("packaged")
     analysis = analyse(detector, CAT)
-    photo, fields = analysis.photo, chosen_layers(analysis, ())
+    photo = analysis.photo
+    fields = [stacked(analysis, field.name)[-1] for field in chosen_layers(analysis, ())]
     found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
-    middle = analysis.fields[LAYER]
     figures = {
-        "figure1": draw.figure1(middle, photo),
+        "figure1": draw.figure1(analysis.fields[LAYER], photo),
         "figure2": draw.figure2(fields, photo, **found),
         "figure3": draw.figure3(fields[1:], photo),
-        "sampling": draw.sampling(middle, photo, [(150, 215), (60, 395)]),
+        "sampling": draw.sampling(analysis.fields[LAYER], photo, [(150, 215), (60, 395)]),
         "composed": draw.figure3(stacked(analysis, "heads.stride32.deform"), photo),
         "overview": draw.overview(fields, photo, **found, title=f"chelsea.png · {analysis.detector}"),
     }
@@ -91,7 +91,7 @@ def _pair(detector: Detector, photo: np.ndarray) -> Image.Image:
     """Figure 2 above Figure 3."""
     analysis = analyse(detector, photo)
     found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
-    layer = analysis.fields[LAYER]
+    layer = stacked(analysis, LAYER)[-1]
     parts = []
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in (("2", draw.figure2(layer, photo, **found)), ("3", draw.figure3(layer, photo))):
@@ -109,8 +109,9 @@ def growth(run: Path) -> Figure:
     fields = {}
     for step in GROWTH:
         name = f"after {step:,} steps" if step else "before training"
-        fields[name] = analyse(load(str(run / f"step-{step}.safetensors")), photo).fields[LAYER]
-    return draw.growth(fields, photo, title=f"{LAYER} as it learns")
+        analysis = analyse(load(str(run / f"step-{step}.safetensors")), photo)
+        fields[name] = stacked(analysis, LAYER)[-1]
+    return draw.growth(fields, photo, title=f"{fields[name].name} as it learns")
 
 
 def keep(figure: Figure, path: Path) -> None:

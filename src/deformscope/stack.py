@@ -108,8 +108,17 @@ def composed(fields: Sequence[OffsetField]) -> OffsetField:
                 f"{whole.kernel_size}; expected kernels of one size"
             )
         offset = upper.offset + _brought(upper, whole)
-        whole = replace(upper, offset=offset, modulation=None, name=f"{upper.name}+{whole.name}", below=whole.below)
-    return whole
+        whole = replace(upper, offset=offset, modulation=None, below=whole.below)
+    top = fields[-1].name
+    return replace(whole, name="+".join([top, *(_within(top, field.name) for field in reversed(fields[:-1]))]))
+
+
+def _within(upper: str, lower: str) -> str:
+    """The lower module's name without the modules in which both lie."""
+    parts, around = lower.split("."), upper.split(".")[:-1]
+    while around and len(parts) > 1 and parts[0] == around[0]:
+        parts, around = parts[1:], around[1:]
+    return ".".join(parts)
 
 
 def _brought(upper: OffsetField, lower: OffsetField) -> Float[Tensor, "n g k h w 2"]:

@@ -110,7 +110,8 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
     # The file itself, not skimage.data.chelsea(): that may go to the network for its registry.
     shutil.copyfile(Path(skimage.data.__file__).parent / "chelsea.png", photo)
     detector = load("packaged")
-    code = _draw([photo], detector, out, Settings())
+    # A head of the packaged detector looks through two deformable convolutions, which belong together.
+    code = _draw([photo], detector, out, Settings(composed=True))
     print(write(out / "explore.html", [analyse(detector, photo)], [photo.name]))
     return code
 

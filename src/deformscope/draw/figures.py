@@ -83,7 +83,8 @@ def figure2(
         caption(
             ax,
             _group(view, group),
-            f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, full at −{limit:.2g}/cell",
+            f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, "
+            f"full\N{NO-BREAK SPACE}at\N{NO-BREAK SPACE}−{limit:.2g}/cell",
             beside=panels.SCALE_INCHES,
         )
         panels.scale_arrow(ax, view, factor)

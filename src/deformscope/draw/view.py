@@ -91,4 +91,4 @@ class FieldView:
         """Layer and reduction (network px a cell)."""
         down, across = (f"{value:g}" for value in self.field.reduction)
         cell = across if across == down else f"{across}×{down}"
-        return f"{self.field.name or 'deformable convolution'} · {cell} px/cell"
+        return f"{self.field.name or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"
