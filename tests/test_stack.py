@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from deformscope import CellGrid, DeformscopeError, OffsetField, Placement
+from deformscope.analysis import Analysis
+from deformscope.capture import Fields
 from deformscope.stack import composed, stacked_points, upstream
 from deformscope.viewpoint import extent, split
 
@@ -181,6 +184,13 @@ def test_composed_is_named_by_the_upper_layer_and_how_those_below_are_called_bes
     assert composed(fields).name == "heads.s8.deform+before.1+before.0"
     assert composed([named("layer3.0.conv2", None), named("layer3.1.conv2", None)]).name == "layer3.1.conv2+0.conv2"
     assert composed([named("layer2.conv", None), named("layer3.conv", None)]).name == "layer3.conv+layer2.conv"
+
+
+def test_an_analysis_gets_a_layer_more_for_each_that_has_others_below_it():
+    fields = {field.name: field for field in (named("a", ""), named("b", "a"), named("c", ""))}
+    analysis = Analysis(np.zeros((8, 8, 3), np.uint8), Fields(fields)).with_composed()
+    assert list(analysis.fields) == ["a", "b", "b+a", "c"]
+    assert analysis.fields["b+a"].below == ""
 
 
 def test_one_layer_is_itself_and_kernels_of_two_sizes_are_refused():

@@ -22,7 +22,7 @@ SHOTS = {
     "explorer-light": (
         DESKTOP,
         "light",
-        "photo=1&view=circles&score=0.5&layer=heads.stride16.deform&a=225,110&b=215,350",
+        "photo=1&view=circles&score=0.5&layer=heads.stride16.deform%2Bbefore.0&a=225,110&b=215,350",
         None,
     ),
     "explorer-phone-dark": (PHONE, "dark", "photo=1&score=0.5&layer=heads.stride16.deform&a=225,110", None),
@@ -33,7 +33,7 @@ SHOTS = {
 
 def main() -> None:
     detector, folder = load("packaged"), Path(skimage.data.__file__).parent
-    analyses = [analyse(detector, folder / name) for name in PHOTOS]
+    analyses = [analyse(detector, folder / name).with_composed() for name in PHOTOS]
     chromium = os.environ.get("DEFORMSCOPE_CHROMIUM") or shutil.which("chromium")
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         page = write(Path(place) / "page.html", analyses, PHOTOS)

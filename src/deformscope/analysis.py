@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field as dataclass_field
+from dataclasses import asdict, dataclass, field as dataclass_field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .capture import Fields, capture
 from .errors import DeformscopeError
 from .field import CellGrid, OffsetField, Placement
 from .photo import Photo, read
+from .stack import DEEPEST, composed, upstream
 from .tensors import write
 
 FORMAT = "deformscope.analysis.1"
@@ -32,6 +33,17 @@ class Analysis:
     """``boxes`` [d 4] xyxy px, ``labels`` [d], ``scores`` [d], and ``masks`` [d h w] where there are any."""
     class_names: tuple[str, ...] = ()
     detector: str = ""
+
+    def with_composed(self) -> Analysis:
+        """The same with, after each layer that has others below it, the field that it and up to two of them make."""
+        fields: dict[str, OffsetField] = {}
+        for name, field in self.fields.items():
+            fields[name] = field
+            stack = upstream(self.fields, name, DEEPEST)
+            if len(stack) > 1:
+                whole = composed(stack)
+                fields[whole.name] = whole
+        return replace(self, fields=Fields(fields))
 
     def save(self, path: Path | str) -> None:
         """Write everything to one safetensors file, which appears whole or not at all."""

@@ -112,7 +112,7 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
     detector = load("packaged")
     # A head of the packaged detector looks through two deformable convolutions, which belong together.
     code = _draw([photo], detector, out, Settings(composed=True))
-    print(write(out / "explore.html", [analyse(detector, photo)], [photo.name]))
+    print(write(out / "explore.html", [analyse(detector, photo).with_composed()], [photo.name]))
     return code
 
 

@@ -17,6 +17,9 @@ def explore(
     /,
     *,
     detector: Detector = "packaged",
+    composed: Annotated[
+        bool, Parameter(help="Show what each layer and the up to two below it make, too.", negative=())
+    ] = False,
     out: Annotated[Path, Parameter(help="The HTML file.")] = Path("deformscope.html"),
 ) -> int:
     """Write one self-contained HTML page in which the photos' offsets can be explored by hand, offline."""
@@ -30,7 +33,8 @@ def explore(
     with progress() as bar:
         for photo in bar.track(found, description="photos"):
             try:
-                analyses.append(analyse(loaded, photo))
+                analysis = analyse(loaded, photo)
+                analyses.append(analysis.with_composed() if composed else analysis)
                 titles.append(photo.name)
             except DeformscopeError as error:
                 failed += 1
