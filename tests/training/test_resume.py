@@ -122,6 +122,25 @@ def test_a_folder_of_another_recipe_is_refused_and_the_difference_named(tiny, tm
         train(tiny("data.batch=6"), tmp_path, progress=False)
 
 
+def test_a_recipe_that_does_not_fit_its_data_leaves_the_folder_to_the_mended_one(tiny, tmp_path):
+    folder = tmp_path / "runs" / "first"
+    with pytest.raises(DeformscopeError, match=r"evaluation\.classes: 'cat'"):
+        train(tiny("evaluation.classes=[cat]"), folder, progress=False)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    with pytest.raises(DeformscopeError, match=r"evaluation\.classes: 'cat'"):
+        train(tiny("evaluation.classes=[cat]"), folder, progress=False)
+    assert {file.name for file in folder.iterdir()} <= {"notes.txt", ".lock"}
+    assert train(tiny(), folder, progress=False).steps == 12
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DeformscopeError, match=r"--out .*file.run: cannot be used"):
+        train(tiny(), tmp_path / "file" / "run", progress=False)
+
+
 def test_two_commands_do_not_train_in_one_folder(tiny, tmp_path):
     from filelock import FileLock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .recipe import Recipe
 from .typed import build
 
 RECIPE, RESULT, LAST, DETECTOR = "recipe.json", "result.json", "last.ckpt", "detector.safetensors"
-DETECTIONS = "detections.json"
+DETECTIONS, LOCK = "detections.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,31 @@ def result(folder: Path, recipe: Recipe) -> Result | None:
 
 
 @contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """The folder is there; and gone again, if it is new, when an error comes before anything is kept in it."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeformscopeError(f"--out {folder}: cannot be used ({error.strerror}); give another folder") from None
+    try:
+        yield
+    except DeformscopeError:
+        with suppress(OSError):  # another process may be tidying too
+            if new and not [file for file in folder.iterdir() if file.name != LOCK]:
+                (folder / LOCK).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """No second command in the folder, whose checkpoints would mix; a kill frees it."""
     if getattr(rank_zero_only, "rank", 0):  # the first process of several has it
         yield
         return
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             yield
     except Timeout:
         raise DeformscopeError(f"{folder}: another command is training here; wait for it, or end it") from None

@@ -29,7 +29,7 @@ from ..detectors.rcnn import RCNN
 from ..errors import DeformscopeError
 from . import networks
 from .data import RecipeData, evaluated, source
-from .folder import DETECTIONS, DETECTOR, LAST, RESULT, Result, alone, claim, hardware, kept_recipe, result, state
+from .folder import DETECTIONS, DETECTOR, LAST, RESULT, Result, alone, claim, hardware, kept_recipe, made, result, state
 from .keeping import LossLog, Snapshots, StepBar, WholeCheckpoints, write_whole
 from .module import Learning
 from .recipe import Recipe
@@ -42,14 +42,12 @@ def train(recipe: Recipe, folder: Path, *, progress: bool = True) -> Result:
 
     Raises DeformscopeError when the folder holds another recipe's run, or the recipe does not fit its data.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    with made(folder), alone(folder):
         done = result(folder, recipe)
         return done if done is not None else _train(recipe, folder, progress)
 
 
 def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
-    claim(recipe, folder)
     train_source, val_source = source(recipe, "train"), source(recipe, "val")
     if train_source.names != val_source.names:
         raise DeformscopeError(
@@ -60,6 +58,7 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     detector = networks.build(recipe, train_source.names)
     learning = Learning(recipe, detector, val_source)
     data = RecipeData(recipe, detector, train_source, val_source)
+    claim(recipe, folder)  # not before: a recipe that does not fit its data would keep the folder from the mended one
     log = LossLog(folder, recipe.run.log_every, recipe.run.steps)
     last = folder / LAST
     begun = state(last) if last.exists() else None
