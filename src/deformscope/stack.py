@@ -15,7 +15,7 @@ from .errors import DeformscopeError
 from .field import OffsetField, Pair
 
 DEEPEST = 3
-"""Layers that are followed at most where a user does not say: 729 places a cell."""
+"""Layers that are followed at most: 729 places a cell."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def composed(fields: Sequence[OffsetField]) -> OffsetField:
         if upper.kernel_size != whole.kernel_size:
             raise DeformscopeError(
                 f"field {upper.name!r}: a kernel of {upper.kernel_size}, and {whole.name!r} below it one of "
-                f"{whole.kernel_size}; expected kernels of one size"
+                f"{whole.kernel_size}; expected kernels of one size; compose fewer layers"
             )
         offset = upper.offset + _brought(upper, whole)
         whole = replace(upper, offset=offset, modulation=None, below=whole.below)

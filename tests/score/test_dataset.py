@@ -131,6 +131,14 @@ def test_a_folder_that_holds_another_run_is_refused(run):
         score(run.detector, run.folder, run.out, Settings(limit=0))
 
 
+def test_composed_and_single_layers_do_not_mix_in_one_folder(run, tmp_path):
+    with pytest.raises(DeformscopeError, match="its composed differ"):
+        score(run.detector, run.folder, run.out, Settings(draws=40, composed=True))
+    score(run.detector, run.folder, tmp_path, Settings(draws=40, limit=1, crops=False, composed=True))
+    with pytest.raises(DeformscopeError, match="its composed differ"):
+        score(run.detector, run.folder, tmp_path, Settings(draws=40, limit=1, crops=False))
+
+
 def test_the_report_holds_everything_in_one_file(run):
     path = write_report(run.scores, run.detector, run.folder, run.out, Settings())
     page = path.read_text()

@@ -152,7 +152,7 @@ def _geometry(
         dilation,
         groups,
         offset_groups,
-        n * offset_groups * points * h * w,
-        channels // offset_groups,
-        -2.0 * (max(height, width) + max(padding) + 1),
+        samples=n * offset_groups * points * h * w,
+        sample_channels=channels // offset_groups,
+        outside=-2.0 * (max(height, width) + max(padding) + 1),
     )

@@ -63,7 +63,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         path = folder / RUN
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            other = [key for key, value in run.items() if before.get(key) != value]
+            other = [key for key in run | before if before.get(key) != run.get(key)]
             if other:
                 raise DeformscopeError(
                     f"--out {folder}: holds another run (its {', '.join(other)} differ); give another folder"
