@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from timing import interleaved, median, speed_up
 
-from deformscope import analyse, capture, render
-from deformscope.detectors.build import build
+from deformscope import analyse, capture
 from deformscope.detectors.deform import DeformConv
+from deformscope.detectors.rcnn.build import build
+from deformscope.draw import batch as render
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from models import Run, boxes, lean_detector, learning, randomise
 from timing import arguments, interleaved, median, speed_up
 from torch import Tensor
 
-from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
-from deformscope.detectors.two_stage import TwoStageConfig, TwoStageDetector
+from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense_rcnn import TwoStageConfig, TwoStageDetector
 
 CLASSES = tuple(f"class {i}" for i in range(20))
 CANVAS, BATCH = (256, 320), 8

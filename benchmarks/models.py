@@ -19,11 +19,11 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 from deformscope import Placement
-from deformscope.detectors.backbone import ResNet
-from deformscope.detectors.build import build
 from deformscope.detectors.deform import DeformConv, set_offset_mode
-from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
-from deformscope.detectors.rcnn import RCNN
+from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.rcnn.backbone import ResNet
+from deformscope.detectors.rcnn.build import build
+from deformscope.detectors.rcnn.rcnn import RCNN
 from deformscope.ops import deform_conv
 
 Run = Callable[[], object]

@@ -10,7 +10,7 @@ with install_import_hook("deformscope", "typechecker.check"):
     import deformscope
     import deformscope.analysis
     import deformscope.draw
-    import deformscope.stack
+    import deformscope.fields.stack
 
 import matplotlib
 import pytest

@@ -13,8 +13,8 @@ from PIL import Image
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A small untrained detector with random offsets, in a file of its own."""
-    from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
-    from deformscope.detectors.packaged import save
+    from deformscope.detectors.checkpoints.native import save
+    from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
 
     torch.manual_seed(0)
     config = OneStageConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
@@ -187,7 +187,7 @@ def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
 
 def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
     from deformscope import Analysis, DeformscopeError, analyse
-    from deformscope.detectors.packaged import load_file
+    from deformscope.detectors.checkpoints.native import load_file
 
     made = analyse(load_file(weights), photo)
     made.save(tmp_path / "a.safetensors")

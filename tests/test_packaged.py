@@ -7,8 +7,8 @@ import torch
 
 import deformscope as ds
 from deformscope import DeformscopeError
-from deformscope.detectors.one_stage import BACKGROUND, IGNORED, OneStageConfig, OneStageDetector, assign
-from deformscope.detectors.packaged import load_file, save
+from deformscope.detectors.checkpoints.native import load_file, save
+from deformscope.detectors.dense.dense import BACKGROUND, IGNORED, OneStageConfig, OneStageDetector, assign
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from PIL import Image
 from deformscope import OffsetField, analyse, draw, load
 from deformscope.analysis import Analysis
 from deformscope.detectors.detector import Detector
-from deformscope.render import chosen_layers
-from deformscope.stack import DEEPEST, composed, upstream
+from deformscope.draw.batch import chosen_layers
+from deformscope.fields.stack import DEEPEST, composed, upstream
 
 FIGURES = Path(__file__).parents[1] / "docs/figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"

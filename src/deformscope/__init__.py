@@ -3,18 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .capture import Fields as Fields, capture as capture
+from .capture.recorder import Fields as Fields, capture as capture
 from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as NoDeformableCall
-from .field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
-from .viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
+from .fields.field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
+from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
 
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
-    from .basins import segments as segments
     from .detectors.zoo import load as load
     from .explorer import explore as explore
-    from .health import diagnose as diagnose
+    from .fields.segments import segments as segments
+    from .health.diagnose import diagnose as diagnose
 
 __version__ = "0.1.0"
 
@@ -25,8 +25,8 @@ _LAZY = {
     "analyse": "analysis",
     "load": "detectors.zoo",
     "explore": "explorer",
-    "segments": "basins",
-    "diagnose": "health",
+    "segments": "fields.segments",
+    "diagnose": "health.diagnose",
 }
 
 

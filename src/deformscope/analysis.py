@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture import Fields, capture
+from .capture.recorder import Fields, capture
 from .errors import DeformscopeError
-from .field import CellGrid, OffsetField, Placement
+from .fields.field import CellGrid, OffsetField, Placement
+from .fields.stack import DEEPEST, composed, upstream
+from .files import write
 from .photo import Photo, read
-from .stack import DEEPEST, composed, upstream
-from .tensors import write
 
 FORMAT = "deformscope.analysis.1"
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import install_import_hook
 
 with install_import_hook("deformscope.detectors", "typechecker.check"):
-    import deformscope.detectors.build
     import deformscope.detectors.checkpoints.mmdet
     import deformscope.detectors.checkpoints.own
+    import deformscope.detectors.rcnn.build
     import deformscope.detectors.zoo
 
-from deformscope.detectors.rcnn import RCNN
-from deformscope.field import Placement
+from deformscope.detectors.rcnn.rcnn import RCNN
+from deformscope.fields.field import Placement
 
 FILES = {"faster": "faster_rcnn_r50_fpn_dconv_c3-c5_tiny", "mask": "mask_rcnn_r50_fpn_mdconv_c3-c5_tiny"}
 
@@ -75,7 +75,7 @@ def oracle(oracles, request) -> Oracle:
 @pytest.fixture
 def thin():
     """Configurations of thin detectors, for files made on the spot."""
-    from deformscope.detectors.config import Deformable, RCNNConfig
+    from deformscope.detectors.rcnn.config import Deformable, RCNNConfig
 
     def config(deformable: str | None = "dconv_c3-c5", **settings) -> RCNNConfig:
         values = {

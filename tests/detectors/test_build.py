@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
-from deformscope.detectors.build import build
-from deformscope.detectors.config import Deformable, RCNNConfig, coco_class_names
+from deformscope.detectors.rcnn.build import build
+from deformscope.detectors.rcnn.config import Deformable, RCNNConfig, coco_class_names
 from deformscope.errors import DeformscopeError
 
 
@@ -34,7 +34,7 @@ def test_a_name_says_depth_stages_version_and_groups(architecture, deformable, l
 
 
 def test_a_fresh_detector_is_a_plain_one_because_its_offsets_start_at_zero(thin):
-    from deformscope.detectors.rcnn import RCNN
+    from deformscope.detectors.rcnn.rcnn import RCNN
 
     torch.manual_seed(0)
     detector = RCNN(thin("dconv_c3-c5")).eval()

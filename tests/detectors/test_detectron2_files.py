@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deformscope.detectors import boxes, deform, preparation, roi, rpn
+from deformscope.detectors import deform, preparation
 from deformscope.detectors.checkpoints.detectron2 import to_own, to_theirs
-from deformscope.detectors.config import DETECTRON2, MMDETECTION
-from deformscope.detectors.roi import BoxHead
-from deformscope.detectors.rpn import RPN
+from deformscope.detectors.rcnn import boxes, roi, rpn
+from deformscope.detectors.rcnn.config import DETECTRON2, MMDETECTION
+from deformscope.detectors.rcnn.roi import BoxHead
+from deformscope.detectors.rcnn.rpn import RPN
 from deformscope.detectors.zoo import load
 from deformscope.errors import DeformscopeError
-from deformscope.field import Placement
+from deformscope.fields.field import Placement
 
 KEYS = [
     "backbone.bottom_up.stem.conv1.weight",

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import deformscope
-from deformscope.detectors import packaged
-from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
+from deformscope.detectors.checkpoints import native as packaged
+from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
 
 
 def build(**choices):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope.detectors.checkpoints import reading
+from deformscope.detectors.checkpoints import unpickle as reading
 from deformscope.detectors.zoo import load
 from deformscope.errors import DeformscopeError
 

@@ -5,12 +5,12 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
-from deformscope.detectors.assign import BACKGROUND, IGNORED, Sample, assign, draw
-from deformscope.detectors.boxes import STRIDES, grid_anchors
 from deformscope.detectors.checkpoints.mmdet import to_theirs
 from deformscope.detectors.preparation import padded_size
-from deformscope.detectors.rcnn import Samples
-from deformscope.detectors.rpn import _on_photo
+from deformscope.detectors.rcnn.assign import BACKGROUND, IGNORED, Sample, assign, draw
+from deformscope.detectors.rcnn.boxes import STRIDES, grid_anchors
+from deformscope.detectors.rcnn.rcnn import Samples
+from deformscope.detectors.rcnn.rpn import _on_photo
 
 
 def targets_of(oracle) -> list[dict]:
@@ -100,7 +100,7 @@ def test_low_quality_matches_belong_to_the_object_that_has_no_better_one():
 
 
 def test_without_objects_everything_is_background_and_the_losses_are_finite(thin, random_rcnn):
-    from deformscope.field import Placement
+    from deformscope.fields.field import Placement
 
     detector = random_rcnn(thin(mask=True)).train()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0, 64, 96)}

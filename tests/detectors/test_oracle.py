@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from deformscope.detectors import deform, preparation
-from deformscope.detectors.boxes import STRIDES, base_anchors, grid_anchors
-from deformscope.detectors.masks import paste
-from deformscope.detectors.roi import pool, roi_levels, with_image
+from deformscope.detectors.rcnn.boxes import STRIDES, base_anchors, grid_anchors
+from deformscope.detectors.rcnn.masks import paste
+from deformscope.detectors.rcnn.roi import pool, roi_levels, with_image
 
 CONVS = [f"layer{s}.{b}.conv2" for s, blocks in ((2, 4), (3, 6), (4, 3)) for b in range(blocks)]
 

@@ -6,11 +6,11 @@ import torch
 import torchvision
 from hypothesis import given, settings, strategies as st
 
-from deformscope.detectors import boxes
-from deformscope.detectors.config import DETECTRON2, MMDETECTION
-from deformscope.detectors.masks import mask_goals, paste
 from deformscope.detectors.preparation import resize_opencv, target_size
-from deformscope.detectors.roi import pool
+from deformscope.detectors.rcnn import boxes
+from deformscope.detectors.rcnn.config import DETECTRON2, MMDETECTION
+from deformscope.detectors.rcnn.masks import mask_goals, paste
+from deformscope.detectors.rcnn.roi import pool
 
 SIDE = st.integers(1, 90)
 

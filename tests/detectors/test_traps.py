@@ -11,8 +11,9 @@ import torch
 import torchvision
 from test_oracle import recorded_masks, survivors
 
-from deformscope.detectors import boxes, deform, preparation, roi, rpn
-from deformscope.detectors.config import MMDETECTION
+from deformscope.detectors import deform, preparation
+from deformscope.detectors.rcnn import boxes, roi, rpn
+from deformscope.detectors.rcnn.config import MMDETECTION
 
 ANCHORS = boxes.base_anchors
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own, reading
-from deformscope.detectors.config import DETECTRON2, MMDETECTION, Deformable, RCNNConfig, coco_class_names
-from deformscope.detectors.rcnn import RCNN
+from deformscope.detectors.checkpoints import detectron2, mmdet, own, unpickle as reading
+from deformscope.detectors.rcnn.config import DETECTRON2, MMDETECTION, Deformable, RCNNConfig, coco_class_names
+from deformscope.detectors.rcnn.rcnn import RCNN
 from deformscope.errors import DeformscopeError
 
 
@@ -113,7 +113,7 @@ import torch, torchvision
 from torchvision.ops import roi_align
 from torchvision.models.detection import faster_rcnn, mask_rcnn
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own, reading
+from deformscope.detectors.checkpoints import detectron2, mmdet, own, unpickle
 
 def memory(name):
     with open('/proc/self/status') as status:

@@ -15,7 +15,7 @@ from deformscope import CellGrid, Fields, OffsetField, divergence, extent, radiu
 from deformscope.analysis import Analysis
 from deformscope.explorer import page, write
 from deformscope.explorer.document import write_text
-from deformscope.stack import stacked_points
+from deformscope.fields.stack import stacked_points
 
 FIELDS = planted_fields()
 LAYERS = [("body.low", 0), ("body.low", 1), ("body.middle", 0), ("body.top", 0)]

@@ -23,7 +23,7 @@ def untrained(name: str) -> torch.nn.Module:
     """A detector with random offsets, or none for names that do not exist."""
     if name == "absent":
         raise DeformscopeError("/home/somebody/absent: no such detector")
-    from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
+    from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
 
     torch.manual_seed(3)
     detector = OneStageDetector(OneStageConfig(("cat",)), name).eval()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
 from deformscope.score import Scores, Settings, score
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from deformscope import OffsetField, bootstrap
-from deformscope.maps import CellMaps, follow
-from deformscope.score import condensation, nulls, segmentation
-from deformscope.score.marks import mark
-from deformscope.score.measure import found_segments, measure
-from deformscope.score.truth import Scene, Thing
+from deformscope import OffsetField
+from deformscope.fields.cell_maps import CellMaps, follow
+from deformscope.metrics import bootstrap
+from deformscope.score.measures import condensation, nulls, segmentation
+from deformscope.score.measures.annotations import Scene, Thing
+from deformscope.score.measures.marks import mark
+from deformscope.score.measures.measure import found_segments, measure
 
 STRIDE, CELL = 8, 8.0
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from deformscope import DeformscopeError, capture
-from deformscope.detectors.one_stage import OneStageConfig, OneStageDetector
-from deformscope.maps import CellMaps
-from deformscope.provenance import origins
-from deformscope.score import nulls
-from deformscope.score.scene import look, offset_convolutions
-from deformscope.stack import composed
+from deformscope.capture.offset_sources import origins
+from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.fields.cell_maps import CellMaps
+from deformscope.fields.stack import composed
+from deformscope.score.measures import nulls
+from deformscope.score.measures.inference import look, offset_convolutions
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deformscope import bootstrap
-from deformscope.score import size
+from deformscope.metrics import bootstrap
+from deformscope.score.summary import size
 
 ONES = np.ones((1, 300))
 

@@ -9,12 +9,13 @@ import torch
 
 import deformscope
 from deformscope.errors import DeformscopeError
-from deformscope.training import cache as room, networks
-from deformscope.training.cache import CachedMaps, Views, cached
-from deformscope.training.data import source
-from deformscope.training.order import Slot
-from deformscope.training.run import load, train
-from deformscope.training.sample import collate
+from deformscope.training.data import cache as room
+from deformscope.training.data.cache import CachedMaps, Views, cached
+from deformscope.training.data.datamodule import source
+from deformscope.training.data.order import Slot
+from deformscope.training.data.sample import collate
+from deformscope.training.run import networks
+from deformscope.training.run.train import load, train
 
 ONE_STAGE = (
     "network.architecture=one_stage",

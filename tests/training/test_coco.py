@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.coco import CocoFolder
+from deformscope.training.data.coco import CocoFolder
 
 
 def change(index, **values):

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.reading import packaged_recipes, read
-from deformscope.training.recipe import Recipe
-from deformscope.training.typed import build
+from deformscope.from_dict import build
+from deformscope.training.recipe.reading import packaged_recipes, read
+from deformscope.training.recipe.recipe import Recipe
 
 MINIMAL = "name: mine\nnetwork: {architecture: small}\npromise: {hardware: h, hours: t, result: r}\n"
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.ablate import ablate
-from deformscope.training.run import train
+from deformscope.training.ablation.experiment import ablate
+from deformscope.training.run.train import train
 
 COMMAND = """
 import sys
 from pathlib import Path
-from deformscope.training.ablate import ablate
-from deformscope.training.reading import read
-from deformscope.training.table import write
+from deformscope.training.ablation.experiment import ablate
+from deformscope.training.recipe.reading import read
+from deformscope.training.ablation.table import write
 if __name__ == "__main__":
     results = ablate(read("shapes", sys.argv[2:]), Path(sys.argv[1]), modes=["none", "full"], seeds=1, progress=False)
     write(results, Path(sys.argv[1]))

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from deformscope.average_precision import average_precision, scores
 from deformscope.errors import DeformscopeError
-from deformscope.training.ablate import at_test_time, trained
-from deformscope.training.folder import Result
-from deformscope.training.run import train
-from deformscope.training.shapes import ShapesSet
-from deformscope.training.table import PAPER, STUDENT, markdown, summarise, table_csv, write
+from deformscope.metrics.coco import average_precision, scores
+from deformscope.training.ablation.experiment import at_test_time, trained
+from deformscope.training.ablation.table import PAPER, STUDENT, markdown, summarise, table_csv, write
+from deformscope.training.data.shapes import ShapesSet
+from deformscope.training.run.run_folder import Result
+from deformscope.training.run.train import train
 
 
 def result(mode, seed, ap, **scores):

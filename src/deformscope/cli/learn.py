@@ -20,8 +20,8 @@ RunFolder = Annotated[Path | None, Parameter(help="Folder of the run; by default
 @app.command
 def train(recipe: Recipe, /, *overrides: Overrides, out: RunFolder = None) -> int:
     """Train a detector by a recipe; the same command goes on where it was broken off."""
-    from ..training.reading import read
-    from ..training.run import train as run
+    from ..training.recipe.reading import read
+    from ..training.run.train import train as run
 
     chosen = read(recipe, overrides)
     folder = out or Path("runs") / chosen.name
@@ -53,8 +53,8 @@ def ablate(
     out: RunFolder = None,
 ) -> int:
     """Which part of the offsets earns the AP: train every offset mode on every seed, and write the table."""
-    from ..training import ablate as room, photos, table
-    from ..training.reading import read
+    from ..training.ablation import ap_bootstrap as photos, experiment as room, table
+    from ..training.recipe.reading import read
 
     chosen = read(recipe, overrides)
     folder = out or Path("runs") / chosen.name

@@ -35,8 +35,8 @@ def figures(
 ) -> int:
     """Draw the paper's figures of photos: kernel points' fields (1), d_f and divergence (2), circles of d_k (3)."""
     from .. import load
+    from ..draw.batch import VIEWS, Settings, check
     from ..photo import find
-    from ..render import VIEWS, Settings, check
 
     settings = Settings(
         layers=tuple(layer or ()),
@@ -102,8 +102,8 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
     import skimage.data
 
     from .. import analyse, load
+    from ..draw.batch import Settings, make_folder
     from ..explorer import write
-    from ..render import Settings, make_folder
 
     make_folder(out)
     photo = out / "cat.png"
@@ -117,7 +117,7 @@ def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = P
 
 
 def _draw(photos: list[Path], detector: Any, out: Path, settings: Any) -> int:
-    from ..render import MANIFEST, figures as draw
+    from ..draw.batch import MANIFEST, figures as draw
 
     failed = 0
     with progress() as bar:

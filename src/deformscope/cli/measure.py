@@ -35,8 +35,8 @@ def score(
     """Measure the paper's claims against their nulls: condensation, segmentation, size. Resumes."""
     from .. import load
     from ..score import Settings, score as measure
-    from ..score.report import write_report
-    from ..score.tables import as_tables
+    from ..score.report.html import write_report
+    from ..score.summary.tables import as_tables
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -73,7 +73,7 @@ def diagnose(
 ) -> int:
     """Look at the health of every deformable convolution's offsets; exit code 1 when something is broken."""
     from .. import load
-    from ..health import as_table, diagnose as examine
+    from ..health.diagnose import as_table, diagnose as examine
     from ..photo import find
 
     model = load(detector).to(device)

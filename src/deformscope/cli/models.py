@@ -42,7 +42,7 @@ def evaluate(
 ) -> int:
     """Measure a detector's COCO AP for boxes and, where there are any, masks."""
     from .. import load
-    from ..evaluate import COLUMNS, evaluate as measure, locate, rows
+    from ..metrics.evaluate import COLUMNS, evaluate as measure, locate, rows
 
     dataset = locate(data, split)
     model = load(detector, offset_mode=offset_mode).to(_device(device))

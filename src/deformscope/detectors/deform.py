@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DeformscopeError
+from ..fields.viewpoint import split
 from ..ops import deform_conv2d
-from ..viewpoint import split
 
 OFFSET_MODES = ("full", "feature", "kernel", "none")
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture import placed
+from ..capture.recorder import placed
 from ..errors import DeformscopeError
-from ..field import Placement
+from ..fields.field import Placement
 from ..photo import Photo, read
 
 Detection = dict[str, Tensor]

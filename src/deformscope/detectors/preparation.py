@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..field import Placement
+from ..fields.field import Placement
 
 Pair = tuple[int, int]
 Colour = tuple[float, float, float]

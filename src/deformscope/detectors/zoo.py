@@ -117,7 +117,7 @@ def load(
 
         set_offset_mode(loaded, offset_mode)
     if shorter_side is not None or longer_side is not None:
-        from .rcnn import RCNN
+        from .rcnn.rcnn import RCNN
 
         if not isinstance(loaded, RCNN):
             raise DeformscopeError(f"shorter_side, longer_side: {loaded.name} has its own; leave them out")
@@ -129,7 +129,7 @@ def _load(detector: str | os.PathLike[str]) -> Detector:
     known = {published.name: published for published in PUBLISHED}
     text = os.fspath(detector)
     if text == PACKAGED:
-        from . import packaged
+        from .checkpoints import native as packaged
 
         return packaged.load()
     if text in known:
@@ -145,12 +145,12 @@ def _load(detector: str | os.PathLike[str]) -> Detector:
 
 def load_file(path: Path, name: str) -> Detector:
     """A detector from a checkpoint file of any kind that can be read, told by its content."""
-    from .checkpoints import detectron2, mmdet, own, reading
+    from .checkpoints import detectron2, mmdet, own, unpickle as reading
 
     kind = reading.kind(path)
     if kind == "safetensors":
         if own.metadata(path).get("architecture") != own.ARCHITECTURE:
-            from . import packaged
+            from .checkpoints import native as packaged
 
             return packaged.load_file(path)
         return own.load(path, name)

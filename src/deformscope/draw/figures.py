@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import DeformscopeError
-from ..field import OffsetField
+from ..fields.field import OffsetField
+from ..fields.stack import DEEPEST
 from ..photo import Photo
-from ..stack import DEEPEST
 from . import panels, primitives
 from .style import Backdrop, Sheet, caption, sheet
 from .view import FieldView

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..errors import DeformscopeError
-from ..field import OffsetField
+from ..fields.field import OffsetField
 from ..photo import Photo
 from . import panels, primitives
 from .style import Backdrop, caption, sheet

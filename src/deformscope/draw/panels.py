@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
 from ..errors import DeformscopeError
-from ..field import OffsetField
-from ..stack import stacked_points
+from ..fields.field import OffsetField
+from ..fields.stack import stacked_points
 from . import primitives, style
 from .primitives import nice
 from .style import Backdrop, caption

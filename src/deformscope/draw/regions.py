@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from skimage.segmentation import find_boundaries
 
-from ..basins import Segments, segments as grow
+from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
 from . import primitives
 from .figures import FieldsLike, as_list

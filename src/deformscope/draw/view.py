@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DeformscopeError
-from ..field import OffsetField
-from ..viewpoint import divergence, radius, split
+from ..fields.field import OffsetField
+from ..fields.viewpoint import divergence, radius, split
 from .primitives import nice
 
 MOST_ACROSS = 36

@@ -11,9 +11,9 @@ from typing import TypeAlias
 from torch import Tensor
 
 from ..analysis import Analysis
-from ..capture import Fields
+from ..capture.recorder import Fields
 from ..errors import DeformscopeError
-from ..field import OffsetField
+from ..fields.field import OffsetField
 from ..photo import Photo, read
 from .document import page, write_text
 from .payload import Segments

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..analysis import Analysis
 from ..errors import DeformscopeError
-from ..field import OffsetField
+from ..fields.field import OffsetField
 
 STEP = 1 / 256
 """Cells: the coarsest step in which offsets up to :data:`WHOLE` steps are rounded."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...errors import DeformscopeError
-from ..build import numbered_class_names
-from ..config import BLOCKS, STAGES, Deformable, Dialect, RCNNConfig
-from ..rcnn import RCNN
+from ..rcnn.build import numbered_class_names
+from ..rcnn.config import BLOCKS, STAGES, Deformable, Dialect, RCNNConfig
+from ..rcnn.rcnn import RCNN
 
 KERNEL_POINTS = 9
 NAMED = 4

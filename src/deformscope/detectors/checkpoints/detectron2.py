@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeformscopeError
-from ..config import DETECTRON2
-from ..rcnn import RCNN
+from ..rcnn.config import DETECTRON2
+from ..rcnn.rcnn import RCNN
 from .architecture import assemble, read_config, renamed, renamer
-from .reading import tensors
+from .unpickle import tensors
 
 RES = "backbone.bottom_up."
 OWN_NAMES = {

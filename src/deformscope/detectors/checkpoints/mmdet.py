@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeformscopeError
-from ..config import MMDETECTION, Dialect
-from ..rcnn import RCNN
+from ..rcnn.config import MMDETECTION, Dialect
+from ..rcnn.rcnn import RCNN
 from .architecture import assemble, read_config, renamed, renamer
 from .mmdet_config import parse, value_at
-from .reading import tensors
+from .unpickle import tensors
 
 OWN_NAMES = {
     **{f"neck.lateral_convs.{i}.conv.": f"neck.inner_blocks.{i}.0." for i in range(4)},

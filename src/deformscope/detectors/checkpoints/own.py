@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from ...errors import DeformscopeError
-from ...tensors import write
-from ..config import RCNNConfig
-from ..rcnn import RCNN
+from ...files import write
+from ..rcnn.config import RCNNConfig
+from ..rcnn.rcnn import RCNN
 from .architecture import assemble
 
 ARCHITECTURE = "rcnn"

@@ -1,0 +1,3 @@
+"""Capture the offsets of any PyTorch model, with the place of every cell and where the offsets came from."""
+
+from .recorder import Fields as Fields, capture as capture, placed as placed

@@ -1,0 +1,148 @@
+"""The one-stage detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015), or
+of a Mask R-CNN (He et al., ICCV 2017).
+
+Every cell inside an object proposes the object's box through deformable 3×3s, whatever its class; torchvision's RoI
+heads look into the proposals and say what is there, where exactly and in which outline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as suppress
+
+from ...fields.field import Placement
+from ..detector import Detection
+from ..rcnn.masks import MASK_GRID, paste
+from .dense import STRIDES, OneStageConfig, OneStageDetector, Predictions
+
+POOLED = 7
+"""Side of the grid into which a region is pooled."""
+CANDIDATES = 4
+"""Best cells that are looked at, a proposal."""
+OVERLAP = 0.7
+"""IoU above which the weaker of two proposals is dropped."""
+MASK_LAYERS = 2
+"""Convolutions of the mask head before it doubles its grid."""
+IN_IGNORED = 0.5
+"""Share of a proposal inside an ignored box above which it teaches nothing."""
+LOSSES = {"loss_classifier": "loss_roi_cls", "loss_box_reg": "loss_roi_box", "loss_mask": "loss_roi_mask"}
+"""Of the second stage: torchvision's names, and those beside the first stage's."""
+
+
+@dataclass(frozen=True)
+class TwoStageConfig(OneStageConfig):
+    """What it takes to build the network again."""
+
+    proposals: int = 100
+    """Regions a photo that reach the second stage."""
+    rois: int = 64
+    """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
+    width: int = 512
+    """Of the second stage's two layers."""
+    masks: bool = False
+    """A mask head beside the box head."""
+
+
+class TwoStageDetector(OneStageDetector):
+    """Trunk, pyramid, proposals through deformable heads, and RoI heads."""
+
+    config: TwoStageConfig
+
+    def __init__(self, config: TwoStageConfig, name: str = "two_stage") -> None:
+        super().__init__(config, name, classes=1)
+        levels, outputs = [f"stride{stride}" for stride in STRIDES], 1 + len(config.class_names)
+        masks: dict[str, nn.Module] = {}
+        if config.masks:
+            masks = {
+                "mask_roi_pool": MultiScaleRoIAlign(levels, MASK_GRID, sampling_ratio=2),
+                "mask_head": MaskRCNNHeads(config.channels, (config.channels,) * MASK_LAYERS, dilation=1),
+                "mask_predictor": MaskRCNNPredictor(config.channels, config.channels, outputs),
+            }
+        self.roi = RoIHeads(
+            MultiScaleRoIAlign(levels, POOLED, sampling_ratio=2),
+            TwoMLPHead(config.channels * POOLED**2, config.width),
+            FastRCNNPredictor(config.width, outputs),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=config.rois,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=0.05,
+            nms_thresh=0.5,
+            detections_per_img=100,
+            **masks,
+        )
+
+    def detect_alike(
+        self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
+    ) -> list[Detection]:
+        """Propose regions, look into them, and give what is there in the photos' px."""
+        predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
+        self.roi.score_thresh, self.roi.nms_thresh, self.roi.detections_per_img = score, nms, most
+        regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
+        found = []
+        for one, placement in zip(regions, placements, strict=True):
+            corners = placement.to_photo(one["boxes"].view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
+            boxes = clip_boxes_to_image(corners, placement.size)
+            found.append({"boxes": boxes, "labels": one["labels"] - 1, "scores": one["scores"]})
+            if self.config.masks:
+                # Over the whole region: of what lies beyond the photo nothing is seen, but nothing is squeezed into it.
+                found[-1]["masks"] = paste(one["masks"][:, 0].float(), corners, placement.size)
+        return found
+
+    def proposals(self, predictions: Predictions) -> list[Tensor]:
+        """Each photo's regions ``[r 4]``, xyxy in network px, best first, at most ``config.proposals``; detached."""
+        confidence = (predictions.cls.squeeze(-1).sigmoid() * predictions.iou.sigmoid()).detach()
+        found = []
+        for boxes, scores, shape in zip(predictions.boxes.detach(), confidence, _shapes(predictions), strict=True):
+            best = scores.topk(min(CANDIDATES * self.config.proposals, len(scores))).indices
+            inside = clip_boxes_to_image(boxes[best], shape)
+            wide = ((inside[:, 2:] - inside[:, :2]) > 1).all(dim=1)
+            inside, ranked = inside[wide], scores[best][wide]
+            found.append(inside[suppress(inside, ranked, OVERLAP)[: self.config.proposals]])
+        return found
+
+    def losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The proposals' losses, as the one-stage detector's with one class, and those of the RoI heads.
+
+        With ``config.masks`` the targets hold ``masks`` too (bool ``[t h w]``, network px).
+        """
+        losses = super().losses(predictions, [t | {"labels": torch.zeros_like(t["labels"])} for t in targets])
+        regions, counted = [], []
+        for boxes, target in zip(self.proposals(predictions), targets, strict=True):
+            ignore = target.get("ignore", torch.zeros_like(target["labels"], dtype=torch.bool))
+            regions.append(boxes[~_lies_in(boxes, target["boxes"][ignore])])
+            counted.append({"boxes": target["boxes"][~ignore].float(), "labels": target["labels"][~ignore] + 1})
+            if self.config.masks:
+                counted[-1]["masks"] = target["masks"][~ignore]
+        second = self.roi(_wide(predictions), regions, _shapes(predictions), counted)[1]
+        return losses | {ours: second[name] for name, ours in LOSSES.items() if name in second}
+
+
+def _shapes(predictions: Predictions) -> list[tuple[int, int]]:
+    """The canvas of each photo, network px."""
+    n, _, h, w = predictions.pyramid[f"stride{STRIDES[0]}"].shape
+    return [(h * STRIDES[0], w * STRIDES[0])] * n
+
+
+def _wide(predictions: Predictions) -> dict[str, Tensor]:
+    """The pyramid in float32, in which regions are pooled."""
+    return {name: value.float() for name, value in predictions.pyramid.items()}
+
+
+def _lies_in(boxes: Tensor, ignored: Tensor) -> Tensor:
+    """Which boxes lie with more than :data:`IN_IGNORED` of their area in one of ``ignored`` ([r])."""
+    if not len(ignored):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    low = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], ignored[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(dim=-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1).clamp(min=1e-6)
+    return (common / area[:, None]).amax(dim=1) > IN_IGNORED

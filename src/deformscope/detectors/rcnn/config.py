@@ -1,0 +1,172 @@
+"""What it takes to build a two-stage detector again: widths, deformable stages, and the framework whose rules it obeys.
+
+Deformable stages have MMDetection's short names: ``dconv_c3-c5`` is version 1 in the paper's stages 3 to 5 (layer2 to
+layer4), ``mdconv_c3-c5_group4`` version 2 with four offset groups.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...errors import DeformscopeError
+from ..deform import OFFSET_MODES
+from ..preparation import Preparation
+from .boxes import Deltas
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Bottlenecks in layer1..layer4, by depth."""
+STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
+BOX_STDS: Deltas = (0.1, 0.1, 0.2, 0.2)
+"""Units of the box head's deltas; Detectron2's weights (10, 10, 5, 5) are their inverse."""
+RPN_STDS: Deltas = (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Deformable:
+    """Which stages are deformable, and how."""
+
+    stages: tuple[str, ...] = ("layer2", "layer3", "layer4")
+    modulated: bool = False
+    groups: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Deformable:
+        """From a short name: ``dconv_c3-c5``, ``mdconv_c4``, ``mdconv_c3,c5_group4``."""
+        found = re.fullmatch(r"(m?)dconv_(c[2-5](?:-c[2-5]|(?:,c[2-5])*))(?:_group([1-9]\d*))?", text)
+        if not found:
+            raise DeformscopeError(
+                f"deformable={text!r}: expected a name such as 'dconv_c3-c5', 'mdconv_c3-c5_group4' or 'dconv_c4,c5' "
+                "(m for modulated; c2..c5 for layer1..layer4), or None for plain convolutions"
+            )
+        names = list(STAGES)
+        if "-" in found[2]:
+            first, last = (names.index(end) for end in found[2].split("-"))
+            chosen = names[first : last + 1]
+        else:
+            chosen = sorted(set(found[2].split(",")))
+        if not chosen:
+            raise DeformscopeError(f"deformable={text!r}: no stage lies in {found[2]}; give the lower one first")
+        return cls(tuple(STAGES[name] for name in chosen), bool(found[1]), int(found[3] or 1))
+
+    def __str__(self) -> str:
+        names = [name for name, stage in STAGES.items() if stage in self.stages]
+        every = list(STAGES)
+        run = every[every.index(names[0]) : every.index(names[-1]) + 1]
+        where = f"{names[0]}-{names[-1]}" if len(names) > 1 and run == names else ",".join(names)
+        return f"{'m' if self.modulated else ''}dconv_{where}{f'_group{self.groups}' if self.groups > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Rules in which MMDetection and Detectron2 differ on the same network."""
+
+    name: str
+    stride_in_1x1: bool
+    """Stages shrink in a bottleneck's first 1×1, so that every 3×3 has stride 1 (else in the 3×3)."""
+    affine_frozen: bool
+    """Batch norm's scale and shift never train (else those of layer2..layer4 do). Its statistics never do."""
+    rank_by_logit: bool
+    """Proposals are ranked by logits (else by probabilities, which run into ties)."""
+    clamp_shrink: bool
+    """dw and dh are clamped below as well as above."""
+    shifted_nms: bool
+    """Groups are suppressed by shifting them apart, whatever the number of boxes."""
+    boxes_first: bool
+    """A detector without masks maps its boxes to the photo before suppressing them (else after)."""
+    clip_to_photo: bool
+    """Boxes on the photo are clipped to it, and empty ones dropped."""
+    preparation: Preparation
+
+
+MMDETECTION = Dialect(
+    name="mmdetection",
+    stride_in_1x1=False,
+    affine_frozen=False,
+    rank_by_logit=False,
+    clamp_shrink=True,
+    shifted_nms=True,
+    boxes_first=True,
+    clip_to_photo=False,
+    preparation=Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False, antialias=False),
+)
+DETECTRON2 = Dialect(
+    name="detectron2",
+    stride_in_1x1=True,
+    affine_frozen=True,
+    rank_by_logit=True,
+    clamp_shrink=False,
+    shifted_nms=False,
+    boxes_first=False,
+    clip_to_photo=True,
+    preparation=Preparation((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), bgr=True, antialias=True),
+)
+
+
+@dataclass(frozen=True)
+class RCNNConfig:
+    """A Faster R-CNN, or Mask R-CNN when ``mask``, on a ResNet-FPN; the widths are the published ones."""
+
+    class_names: tuple[str, ...]
+    depth: int = 50
+    mask: bool = False
+    deformable: Deformable | None = Deformable()
+    offset_mode: str = "full"
+    dialect: Dialect = MMDETECTION
+    stem_channels: int = 64
+    base_channels: int = 64
+    fpn_channels: int = 256
+    head_channels: int = 1024
+    mask_channels: int = 256
+    mask_convs: int = 4
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS:
+            raise DeformscopeError(f"depth={self.depth}: expected one of {', '.join(map(str, BLOCKS))}")
+        if self.offset_mode not in OFFSET_MODES:
+            raise DeformscopeError(f"offset_mode={self.offset_mode!r}: expected one of {', '.join(OFFSET_MODES)}")
+        if not self.class_names:
+            raise DeformscopeError("class_names=(): expected at least one class")
+
+    @property
+    def architecture(self) -> str:
+        """Its short name, as :func:`deformscope.detectors.rcnn.build.build` takes it."""
+        return f"{'mask' if self.mask else 'faster'}_rcnn_r{self.depth}_fpn"
+
+    def resized_to(self, shorter_side: int | None, longer_side: int | None) -> RCNNConfig:
+        """The same with photos resized to other sides, px."""
+        old = self.dialect.preparation
+        short, long = shorter_side or old.shorter_side, longer_side or old.longer_side
+        if not 1 <= short <= long:
+            raise DeformscopeError(f"shorter_side={short}, longer_side={long}: expected 1 ≤ shorter_side ≤ longer_side")
+        return replace(
+            self,
+            dialect=replace(self.dialect, preparation=replace(old, shorter_side=short, longer_side=long)),
+        )
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values, for a file's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> RCNNConfig:
+        """The reverse of :meth:`to_values`, after a passage through JSON; KeyError or TypeError if it does not fit."""
+        deformable, dialect = values["deformable"], values["dialect"]
+        colours = {key: tuple(dialect["preparation"][key]) for key in ("mean", "std")}
+        return cls(
+            **values
+            | {
+                "class_names": tuple(values["class_names"]),
+                "deformable": deformable and Deformable(**deformable | {"stages": tuple(deformable["stages"])}),
+                "dialect": Dialect(**dialect | {"preparation": Preparation(**dialect["preparation"] | colours)}),
+            }
+        )
+
+
+def coco_class_names() -> tuple[str, ...]:
+    """COCO's 80 classes in the order of their ids, which is MMDetection's and Detectron2's."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))

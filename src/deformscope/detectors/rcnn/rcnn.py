@@ -1,0 +1,167 @@
+"""Faster and Mask R-CNN with deformable convolutions: the detectors of Zhang et al. (ICPRAM 2021), Table 1.
+
+The stages are methods, so that each can be fed and looked at by itself: :meth:`RCNN.pyramid`, :meth:`RCNN.proposals`,
+:meth:`RCNN.box_predictions`, :meth:`RCNN.detections`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from ...errors import DeformscopeError
+from ...fields.field import Placement
+from ..detector import Detection, Detector
+from ..preparation import prepare
+from .assign import Sample
+from .backbone import ResNet
+from .config import RCNNConfig
+from .masks import MASK_GRID, MaskHead, object_masks, paste
+from .roi import BOX_GRID, BoxHead, pool, with_image
+from .rpn import RPN, Proposals
+
+LEVELS = ("P2", "P3", "P4", "P5", "P6")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the losses are taken on, one an image; for repeating a training step exactly."""
+
+    anchors: Sequence[Sample]
+    """Indices into the anchors on the image's own padded part."""
+    proposals: Sequence[Sample]
+    """Indices into the image's objects, followed by its proposals."""
+    proposed: Sequence[Float[Tensor, "_ 4"]] | None = None
+    """These proposals, xyxy in network px; if None the detector's own, whose order equal scores leave open."""
+
+
+class RCNN(Detector):
+    """A two-stage detector; ``config`` says all there is to say about it."""
+
+    def __init__(self, config: RCNNConfig, name: str = "") -> None:
+        super().__init__()
+        self.config, self.class_names = config, config.class_names
+        self.name = name or f"{config.architecture}_{config.deformable or 'plain'}"
+        self.backbone = ResNet(config)
+        widths = [4 * config.base_channels * 2**stage for stage in range(4)]
+        self.neck = FeaturePyramidNetwork(widths, config.fpn_channels, LastLevelMaxPool())
+        self.rpn = RPN(config)
+        self.box_head = BoxHead(config)
+        self.mask_head: nn.Module | None = MaskHead(config) if config.mask else None
+
+    def prepare(self, photos: Sequence[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+        """RGB uint8 ``[h w 3]`` arrays to the network's input ``[n 3 h w]`` and how each photo lies in it."""
+        return prepare(photos, self.config.dialect.preparation)
+
+    def pyramid(self, batch: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """P2..P6."""
+        maps = OrderedDict((name, m) for name, m in zip(LEVELS, self.backbone(batch), strict=False))
+        return list(self.neck(maps).values())
+
+    def proposals(self, maps: Sequence[Tensor], placements: Sequence[Placement]) -> list[Proposals]:
+        """Each image's proposals from P2..P6."""
+        logits, deltas = self.rpn(maps)
+        return self.rpn.propose(logits, deltas, placements)
+
+    def box_predictions(self, maps: Sequence[Tensor], rois: Float[Tensor, "r 5"]) -> tuple[Tensor, Tensor]:
+        """Class logits and box deltas of RoIs (image, xyxy in network px)."""
+        return self.box_head(pool(maps, rois, BOX_GRID))
+
+    def mask_predictions(self, maps: Sequence[Tensor], rois: Float[Tensor, "r 5"]) -> Tensor:
+        """Mask logits of RoIs ``[r k 28 28]``."""
+        if self.mask_head is None:
+            raise DeformscopeError(f"{self.name}: a Faster R-CNN has no masks; load a Mask R-CNN")
+        return self.mask_head(pool(maps, rois, MASK_GRID))
+
+    def detect(
+        self,
+        batch: Tensor,
+        placements: Sequence[Placement],
+        *,
+        score: float = 0.05,
+        nms: float = 0.5,
+        most: int = 100,
+    ) -> list[Detection]:
+        """The ``most`` best detections above ``score`` after suppression at IoU ``nms``, in the photos' own px."""
+        maps = self.pyramid(batch)
+        return self.detections(maps, self.proposals(maps, placements), placements, score=score, nms=nms, most=most)
+
+    def detections(
+        self,
+        maps: Sequence[Tensor],
+        proposals: Sequence[Proposals],
+        placements: Sequence[Placement],
+        *,
+        score: float = 0.05,
+        nms: float = 0.5,
+        most: int = 100,
+    ) -> list[Detection]:
+        """Detections of each image from P2..P6 and its proposals."""
+        logits, deltas = self.box_predictions(maps, with_image([p.boxes for p in proposals]))
+        counts = [len(p.boxes) for p in proposals]
+        found, regions = [], []
+        for one, cls, box, placement in zip(
+            proposals, logits.split(counts), deltas.split(counts), placements, strict=True
+        ):
+            detection, region = self.box_head.detections(one.boxes, cls, box, placement, score, nms, most)
+            found.append(detection)
+            regions.append(region)
+        if self.mask_head is not None:
+            masks = self.mask_predictions(maps, with_image(regions))
+            shares = masks.split([len(region) for region in regions])
+            for detection, mask, placement in zip(found, shares, placements, strict=True):
+                own = mask[torch.arange(len(mask), device=mask.device), detection["labels"]].sigmoid()
+                detection["masks"] = paste(own, detection["boxes"], placement.size)
+        return found
+
+    def losses(
+        self,
+        batch: Float[Tensor, "n 3 h w"],
+        placements: Sequence[Placement],
+        targets: Sequence[dict[str, Tensor]],
+        samples: Samples | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses whose sum trains: ``loss_{rpn_cls,rpn_bbox,cls,bbox}`` and, with masks, ``loss_mask``.
+
+        ``targets`` hold, an image, ``boxes`` (xyxy, network px), ``labels`` (0-based) and, for a Mask R-CNN, ``masks``
+        (``[t h w]``, network px). What is drawn at random comes from torch's own generator unless ``samples`` say it.
+        """
+        truth = [target["boxes"] for target in targets]
+        maps = self.pyramid(batch)
+        logits, deltas = self.rpn(maps)
+        losses = self.rpn.losses(logits, deltas, placements, truth, None if samples is None else samples.anchors)
+        if samples is not None and samples.proposed is not None:
+            proposed = list(samples.proposed)
+        else:
+            proposed = [one.boxes for one in self.rpn.propose(logits, deltas, placements, training=True)]
+        boxes: list[Tensor] = []
+        objects: list[Tensor] = []
+        labels: list[Tensor] = []
+        goals: list[Tensor] = []
+        for image, target in enumerate(targets):
+            given = samples.proposals[image] if samples else None
+            box, index = self.box_head.sample(proposed[image], truth[image], given)
+            real = (index >= 0).nonzero()[:, 0]
+            label, goal = torch.full_like(index, -1), torch.zeros_like(box)
+            label[real], goal[real] = target["labels"][index[real]], truth[image][index[real]]
+            for collection, value in zip((boxes, objects, labels, goals), (box, index, label, goal), strict=True):
+                collection.append(value)
+        logits, deltas = self.box_predictions(maps, with_image(boxes))
+        losses |= self.box_head.losses(logits, deltas, torch.cat(boxes), torch.cat(labels), torch.cat(goals))
+        if isinstance(self.mask_head, MaskHead):
+            # Positives come first in each image, so that their boxes are those with an object.
+            objects = [index[index >= 0] for index in objects]
+            boxes = [box[: len(index)] for box, index in zip(boxes, objects, strict=True)]
+            masks = self.mask_predictions(maps, with_image(boxes))
+            goal = object_masks([target["masks"] for target in targets], boxes, objects)
+            positive = torch.cat(labels)
+            losses |= self.mask_head.losses(masks, positive[positive >= 0], goal)
+        return losses

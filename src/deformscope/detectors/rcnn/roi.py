@@ -1,0 +1,146 @@
+"""The box head of Faster R-CNN on a feature pyramid (Lin et al., CVPR 2017): RoI features, classes and boxes.
+
+Labels are 0-based and the background comes last, where torchvision puts it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.ops import clip_boxes_to_image, roi_align
+
+from ...fields.field import Placement
+from ..preparation import network_size
+from .assign import Sample, assign, draw
+from .boxes import STRIDES, decode, encode, suppress
+from .config import BOX_STDS, RCNNConfig
+
+ROI_LEVELS = 4
+"""P2..P5; P6 is for proposals only."""
+FINEST_SIDE = 56
+"""RoIs of sqrt(area) below twice this many px are taken from P2."""
+BOX_GRID = 7
+POSITIVE_IOU = 0.5
+SAMPLES, POSITIVE_SHARE = 512, 0.25
+
+
+def roi_levels(rois: Float[Tensor, "r 5"]) -> Int[Tensor, " r"]:
+    """The pyramid level of each RoI (image, xyxy): floor(log2(sqrt(area) / 56 + 1e-6)), within 0..3."""
+    width, height = rois[:, 3] - rois[:, 1], rois[:, 4] - rois[:, 2]
+    level = ((width * height).sqrt() / FINEST_SIDE + 1e-6).log2().floor()
+    return level.clamp(0, ROI_LEVELS - 1).long()
+
+
+def pool(maps: Sequence[Tensor], rois: Float[Tensor, "r 5"], grid: int) -> Float[Tensor, "r c grid grid"]:
+    """RoI features ``grid`` × ``grid``: RoIAlign with half-pixel alignment and as many samples a bin as it has cells.
+
+    torchvision's MultiScaleRoIAlign cannot align; unaligned features are half a cell off.
+    """
+    levels = roi_levels(rois)
+    features = maps[0].new_zeros(len(rois), maps[0].shape[1], grid, grid)
+    for level in range(ROI_LEVELS):
+        own = (levels == level).nonzero()[:, 0]
+        pooled = roi_align(maps[level], rois[own], grid, 1 / STRIDES[level], sampling_ratio=0, aligned=True)
+        features = features.index_copy(0, own, pooled)
+    return features
+
+
+def with_image(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
+    """Boxes of several images as RoIs: each with its image's index before it."""
+    return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then class logits (background last) and class-specific box deltas."""
+
+    def __init__(self, config: RCNNConfig) -> None:
+        super().__init__()
+        self.dialect, self.classes = config.dialect, len(config.class_names)
+        self.boxes_first = config.dialect.boxes_first and not config.mask
+        # Without candidates of low quality Mask R-CNN's masks would miss the objects that no proposal fits.
+        self.low_quality = POSITIVE_IOU if config.mask else None
+        self.shared = TwoMLPHead(config.fpn_channels * BOX_GRID**2, config.head_channels)
+        self.cls = nn.Linear(config.head_channels, self.classes + 1)
+        self.box = nn.Linear(config.head_channels, 4 * self.classes)
+        for layer, std in ((self.cls, 0.01), (self.box, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Float[Tensor, "r c 7 7"]) -> tuple[Float[Tensor, "r k1"], Float[Tensor, "r k4"]]:
+        """RoI features to class logits and box deltas."""
+        x = self.shared(features)
+        return self.cls(x), self.box(x)
+
+    def detections(
+        self,
+        proposals: Float[Tensor, "p 4"],
+        logits: Float[Tensor, "p k1"],
+        deltas: Float[Tensor, "p k4"],
+        placement: Placement,
+        score: float,
+        nms: float,
+        most: int,
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "d 4"]]:
+        """One image's ``boxes`` (xyxy, photo px), ``labels``, ``scores``, best first; and the boxes in network px."""
+        size = network_size(placement)
+        scale = logits.new_tensor([placement.scale[1], placement.scale[0]] * 2)
+        confidence = logits.softmax(dim=1)[:, :-1]
+        boxes = decode(proposals, deltas, BOX_STDS, self.dialect.clamp_shrink)
+        boxes = clip_boxes_to_image(boxes, size)
+        sound = (boxes.isfinite().all(dim=2) & confidence.isfinite()).all(dim=1)
+        row, label = ((confidence > score) & sound[:, None]).nonzero().unbind(dim=1)
+        box, confidence = boxes[row, label], confidence[row, label]
+        if self.boxes_first:
+            on_photo = box / scale
+            kept = suppress(on_photo, confidence, label, nms, self.dialect.shifted_nms)[:most]
+            on_photo = on_photo[kept]
+        else:
+            kept = suppress(box, confidence, label, nms, self.dialect.shifted_nms)[:most]
+            on_photo = box[kept] / scale
+        if self.dialect.clip_to_photo:
+            on_photo = clip_boxes_to_image(on_photo, placement.size)
+            solid = (on_photo[:, 2:] > on_photo[:, :2]).all(dim=1)
+            on_photo, kept = on_photo[solid], kept[solid]
+        return {"boxes": on_photo, "labels": label[kept], "scores": confidence[kept]}, box[kept]
+
+    def losses(
+        self,
+        logits: Float[Tensor, "r k1"],
+        deltas: Float[Tensor, "r k4"],
+        boxes: Float[Tensor, "r 4"],
+        labels: Int[Tensor, " r"],
+        goals: Float[Tensor, "r 4"],
+    ) -> dict[str, Tensor]:
+        """``loss_cls`` (cross-entropy) and ``loss_bbox`` (L1 of the labelled class's deltas), both a drawn proposal.
+
+        ``labels`` are −1 in background; ``goals`` are the objects' boxes, of use where there is one.
+        """
+        count = max(len(labels), 1)
+        wanted = torch.where(labels < 0, self.classes, labels)
+        positive = (labels >= 0).nonzero()[:, 0]
+        own = deltas.view(len(deltas), -1, 4)[positive, labels[positive]]
+        goal = encode(boxes[positive], goals[positive], BOX_STDS)
+        return {
+            "loss_cls": F.cross_entropy(logits, wanted, reduction="sum") / count,
+            "loss_bbox": F.l1_loss(own, goal, reduction="sum") / count,
+        }
+
+    def sample(
+        self, proposals: Float[Tensor, "p 4"], truth: Float[Tensor, "t 4"], given: Sample | None = None
+    ) -> tuple[Float[Tensor, "s 4"], Int[Tensor, " s"]]:
+        """The boxes that one image's losses are taken on, positives first, and each one's object's index (−1: none).
+
+        The objects themselves come before the proposals; ``given`` holds indices into both, drawn at random if None.
+        """
+        matched = assign(proposals, truth, POSITIVE_IOU, POSITIVE_IOU, self.low_quality)
+        matched = torch.cat([torch.arange(len(truth), device=matched.device), matched])
+        chosen = given or draw(matched, SAMPLES, POSITIVE_SHARE)
+        index = torch.cat([chosen.positive, chosen.negative])
+        objects = matched[index].clone()
+        objects[len(chosen.positive) :] = -1
+        return torch.cat([truth, proposals])[index], objects

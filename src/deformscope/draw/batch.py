@@ -1,0 +1,220 @@
+"""Draw and write the figures of photos, with a manifest from which the run can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field as dataclass_field
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..analysis import Analysis, analyse
+from ..errors import DeformscopeError
+from ..fields.field import OffsetField
+from ..fields.stack import DEEPEST, composed, upstream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..detectors.detector import Detector
+
+VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
+"""What is drawn by default."""
+CHOICES = (*VIEWS, "segments")
+MANIFEST = "manifest.json"
+LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run draws and how; the command line's options."""
+
+    layers: tuple[str, ...] = ()
+    """Patterns of layer names; none: the last layer of each reduction, as the paper shows its stages."""
+    views: tuple[str, ...] = VIEWS
+    at: tuple[tuple[float, float], ...] = ()
+    """Places (x, y) in photo px for the sampling points; none: the centres of the detected boxes."""
+    depth: int = 1
+    composed: bool = False
+    """Each layer's field is that of the layer and of up to two below it together."""
+    every: int | None = None
+    scale: float | None = None
+    group: int = 0
+    least: float = 0.4
+    format: str = "png"
+    dpi: int = 150
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: the files written, or why there are none."""
+
+    photo: Path
+    files: tuple[Path, ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Run:
+    """One run of :func:`figures`: outcomes are added as photos are done."""
+
+    out: Path
+    detector: str
+    settings: Settings
+    outcomes: list[Outcome] = dataclass_field(default_factory=list)
+
+    def write_manifest(self) -> Path:
+        """Write inputs (with sha256), detector, versions and parameters beside the figures."""
+        record = {
+            "deformscope": version("deformscope"),
+            "detector": self.detector,
+            "settings": asdict(self.settings),
+            # The modules' own word, which names the build too (2.14.1+cu130).
+            "versions": {name: import_module(name).__version__ for name in LIBRARIES},
+            "python": platform.python_version(),
+            "photos": [
+                {
+                    "path": str(one.photo),
+                    "sha256": None if one.error else hashlib.sha256(one.photo.read_bytes()).hexdigest(),
+                    "files": [file.relative_to(self.out).as_posix() for file in one.files],
+                    "error": one.error or None,
+                }
+                for one in self.outcomes
+            ],
+        }
+        path, beside = self.out / MANIFEST, self.out / f".{MANIFEST}.tmp"
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(path)
+        return path
+
+
+def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Settings) -> Iterable[Outcome]:
+    """Draw every photo's figures into a folder of its own below ``out``, one outcome a photo, and the manifest.
+
+    A photo that cannot be used gives an outcome with an error, and the rest go on; a wrong setting raises
+    DeformscopeError before anything is written.
+    """
+    check(settings)
+    make_folder(out)
+    run = Run(out, detector.name, settings)
+    for photo, name in zip(photos, _folder_names(photos), strict=True):
+        try:
+            files = draw_all(analyse(detector, photo), photo, out / name, settings)
+            outcome = Outcome(photo, tuple(files))
+        except DeformscopeError as error:
+            outcome = Outcome(photo, error=str(error))
+        run.outcomes.append(outcome)
+        run.write_manifest()
+        yield outcome
+
+
+def check(settings: Settings) -> None:
+    """Raise DeformscopeError for settings that no photo could satisfy."""
+    from .style import FORMATS
+
+    for name, value, choices in [("format", settings.format, FORMATS), *(("view", v, CHOICES) for v in settings.views)]:
+        if value not in choices:
+            raise DeformscopeError(f"--{name} {value}: expected one of {', '.join(choices)}")
+    for name, number, least in (("every", settings.every, 1), ("depth", settings.depth, 1), ("dpi", settings.dpi, 20)):
+        if number is not None and number < least:
+            raise DeformscopeError(f"--{name} {number}: expected a whole number from {least}")
+    if settings.scale is not None and not settings.scale > 0:
+        raise DeformscopeError(f"--scale {settings.scale}: expected a factor above 0")
+    if settings.group < 0:
+        raise DeformscopeError(f"--group {settings.group}: expected 0 or more")
+
+
+def make_folder(out: Path) -> None:
+    """Make the output folder and see that it can be written to; raises DeformscopeError if not."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".deformscope-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DeformscopeError(
+            f"--out {out}: cannot be written to ({error.strerror or error}); give another folder"
+        ) from None
+
+
+def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetField]:
+    """The fields that the patterns name, in the network's order; without patterns the last of each reduction."""
+    if patterns:
+        return list(analysis.fields.matching(patterns).values())
+    last = {field.reduction: name for name, field in analysis.fields.items()}
+    return [field for name, field in analysis.fields.items() if name in last.values()]
+
+
+def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) -> list[Path]:
+    """Draw what the settings ask for into ``folder`` and return the files; ``photo`` gives the sheet its title."""
+    from . import save
+    from .panels import check_places
+
+    check_places([(y, x) for x, y in settings.at], analysis.photo.shape[:2])
+    layers = chosen_layers(analysis, settings.layers)
+    drawings = _drawings(analysis, photo, layers, settings)
+    folder.mkdir(exist_ok=True)
+    return [save(draw(), folder / f"{name}.{settings.format}", settings.dpi) for name, draw in drawings.items()]
+
+
+def _drawings(
+    analysis: Analysis, photo: Path, layers: list[OffsetField], settings: Settings
+) -> dict[str, Callable[[], Figure]]:
+    """The figures to draw, by file name; drawn only when called, so that one is in memory at a time."""
+    from .. import draw
+
+    array, found, names, group = analysis.photo, analysis.detection, analysis.class_names, settings.group
+    places = [(y, x) for x, y in settings.at]
+    shaped: dict[str, Any] = {"every": settings.every, "scale": settings.scale, "group": group}
+    found_too: dict[str, Any] = {"detection": found, "class_names": names, "least": settings.least}
+    drawings: dict[str, Callable[[], Figure]] = {}
+    shown = layers
+    if settings.composed:
+        shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
+    for view in settings.views:
+        if view == "figure1":
+            for layer in shown:
+                drawings[f"figure1-{_file_name(layer)}"] = partial(draw.figure1, layer, array, **shaped)
+        elif view == "figure2":
+            drawings[view] = partial(draw.figure2, shown, array, **found_too, **shaped)
+        elif view == "figure3":
+            drawings[view] = partial(draw.figure3, shown, array, **shaped)
+        elif view == "segments":
+            drawings[view] = partial(draw.segments, shown, array, group=group)
+        elif view == "sampling":
+            for layer in layers:
+                stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
+                chosen: dict[str, Any] = {
+                    "detection": found,
+                    "depth": len(stack),
+                    "least": settings.least,
+                    "group": group,
+                }
+                drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, array, places, **chosen)
+        else:
+            title = f"{photo.name} · {analysis.detector}"
+            drawings[view] = partial(draw.overview, shown, array, **found_too, group=group, title=title)
+    return drawings
+
+
+def _file_name(layer: OffsetField) -> str:
+    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in layer.name)
+
+
+def _folder_names(photos: Sequence[Path]) -> list[str]:
+    """A folder name for each photo: its stem, numbered where two photos share it."""
+    names: list[str] = []
+    for photo in photos:
+        stem = photo.stem or "photo"
+        count = 1
+        name = stem
+        while name in names:
+            count += 1
+            name = f"{stem}-{count}"
+        names.append(name)
+    return names

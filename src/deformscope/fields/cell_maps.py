@@ -1,0 +1,138 @@
+"""What is measured of one field on one photo: d_f, divergence and circles as numpy maps of its cells, in photo px."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.ndimage import map_coordinates
+
+from ..errors import DeformscopeError
+from .field import OffsetField
+from .viewpoint import divergence, extent, split
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class CellMaps:
+    """One offset group of one field on one photo, or a null in its place. Cell (y, x) lies at origin + step · (y, x).
+
+    Cells beside the photo (padding) are left out.
+    """
+
+    d_f: Float[Array, "h w 2"]
+    """Feature-map viewpoint, (dy, dx) in photo px."""
+    div: Float[Array, "h w"]
+    """Divergence of d_f, 1/cell; of a null that is no field, any map that is lower where objects are expected."""
+    height: Float[Array, "h w"]
+    width: Float[Array, "h w"]
+    """Extents of d_k in photo px, without the regular grid's own."""
+    origin: tuple[float, float]
+    step: tuple[float, float]
+    """Both (y, x), photo px."""
+    regular: tuple[float, float] = (0.0, 0.0)
+    """Height and width of the kernel's regular grid, photo px."""
+
+    @classmethod
+    def of(cls, field: OffsetField, group: int = 0) -> CellMaps:
+        """The maps of one image's field (n = 1)."""
+        n, groups, _, h, w, _ = field.offset.shape
+        if n != 1 or not 0 <= group < groups:
+            raise DeformscopeError(
+                f"field {field.name!r} of {n} images and {groups} groups, group={group}: expected one image "
+                "(take field.select(i)) and a group it has"
+            )
+        offset = field.offset[:, group : group + 1].double().cpu()
+        d_f, d_k = split(offset)
+        high, wide = extent(d_k, field.kernel_size)
+        scale = np.array(field.pixels_per_cell())
+        corner = field.to_pixels(field.centres().double()).cpu().numpy()
+        step = np.abs(scale) * field.stride
+        size = field.placement().size
+        rows, columns = (
+            np.flatnonzero((line > -step[axis] / 2) & (line < size[axis] + step[axis] / 2))
+            for axis, line in ((0, corner[:, 0, 0]), (1, corner[0, :, 1]))
+        )
+        if not (rows.size and columns.size):
+            raise DeformscopeError(f"field {field.name!r}: none of its {h}×{w} cells lies on the photo")
+        window = np.ix_(rows, columns)
+        flow = d_f[0, 0, 0]
+        return cls(
+            d_f=flow.numpy()[window] * scale,
+            div=divergence(flow, field.stride).numpy()[window],
+            height=high[0, 0].numpy()[window] * abs(scale[0]),
+            width=wide[0, 0].numpy()[window] * abs(scale[1]),
+            origin=(float(corner[rows[0], 0, 0]), float(corner[0, columns[0], 1])),
+            step=(float(step[0]), float(step[1])),
+            regular=(
+                float(abs(scale[0]) * field.dilation[0] * (field.kernel_size[0] - 1)),
+                float(abs(scale[1]) * field.dilation[1] * (field.kernel_size[1] - 1)),
+            ),
+        )
+
+    @property
+    def radius(self) -> Float[Array, "h w"]:
+        """sqrt(width · height), px; a negative extent counts as zero."""
+        return np.sqrt(np.clip(self.height, 0, None) * np.clip(self.width, 0, None))
+
+    def centres(self) -> Float[Array, "h w 2"]:
+        """The cells' places, (y, x) photo px."""
+        h, w = self.div.shape
+        y, x = np.arange(h) * self.step[0] + self.origin[0], np.arange(w) * self.step[1] + self.origin[1]
+        return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+
+    def to_cells(self, points: Float[Array, "*points 2"]) -> Float[Array, "*points 2"]:
+        """Photo px (y, x) to cells (y, x)."""
+        return (points - np.array(self.origin)) / np.array(self.step)
+
+    def at(self, values: Float[Array, "h w"], points: Float[Array, "*points 2"]) -> Float[Array, "*points"]:
+        """A map of these cells at places (y, x) px: bilinear, the border's value beyond it."""
+        return sample(values, self.to_cells(points))
+
+    def ends(self) -> Float[Array, "h w 2"]:
+        """Where each cell ends, (y, x) px, when it follows d_f: see :func:`follow`."""
+        h, w = self.div.shape
+        cells = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), axis=-1).astype(float)
+        ends = follow(self.d_f / np.array(self.step), cells.reshape(-1, 2))
+        return ends.reshape(h, w, 2) * np.array(self.step) + np.array(self.origin)
+
+
+def sample(values: Float[Array, "h w"], cells: Float[Array, "*points 2"]) -> Float[Array, "*points"]:
+    """Bilinear values at places (y, x) in cells."""
+    return map_coordinates(values, np.moveaxis(cells, -1, 0), order=1, mode="nearest")
+
+
+def follow(flow: Float[Array, "h w 2"], starts: Float[Array, "m 2"], most: int = 64) -> Float[Array, "m 2"]:
+    """Follow a flow (dy, dx, in its own cells) from ``starts`` until it rests, at most ``most`` steps.
+
+    A step is 0.6 of the flow there and 0.6 cell at the most, so that it does not leap over a sink (it settles
+    wherever the flow contracts by less than three times its own length). Stays on the map.
+    """
+    # Complex numbers carry both components through one interpolation: this loop is most of a photo's time.
+    step = 0.6 * (flow[..., 0] + 1j * flow[..., 1])
+    step *= np.minimum(1, 0.6 / np.maximum(np.abs(step), 1e-12))
+    h, w = step.shape
+    padded = np.pad(step, ((0, 1), (0, 1)), mode="edge").ravel()
+    y, x = np.clip(starts[:, 0], 0, h - 1.0), np.clip(starts[:, 1], 0, w - 1.0)
+    moving = np.arange(len(starts))
+    for _ in range(most):
+        here_y, here_x = y[moving], x[moving]
+        row, column = here_y.astype(np.intp), here_x.astype(np.intp)
+        down, across = here_y - row, here_x - column
+        corner = row * (w + 1) + column
+        upper = padded[corner] * (1 - across) + padded[corner + 1] * across
+        lower = padded[corner + w + 1] * (1 - across) + padded[corner + w + 2] * across
+        move = upper * (1 - down) + lower * down
+        y[moving], x[moving] = np.clip(here_y + move.real, 0, h - 1.0), np.clip(here_x + move.imag, 0, w - 1.0)
+        moving = moving[np.abs(y[moving] - here_y) + np.abs(x[moving] - here_x) > 5e-3]
+        if not moving.size:
+            break
+    return np.stack([y, x], axis=-1)
+
+
+def finite(field: OffsetField) -> bool:
+    """Whether all offsets are numbers."""
+    return bool(torch.isfinite(field.offset).all())

@@ -1,0 +1,284 @@
+"""Offset fields of deformable convolutions and where their cells lie on the photo.
+
+Everything downstream sees offsets as ``[n g k h w 2]``, last axis (dy, dx), in cells of the operator's *input* feature
+map (Zhang et al., ICPRAM 2021, Eq. 1). Channel layouts, strides and paddings are dealt with here, once.
+
+Coordinates are continuous: pixel j spans [j, j + 1) and its centre is j + 0.5, as in boxes. A cell is a point, its
+receptive field's centre; points are (y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field as dataclass_field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DeformscopeError
+
+Pair = tuple[int, int]
+Point = tuple[float, float]
+ORDERS = ("yx", "xy")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one photo lies in the network's input: network px = photo px · scale + shift, each (y, x)."""
+
+    size: Pair
+    """Height and width of the photo, px."""
+    scale: Point = (1.0, 1.0)
+    shift: Point = (0.0, 0.0)
+
+    def to_photo(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
+        """Network px (y, x) to photo px (y, x)."""
+        return (points - points.new_tensor(self.shift)) / points.new_tensor(self.scale)
+
+    def to_network(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
+        """Photo px (y, x) to network px (y, x)."""
+        return points * points.new_tensor(self.scale) + points.new_tensor(self.shift)
+
+
+@dataclass(frozen=True)
+class CellGrid:
+    """Where a feature map's cells lie: centre of cell (y, x) = origin + reduction · (y, x), in network-input px."""
+
+    reduction: Point = (1.0, 1.0)
+    origin: Point = (0.5, 0.5)
+
+    def strided(self, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> CellGrid:
+        """The grid after a convolution or pooling with this geometry (its receptive fields' centres)."""
+        origin, reduction = [], []
+        for axis in (0, 1):
+            centre = -padding[axis] + dilation[axis] * (kernel[axis] - 1) / 2
+            origin.append(self.origin[axis] + self.reduction[axis] * centre)
+            reduction.append(self.reduction[axis] * stride[axis])
+        return CellGrid((reduction[0], reduction[1]), (origin[0], origin[1]))
+
+    def resized(self, before: Pair, after: Pair) -> CellGrid:
+        """The grid after resizing the map from one (h, w) to another, cell edges kept (align_corners=False)."""
+        origin, reduction = [], []
+        for axis in (0, 1):
+            step = before[axis] / after[axis]
+            origin.append(self.origin[axis] + self.reduction[axis] * (step / 2 - 0.5))
+            reduction.append(self.reduction[axis] * step)
+        return CellGrid((reduction[0], reduction[1]), (origin[0], origin[1]))
+
+    def to_network(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
+        """Cells (y, x) to network px (y, x)."""
+        return points * points.new_tensor(self.reduction) + points.new_tensor(self.origin)
+
+    def to_cells(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
+        """Network px (y, x) to cells (y, x)."""
+        return (points - points.new_tensor(self.origin)) / points.new_tensor(self.reduction)
+
+
+def _pair(value: int | Sequence[int], name: str, least: int) -> Pair:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
+        raise DeformscopeError(f"{name}={value!r}: expected one int or a (y, x) pair of ints, each at least {least}")
+    return pair[0], pair[1]
+
+
+@dataclass(frozen=True)
+class OffsetField:
+    """The offsets of one call of a deformable convolution, with all that is needed to place them on the photo.
+
+    ``offset`` is ``[n g k h w 2]``, (dy, dx) in input-feature cells; ``modulation`` ``[n g k h w]`` or None (DCNv1).
+    n images, g offset groups, k kernel points (row-major over ``kernel_size``), h × w output cells.
+    """
+
+    offset: Float[Tensor, "n g k h w 2"]
+    modulation: Float[Tensor, "n g k h w"] | None = None
+    kernel_size: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    input_size: Pair = (0, 0)
+    """Height and width of the operator's input map, cells."""
+    cells: CellGrid = dataclass_field(default_factory=CellGrid)
+    """Where the cells of the operator's *input* map lie in the network's input."""
+    placements: tuple[Placement, ...] = ()
+    """How each of the n photos lies in the network's input; empty: the network's input is the photo."""
+    name: str = ""
+    below: str | None = None
+    """Name of the deformable call through which this one's input came last; empty: through none; None: not known."""
+
+    @classmethod
+    def from_tensor(
+        cls,
+        offset: Tensor,
+        *,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        offset_groups: int = 1,
+        order: str = "yx",
+        modulation: Tensor | None = None,
+        input_size: Sequence[int] | None = None,
+        reduction: float | Sequence[float] = 1.0,
+        origin: Sequence[float] | None = None,
+        placements: Sequence[Placement] = (),
+        name: str = "",
+        below: str | None = None,
+    ) -> OffsetField:
+        """An OffsetField from a raw offset tensor ``[n 2·g·k h w]`` (or ``[2·g·k h w]``) of any source.
+
+        Channels are group-major, then kernel points row-major, then the two components interleaved:
+        ``order="yx"`` as torchvision, mmcv and detectron2 have them, ``"xy"`` with x first. ``modulation`` is
+        ``[n g·k h w]``, after its sigmoid. ``padding`` defaults to the one that keeps the map's size at stride 1.
+        ``reduction`` is image px per *input* cell; ``origin`` the (y, x) px of input cell (0, 0)'s centre (default:
+        0.5 px, that of stacked convolutions padded to keep their size). ``input_size`` defaults to the least that
+        gives h × w outputs. ``below``: the field of the layer through which this one's input came last, by name.
+
+        Raises DeformscopeError when shapes do not fit. Half precisions are widened to float32.
+        """
+        kernel = _pair(kernel_size, "kernel_size", 1)
+        step, spread = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)
+        pad = (
+            (spread[0] * (kernel[0] - 1) // 2, spread[1] * (kernel[1] - 1) // 2)
+            if padding is None
+            else _pair(padding, "padding", 0)
+        )
+        if order not in ORDERS:
+            raise DeformscopeError(f"order={order!r}: expected one of {', '.join(map(repr, ORDERS))}")
+        if offset.ndim == 3:
+            offset = offset[None]
+        if modulation is not None and modulation.ndim == 3:
+            modulation = modulation[None]
+        points = kernel[0] * kernel[1]
+        channels = 2 * offset_groups * points
+        if offset.ndim != 4 or offset.shape[1] != channels:
+            raise DeformscopeError(
+                f"offset of shape {tuple(offset.shape)}: expected [n {channels} h w] "
+                f"(2 · {offset_groups} offset groups · {kernel[0]}×{kernel[1]} kernel points); "
+                "give the right kernel_size and offset_groups, and split off a modulation"
+            )
+        n, _, h, w = offset.shape
+        if modulation is not None and tuple(modulation.shape) != (n, channels // 2, h, w):
+            raise DeformscopeError(
+                f"modulation of shape {tuple(modulation.shape)}: expected {(n, channels // 2, h, w)}"
+            )
+        vectors = _widened(offset).reshape(n, offset_groups, points, 2, h, w).movedim(3, -1)
+        if order == "xy":
+            vectors = vectors.flip(-1)
+        least = [
+            max(1, (size - 1) * step[i] - 2 * pad[i] + spread[i] * (kernel[i] - 1) + 1) for i, size in enumerate((h, w))
+        ]
+        ratio = (float(reduction), float(reduction)) if isinstance(reduction, (int, float)) else tuple(reduction)
+        return cls(
+            offset=vectors,
+            modulation=None if modulation is None else _widened(modulation).reshape(n, offset_groups, points, h, w),
+            kernel_size=kernel,
+            stride=step,
+            padding=pad,
+            dilation=spread,
+            input_size=_pair(least if input_size is None else input_size, "input_size", 1),
+            cells=CellGrid((ratio[0], ratio[1]), (0.5, 0.5) if origin is None else (origin[0], origin[1])),
+            placements=tuple(placements),
+            name=name,
+            below=below,
+        )
+
+    def __post_init__(self) -> None:
+        n, points = self.offset.shape[0], self.kernel_size[0] * self.kernel_size[1]
+        if self.offset.ndim != 6 or self.offset.shape[-1] != 2 or self.offset.shape[2] != points:
+            raise DeformscopeError(f"offset of shape {tuple(self.offset.shape)}: expected [n g {points} h w 2]")
+        if self.placements and len(self.placements) != n:
+            raise DeformscopeError(f"placements: {len(self.placements)} given for {n} images; expected one an image")
+
+    def __repr__(self) -> str:
+        n, g, _, h, w, _ = self.offset.shape
+        kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(map(str, self.stride))
+        return (
+            f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, kernel {kernel}, "
+            f"stride {stride}, {h}×{w} cells of {self.reduction[0]:g} px"
+            f"{', modulated' if self.modulation is not None else ''})"
+        )
+
+    @property
+    def reduction(self) -> Point:
+        """Network-input px per *output* cell, (y, x)."""
+        return self.cells.reduction[0] * self.stride[0], self.cells.reduction[1] * self.stride[1]
+
+    @property
+    def output_cells(self) -> CellGrid:
+        """Where the output cells lie: the centres of their kernels' regular grids."""
+        return self.cells.strided(self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def placement(self, image: int = 0) -> Placement:
+        """How photo number ``image`` lies in the network's input."""
+        if self.placements:
+            return self.placements[image]
+        extent = [math.ceil(size * ratio) for size, ratio in zip(self.input_size, self.cells.reduction, strict=True)]
+        return Placement((extent[0], extent[1]))
+
+    def select(self, image: int) -> OffsetField:
+        """The field of one image of the batch, n = 1."""
+        n = self.offset.shape[0]
+        if not 0 <= image < n:
+            raise DeformscopeError(f"image={image}: expected an index below {n}, the images of {self.name!r}")
+        return replace(
+            self,
+            offset=self.offset[image : image + 1],
+            modulation=None if self.modulation is None else self.modulation[image : image + 1],
+            placements=self.placements[image : image + 1],
+        )
+
+    def to(self, device: torch.device | str) -> OffsetField:
+        """The field with its tensors on another device."""
+        return replace(
+            self,
+            offset=self.offset.to(device),
+            modulation=None if self.modulation is None else self.modulation.to(device),
+        )
+
+    def regular_points(self) -> Float[Tensor, "k h w 2"]:
+        """p0·stride − padding + p_k·dilation: where the kernel points lie without offsets, (y, x) in input cells."""
+        *_, h, w, _ = self.offset.shape
+        axes = []
+        for axis, size in enumerate((h, w)):
+            p0 = torch.arange(size, device=self.offset.device, dtype=self.offset.dtype) * self.stride[axis]
+            p_k = torch.arange(self.kernel_size[axis], device=p0.device, dtype=p0.dtype) * self.dilation[axis]
+            axes.append(p0[None] - self.padding[axis] + p_k[:, None])
+        y = axes[0][:, None, :, None].expand(-1, self.kernel_size[1], -1, w)
+        x = axes[1][None, :, None, :].expand(self.kernel_size[0], -1, h, -1)
+        return torch.stack([y, x], dim=-1).flatten(0, 1)
+
+    def sampling_points(self) -> Float[Tensor, "n g k h w 2"]:
+        """p0·stride − padding + p_k·dilation + Δp_k (Eq. 1): where the kernels sample, (y, x) in input cells."""
+        return self.regular_points() + self.offset
+
+    def centres(self) -> Float[Tensor, "h w 2"]:
+        """The middle of every output cell's regular kernel, (y, x) in input-feature cells."""
+        return self.regular_points().mean(dim=0)
+
+    def to_pixels(self, points: Float[Tensor, "*points 2"], image: int = 0) -> Float[Tensor, "*points 2"]:
+        """Points (y, x) in input-feature cells to (y, x) in px of photo number ``image``."""
+        return self.placement(image).to_photo(self.cells.to_network(points))
+
+    def pixels_per_cell(self, image: int = 0) -> Point:
+        """Photo px per *input*-feature cell, (y, x): what a displacement is multiplied with."""
+        scale = self.placement(image).scale
+        return self.cells.reduction[0] / scale[0], self.cells.reduction[1] / scale[1]
+
+    def cell_at(self, pixel: Point, image: int = 0) -> Pair:
+        """The output cell (y, x) nearest to a (y, x) place of the photo, which must lie on the photo."""
+        placement = self.placement(image)
+        if not all(0 <= p <= size for p, size in zip(pixel, placement.size, strict=True)):
+            raise DeformscopeError(
+                f"pixel (y, x) = ({pixel[0]:g}, {pixel[1]:g}): outside the photo, "
+                f"which is {placement.size[0]} high and {placement.size[1]} wide"
+            )
+        network = placement.to_network(torch.tensor(pixel, dtype=torch.float64))
+        cell = self.output_cells.to_cells(network).round().long().tolist()
+        h, w = self.offset.shape[3:5]
+        return min(max(cell[0], 0), h - 1), min(max(cell[1], 0), w - 1)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

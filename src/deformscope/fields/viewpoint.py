@@ -1,0 +1,82 @@
+"""The two viewpoints of an offset field (Zhang et al., ICPRAM 2021): Eq. 2-4 and the circle radius.
+
+Pure functions of tensors, on any device, differentiable. Offsets and displacements are in input-feature cells,
+last axis (dy, dx).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DeformscopeError
+
+
+def split(
+    offset: Float[Tensor, "n g k h w 2"],
+) -> tuple[Float[Tensor, "n g 1 h w 2"], Float[Tensor, "n g k h w 2"]]:
+    """Split offsets into the feature-map viewpoint d_f (Eq. 2) and the kernel viewpoint d_k = Δp − d_f (Eq. 3)."""
+    d_f = offset.mean(dim=2, keepdim=True)
+    return d_f, offset - d_f
+
+
+def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[int, int] = (1, 1)) -> Float[Tensor, "*maps h w"]:
+    """div = ∂x d_f,x + ∂y d_f,y (Eq. 4), in 1/cell; negative where features converge.
+
+    Central differences inside, one-sided at the border; zero along an axis of a single cell. Neighbouring output cells
+    lie ``stride`` (y, x) input cells apart; with it a field that contracts on a point has −2 at any stride.
+    """
+    return _slope(d_f[..., 0], -2, stride[0]) + _slope(d_f[..., 1], -1, stride[1])
+
+
+def _slope(values: Float[Tensor, "*maps h w"], axis: int, spacing: int) -> Float[Tensor, "*maps h w"]:
+    if values.shape[axis] < 2:
+        return torch.zeros_like(values)
+    return torch.gradient(values, spacing=float(spacing), dim=axis)[0]
+
+
+def extent(
+    d_k: Float[Tensor, "n g k h w 2"],
+    kernel_size: tuple[int, int] | None = None,
+    dilation: tuple[int, int] = (0, 0),
+) -> tuple[Float[Tensor, "n g h w"], Float[Tensor, "n g h w"]]:
+    """Height and width by which d_k spreads a kernel, in cells.
+
+    Height is the bottom row's dy minus the top row's, width the right column's dx minus the left's.
+    Rows and columns are averaged over their points. As in the paper the regular grid's own extent is not in it;
+    ``dilation`` (y, x) adds it. Negative where the kernel is drawn together. The mean shift d_f cancels.
+    """
+    rows, columns = kernel_size or _square(d_k.shape[2])
+    if rows * columns != d_k.shape[2]:
+        raise DeformscopeError(f"kernel_size={kernel_size}: expected rows · columns = {d_k.shape[2]} kernel points")
+    grid = d_k.unflatten(2, (rows, columns))
+    height = (grid[:, :, -1, :, ..., 0] - grid[:, :, 0, :, ..., 0]).mean(dim=2)
+    width = (grid[:, :, :, -1, ..., 1] - grid[:, :, :, 0, ..., 1]).mean(dim=2)
+    return height + dilation[0] * (rows - 1), width + dilation[1] * (columns - 1)
+
+
+def radius(
+    d_k: Float[Tensor, "n g k h w 2"],
+    kernel_size: tuple[int, int] | None = None,
+    dilation: tuple[int, int] = (0, 0),
+) -> Float[Tensor, "n g h w"]:
+    """Circle radius r = sqrt(width · height) of the kernel viewpoint, in cells (Zhang et al., Fig. 3).
+
+    Width and height are those of :func:`extent`; a negative one counts as zero, so that a kernel drawn together in
+    both directions does not pass for a spread one.
+    """
+    height, width = extent(d_k, kernel_size, dilation)
+    area = height.clamp(min=0) * width.clamp(min=0)
+    spread = area > 0
+    # The root's slope at zero is infinite; a gradient through it would be NaN even where it is multiplied by zero.
+    return torch.where(spread, torch.where(spread, area, 1).sqrt(), 0)
+
+
+def _square(points: int) -> tuple[int, int]:
+    side = math.isqrt(points)
+    if side * side != points:
+        raise DeformscopeError(f"kernel_size: {points} kernel points are no square; give kernel_size=(rows, columns)")
+    return side, side

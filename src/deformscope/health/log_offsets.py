@@ -1,0 +1,123 @@
+"""Watch offsets while a model trains: their health as curves and the paper's figures, in TensorBoard or another log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..capture.recorder import Fields, capture
+from ..errors import DeformscopeError
+from ..photo import Photo, read
+from .diagnose import Diagnosis, diagnose
+
+
+def log_offsets(
+    logger: Any,
+    model: nn.Module,
+    photos: Sequence[Photo],
+    step: int,
+    *,
+    forward: Callable[[Any], Any] | None = None,
+    figures: bool = True,
+    prefix: str = "offsets",
+) -> Diagnosis:
+    """Log a model's offsets on ``photos``: a curve a layer and figure, and the three figures of the first photo.
+
+    ``logger`` is a TensorBoard ``SummaryWriter`` or any Lightning logger; one that keeps no images gets the curves.
+    ``model`` is one of deformscope's detectors, or any module with a ``forward`` that runs it on one photo. It is in
+    eval mode meanwhile, so that nothing it counts while training sees these photos; then every module's mode is as it
+    was. Curves: ``median`` and ``largest`` offset (cells), share ``beyond`` the map, mean ``modulation``, and
+    ``broken`` and ``suspect``, how many layers are. Returns the diagnosis.
+    """
+    if not photos:
+        raise DeformscopeError("photos=[]: expected at least one photo to watch")
+    with _evaluating(model):
+        diagnosis = diagnose(model, list(photos), forward)
+        _log_curves(logger, curves(diagnosis, prefix), step)
+        if figures:
+            with torch.no_grad(), capture(model) as fields:
+                (forward or model)(photos[0])
+            hidden = {finding.layer for finding in diagnosis.findings if finding.ailment == "non-finite"}
+            for name, figure in _drawn(fields, photos[0], hidden):
+                _log_figure(logger, f"{prefix}/{name}", figure, step)
+    return diagnosis
+
+
+def curves(diagnosis: Diagnosis, prefix: str = "offsets") -> dict[str, float]:
+    """A diagnosis as named numbers."""
+    values: dict[str, float] = {}
+    for layer in diagnosis.layers:
+        for name in ("median", "largest", "beyond", "modulation"):
+            value = getattr(layer, name)
+            if value is not None and math.isfinite(value):
+                values[f"{prefix}/{layer.layer}/{name}"] = value
+    for verdict in ("broken", "suspect"):
+        values[f"{prefix}/{verdict}"] = float(sum(layer.verdict == verdict for layer in diagnosis.layers))
+    return values
+
+
+def _drawn(fields: Fields, photo: Photo, hidden: set[str]) -> Iterator[tuple[str, Any]]:
+    """Figures 1-3 of the last layer of each reduction, but for the ``hidden`` ones."""
+    from ..draw import figure1, figure2, figure3
+
+    array = read(photo)
+    last = {
+        field.reduction: field.to("cpu")
+        for name, field in fields.items()
+        if field.offset.shape[0] == 1 and name not in hidden
+    }
+    if not last:
+        return
+    for field in last.values():
+        yield f"{field.name}/figure1", figure1(field, array)
+    yield "figure2", figure2(last.values(), array)
+    yield "figure3", figure3(last.values(), array)
+
+
+def _log_curves(logger: Any, values: dict[str, float], step: int) -> None:
+    if hasattr(logger, "log_metrics"):
+        logger.log_metrics(values, step)
+    elif hasattr(logger, "add_scalar"):
+        for name, value in values.items():
+            logger.add_scalar(name, value, step)
+    else:
+        raise DeformscopeError(
+            f"logger of type {type(logger).__name__}: expected a Lightning logger (log_metrics) or a TensorBoard "
+            "SummaryWriter (add_scalar, add_figure)"
+        )
+
+
+def _log_figure(logger: Any, name: str, figure: Any, step: int) -> None:
+    writer: Any = logger if hasattr(logger, "add_image") else getattr(logger, "experiment", None)
+    if hasattr(writer, "add_image"):
+        # Not add_figure: that wants pyplot's canvas, and closes figures in its list.
+        writer.add_image(name, _pixels(figure), step, dataformats="HWC")
+    elif hasattr(logger, "log_image"):
+        logger.log_image(name, [_pixels(figure)], step=step)
+
+
+def _pixels(figure: Any) -> Any:
+    """A matplotlib figure as RGB uint8 [h w 3]."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Not model.train(): frozen parts stay in eval mode while the rest trains.
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,1 @@
+"""Numbers that know nothing of offsets: average precision, matching, bootstrap intervals, evaluating a detector."""

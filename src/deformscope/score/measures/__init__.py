@@ -1,0 +1,1 @@
+"""One photo's record: what is measured of each field, of each null, against the annotations."""

@@ -1,0 +1,111 @@
+"""One photo through the detector: its fields, what stands in their place, and every figure of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ...capture.offset_sources import origins
+from ...capture.recorder import capture
+from ...fields.cell_maps import CellMaps, finite
+from ...fields.stack import DEEPEST, composed, upstream
+from . import nulls
+from .annotations import Scene
+from .marks import mark
+from .measure import central_segment, filled_segments, found_segments, measure
+
+Maps = dict[str, CellMaps]
+"""By layer and offset group: ``layer`` or ``layer:group``."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the detector made of one photo."""
+
+    maps: Maps
+    per_cell: dict[str, tuple[float, float]]
+    """Photo px (y, x) of an input cell, by layer and group."""
+    boxes: np.ndarray
+    scores: np.ndarray
+    broken: tuple[str, ...] = ()
+    """Layers whose offsets held NaN or infinity."""
+
+
+def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, together: bool = False) -> Seen:
+    """Run the detector on one photo. Layers that match none of the patterns are left out; so are NaN offsets.
+
+    With ``together`` each layer's maps are those of it and the up to two below it together.
+
+    Calls on other things than the photo (regions of interest) are no field of it, and are left out too.
+    """
+    with origins(detector) as calls, capture(detector) as fields:
+        detection = detector(photo)[0]
+    traced = dict(zip(fields, calls, strict=True))
+    maps: Maps = {}
+    per_cell, broken = {}, []
+    for name, field in fields.matching(list(layers)).items():
+        if field.offset.shape[0] != 1:
+            continue
+        stack = upstream(fields, name, DEEPEST if together else 1)
+        if any(traced[one.name].non_finite or not finite(one) for one in stack):
+            broken.append(name)
+            continue
+        field = composed(stack)
+        groups = field.offset.shape[1]
+        for group in range(groups):
+            key = name if groups == 1 else f"{name}:{group}"
+            maps[key], per_cell[key] = CellMaps.of(field, group), field.pixels_per_cell()
+    boxes, scores = detection["boxes"].double().cpu().numpy(), detection["scores"].double().cpu().numpy()
+    return Seen(maps, per_cell, boxes, scores, tuple(broken))
+
+
+def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:
+    """The convolutions that make a detector's offsets, found by running it on a grey photo."""
+    grey = np.full((96, 128, 3), 127, dtype=np.uint8)
+    with origins(detector) as calls, capture(detector):
+        detector(grey)
+    return tuple(sorted({name for call in calls for name in call.convolutions}))
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that the figures of one view of a photo are made from: small arrays, so that a worker can make them."""
+
+    scene: Scene
+    field: Seen
+    fresh: Maps
+    other: Maps
+    seed: int
+
+
+def measured(task: Task) -> dict[str, Any]:
+    """The figures of every layer and null of one view; layer ``*`` holds the nulls that know no layer."""
+    marks = mark(task.scene)
+    size = task.scene.size
+    centre = nulls.centre(size)
+    boxes, scores = task.field.boxes, task.field.scores
+    layers: dict[str, dict[str, Any]] = {
+        "*": {
+            "centre": measure(centre, marks, central_segment(centre, marks)),
+            "zero": measure(nulls.zero(size), marks, None),
+            "filled": measure(nulls.filled(size, boxes, scores), marks, filled_segments(marks, boxes, scores)),
+        }
+    }
+    for number, (key, maps) in enumerate(task.field.maps.items()):
+        sources = {"field": maps}
+        if key in task.fresh:
+            sources["fresh"] = nulls.as_strong(task.fresh[key], maps)
+        if key in task.other:
+            sources["shuffled"] = nulls.shuffled(maps, task.other[key])
+        sources["noise"] = nulls.noise(maps, np.random.default_rng([task.seed, number]), task.field.per_cell[key])
+        layers[key] = {name: measure(one, marks, found_segments(one, marks)) for name, one in sources.items()}
+    return {
+        "things": [[t.category, t.area_class, round(t.size[0], 2), round(t.size[1], 2)] for t in marks.things],
+        "masked": marks.masked,
+        "area": round(float(marks.inside[marks.valid].mean()), 6),
+        "layers": layers,
+    }

@@ -1,0 +1,76 @@
+"""Where a photo is looked at, and what is true there: a lattice of places with the objects that lie under each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .annotations import Scene, Thing
+
+Array = np.ndarray
+ACROSS = 96
+"""Places along the photo's shorter side, at the most; every layer and every null is looked at in the same ones."""
+RINGS = 12
+"""Rings of equal distance from the photo's centre, each with as many places."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The p = rows · columns places of a photo that its figures are computed on."""
+
+    points: Float[Array, "p 2"]
+    """(y, x) photo px: the centres of every so-manieth pixel."""
+    shape: tuple[int, int]
+    """Rows and columns."""
+    things: tuple[Thing, ...]
+    """The objects that count."""
+    on: Bool[Array, "m p"]
+    """Which places lie on which of the m counted objects: on its mask where the photo has all masks, else in its
+    box."""
+    boxed: Bool[Array, "m p"]
+    """Which lie in their boxes."""
+    ignored: Bool[Array, "i p"]
+    """Which lie on which of the ignored objects."""
+    ring: Int[Array, " p"]
+    """The ring, 0 the innermost, by distance from the photo's centre in units of its sides."""
+    masked: bool
+
+    @property
+    def inside(self) -> Bool[Array, " p"]:
+        """Places on any object."""
+        return np.asarray(self.on.any(axis=0))
+
+    @property
+    def valid(self) -> Bool[Array, " p"]:
+        """Places that count: all but those on nothing but an ignored object."""
+        return np.asarray(~self.ignored.any(axis=0) | self.inside)
+
+
+def mark(scene: Scene) -> Marks:
+    """Lay the lattice over a scene."""
+    height, width = scene.size
+    step = max(1, round(min(height, width) / ACROSS))
+    y, x = (np.arange(step // 2, length, step) + 0.5 for length in (height, width))
+    points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+    things = scene.counted
+    masked = bool(things) and all(thing.mask is not None for thing in things)
+    ignored = [t for t in scene.things if t.ignored and min(t.size) >= 1]
+    bare = [thing if masked else Thing(thing.category, thing.box) for thing in things]
+    distance = (((points / np.array([height, width])) - 0.5) ** 2).sum(axis=-1)
+    rank = distance.argsort(kind="stable").argsort(kind="stable")
+    return Marks(
+        points=points,
+        shape=(len(y), len(x)),
+        things=things,
+        on=_stacked(bare, points),
+        boxed=_stacked([Thing(thing.category, thing.box) for thing in things], points),
+        ignored=_stacked(ignored, points),
+        ring=rank * RINGS // len(points),
+        masked=masked,
+    )
+
+
+def _stacked(things: list[Thing], points: Array) -> Array:
+    return np.array([thing.covers(points) for thing in things], dtype=bool).reshape(len(things), len(points))

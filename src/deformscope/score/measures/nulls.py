@@ -1,0 +1,130 @@
+"""What a figure has to beat: maps that know nothing of the photo, its centre, or only what the detector says anyway."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from ...fields.cell_maps import CellMaps, sample
+from ...fields.viewpoint import divergence
+
+Array = np.ndarray
+
+NULLS = ("fresh", "shuffled", "noise", "centre", "zero", "filled")
+"""Fresh offset convolutions; another image's offsets; noise of the same spectrum; the photo's centre; no offsets; the
+detected boxes, filled."""
+MEANING = {
+    "field": "the offsets",
+    "fresh": "the same network with freshly drawn offset convolutions",
+    "shuffled": "the offsets that another image had",
+    "noise": "noise with the offsets' own spectrum",
+    "centre": "the photo's centre, whatever is on it",
+    "zero": "no offsets at all: chance",
+    "filled": "the detector's own boxes, filled: what it says without its offsets",
+}
+
+
+def shuffled(maps: CellMaps, other: CellMaps) -> CellMaps:
+    """Another image's maps in this one's place, stretched to its cells."""
+    h, w = maps.div.shape
+    y, x = (np.linspace(0, there - 1, here) for there, here in zip(other.div.shape, (h, w), strict=True))
+    cells = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+
+    d_f = np.stack([sample(other.d_f[..., axis], cells) for axis in (0, 1)], axis=-1)
+    div, height, width = (sample(values, cells) for values in (other.div, other.height, other.width))
+    return CellMaps(d_f, div, height, width, maps.origin, maps.step, maps.regular)
+
+
+def noise(maps: CellMaps, random: np.random.Generator, per_cell: tuple[float, float]) -> CellMaps:
+    """Noise with the maps' own power spectra, cross spectra and means: every wave gets a random phase, the same in all.
+
+    ``per_cell`` are the photo px (y, x) of an input cell, for the divergence. (Prichard and Theiler, Phys. Rev. Lett.
+    73, 951, 1994, in two dimensions.)
+    """
+    h, w = maps.div.shape
+    phases = np.angle(np.fft.fft2(random.standard_normal((h, w))))
+    # The mean, and the waves that are their own mirror images, are real: a phase of theirs would be lost.
+    phases[0, 0] = 0.0
+    stack = np.stack([maps.d_f[..., 0], maps.d_f[..., 1], maps.height, maps.width])
+    waved = np.fft.ifft2(np.fft.fft2(stack) * np.exp(1j * phases)).real
+    d_f = np.stack([waved[0], waved[1]], axis=-1)
+    stride = tuple(step / cell for step, cell in zip(maps.step, per_cell, strict=True))
+    cells = torch.from_numpy(d_f / np.array(per_cell))
+    div = divergence(cells, (round(stride[0]), round(stride[1]))).numpy()
+    return CellMaps(d_f, div, waved[2], waved[3], maps.origin, maps.step, maps.regular)
+
+
+def plain_grid(size: tuple[int, int], across: int = 64) -> tuple[CellMaps, Float[Array, "h w 2"]]:
+    """Empty maps over a photo of ``size`` (h, w) px, and their cells' places."""
+    step = max(size) / across
+    shape = tuple(max(2, round(length / step)) for length in size)
+    steps = (size[0] / shape[0], size[1] / shape[1])
+    blank = np.zeros(shape)
+    maps = CellMaps(np.zeros((*shape, 2)), blank, blank, blank, (steps[0] / 2, steps[1] / 2), steps)
+    return maps, maps.centres()
+
+
+def zero(size: tuple[int, int]) -> CellMaps:
+    """No offsets: every figure is what chance gives."""
+    return plain_grid(size)[0]
+
+
+def centre(size: tuple[int, int]) -> CellMaps:
+    """All points to the photo's centre; the score falls with the distance from it, in units of the photo's sides.
+
+    Its zero, where a field's divergence would change sign, leaves half of the photo inside, as a field without mean
+    does. Circles are all alike.
+    """
+    maps, places = plain_grid(size)
+    middle = np.array(size) / 2
+    relative = ((places - middle) / np.array(size)) ** 2
+    distance = relative.sum(axis=-1)
+    same = np.full(maps.div.shape, np.sqrt(size[0] * size[1]) / 4)
+    return CellMaps(middle - places, distance - 0.5 / np.pi, same, same, maps.origin, maps.step)
+
+
+LEAST_SCORE = 0.3
+"""A detected box counts as there from this score on; below it a point's score stays on the wrong side of zero."""
+
+
+def filled(size: tuple[int, int], boxes: Float[Array, "d 4"], scores: Float[Array, " d"]) -> CellMaps:
+    """Every cell knows the best detected box around it: its score, its centre, its height and width."""
+    maps, places = plain_grid(size, 96)
+    shape = maps.div.shape
+    best, d_f = np.zeros(shape), np.zeros((*shape, 2))
+    height, width = np.zeros(shape), np.zeros(shape)
+    for (x0, y0, x1, y1), score in sorted(zip(boxes.tolist(), scores.tolist(), strict=True), key=lambda pair: pair[1]):
+        inside = (places[..., 0] >= y0) & (places[..., 0] < y1) & (places[..., 1] >= x0) & (places[..., 1] < x1)
+        best[inside], height[inside], width[inside] = score, y1 - y0, x1 - x0
+        d_f[inside] = np.array([(y0 + y1) / 2, (x0 + x1) / 2]) - places[inside]
+    return CellMaps(d_f, LEAST_SCORE - best, height, width, maps.origin, maps.step)
+
+
+def fresh_copy(model: nn.Module, convolutions: tuple[str, ...], seed: int = 0) -> nn.Module:
+    """A copy of ``model`` whose named convolutions are drawn anew, weights and biases, as ``nn.Conv2d`` draws them."""
+    copied = copy.deepcopy(model)
+    random = torch.Generator().manual_seed(seed)
+    for name in convolutions:
+        convolution = copied.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        bound = convolution.weight[0].numel() ** -0.5  # Kaiming's uniform with a = √5, PyTorch's default
+        for parameter in (convolution.weight, convolution.bias):
+            if parameter is not None:
+                parameter.data.copy_((torch.rand(parameter.shape, generator=random) * 2 - 1) * bound)
+    return copied
+
+
+def as_strong(maps: CellMaps, like: CellMaps) -> CellMaps:
+    """Maps scaled so that d_f is as long as ``like``'s, root mean square: only their pattern is to tell."""
+    length = float(np.sqrt((maps.d_f**2).mean()))
+    if length <= 0:
+        return maps
+    factor = float(np.sqrt((like.d_f**2).mean())) / length
+    return replace(
+        maps, d_f=maps.d_f * factor, div=maps.div * factor, height=maps.height * factor, width=maps.width * factor
+    )

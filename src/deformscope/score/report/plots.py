@@ -1,0 +1,161 @@
+"""The report's plots: how far sinks lie from centres, circles against sizes, precision against recall; and photos."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from torch import nn
+
+from ...analysis import analyse
+from ...draw import figure2, figure3
+from ...draw.style import FAINT, INK
+from ...metrics.matching import ap_of, pooled
+from ..measures.nulls import NULLS
+from ..summary.columns import Table
+from ..summary.size import BOUNDS
+
+Array = np.ndarray
+COLOURS = {
+    "field": "#d7191c",
+    "fresh": "#7570b3",
+    "shuffled": "#1b9e77",
+    "noise": "#a6761d",
+    "centre": "#2b6cb0",
+    "zero": "#999999",
+    "filled": "#e6ab02",
+}
+NAMES = {"field": "offsets"}
+
+
+def distances(table: Table, layer: str) -> Drawing:
+    """The distribution of the distance from each object's sink to its centre, cumulated, against the nulls."""
+    figure, ax = _axes("distance of an object's sink from its centre (√area)", "share of the objects")
+    for source in ("field", *NULLS):
+        column = table.column(layer, source)
+        if column is None or source in ("zero",):
+            continue
+        values = np.sort(column.things["sink_distance"][np.isfinite(column.things["sink_distance"])])
+        if len(values):
+            share = np.arange(1, len(values) + 1) / len(values)
+            ax.plot(values, share, color=COLOURS[source], lw=2.2 if source == "field" else 1.2, label=_label(source))
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    _title(ax, layer, f"{len(table.owner)} objects; further up and left is better")
+    return figure
+
+
+def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
+    """Circles against sizes, an object a dot, with the one-parameter fit; place: ``centre``, ``sink``, ``largest``."""
+    figure, ax = _axes("√(width · height) of the object's box (px)", "radius r of the circle (px)")
+    column = table.column(layer, "field")
+    assert column is not None
+    radius, size = column.things[f"r_{place}"], np.sqrt(table.size.prod(axis=1))
+    seen = np.isfinite(radius) & (radius > 0)
+    none = int((np.isfinite(radius) & (radius <= 0)).sum())
+    if seen.any():
+        colours = np.array([{"S": "#7570b3", "M": "#1b9e77", "L": "#d95f02"}[name] for name in table.area_class])
+        ax.scatter(size[seen], radius[seen], s=9, c=colours[seen], alpha=0.5, linewidths=0)
+        factor = float(np.median(size[seen] / radius[seen]))
+        line = np.array([size[seen].min(), size[seen].max()])
+        ax.plot(line, line / factor, color=INK, lw=1.2, label=f"√(wh) = {factor:.2f} · r")
+        ax.set(xscale="log", yscale="log", ylim=np.percentile(radius[seen], [0.5, 100]) * [0.8, 1.2])
+        ticks = [value for value in (10, 20, 50, 100, 200, 500, 1000) if line[0] * 0.7 <= value <= line[1] * 1.4]
+        ax.set_xticks(ticks, [str(value) for value in ticks])
+        ax.minorticks_off()
+        for bound in BOUNDS:
+            ax.axvline(bound, color=FAINT, lw=0.6, ls=":")
+        ax.legend(frameon=False, fontsize=8)
+    words = {"centre": "at the box's centre", "sink": "at the sink", "largest": "the largest on the object"}[place]
+    _title(ax, layer, f"circles {words}; {int(seen.sum())} objects" + (f", {none} more with r = 0" if none else ""))
+    return figure
+
+
+def precision_recall(table: Table, layer: str) -> Drawing:
+    """Precision and recall of the segments at IoU 0.5, whatever their class, against the nulls."""
+    figure, ax = _axes("recall", "precision")
+    counts = table.masked.astype(float) if table.masked.any() else np.ones(len(table.names))
+    for source in ("field", *NULLS):
+        column = table.column(layer, source)
+        if column is None or source == "zero":
+            continue
+        objects = float(sum(m.objects * count for m, count in zip(column.matches, counts, strict=True)))
+        _, hit, skipped, image = pooled(column.matches)
+        weights = counts[image]
+        right = np.cumsum(hit[0] * weights)
+        wrong = np.cumsum(~(hit[0] | skipped[0]) * weights)
+        if not objects or not len(right):
+            continue
+        area = ap_of(hit[:1], skipped[:1], weights, objects)[0]
+        ax.plot(
+            right / objects,
+            right / np.maximum(right + wrong, 1),
+            color=COLOURS[source],
+            lw=2.2 if source == "field" else 1.2,
+            label=f"{_label(source)}, AP {area:.3f}",
+        )
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False, fontsize=8)
+    _title(ax, layer, "segments grown from the field, class-agnostic, IoU 0.5")
+    return figure
+
+
+def spread(table: Table, layer: str, name: str, words: str) -> Drawing:
+    """How one figure of the photos is distributed, against the photo's centre."""
+    figure, ax = _axes(words, "photos")
+    bins = np.linspace(0, 1, 26).tolist()
+    for source in ("centre", "field"):
+        column = table.column(layer, source)
+        if column is None:
+            continue
+        figures = column.image[name]
+        values = figures[np.isfinite(figures) & (table.masked | ~table.masked.any())]
+        ax.hist(values, bins, color=COLOURS[source], alpha=0.55 if source == "field" else 0.35, label=_label(source))
+        if len(values):
+            ax.axvline(float(values.mean()), color=COLOURS[source], lw=1.5)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    _title(ax, layer, "lines: means")
+    return figure
+
+
+def photo_panels(detector: nn.Module, photo: Path, layer: str) -> list[Drawing]:
+    """Figures 2 and 3 of one photo at one layer."""
+    name, _, group = layer.partition(":")
+    analysis = analyse(detector, photo)
+    field, chosen = analysis.fields[name], int(group or 0)
+    found = analysis.detection
+    return [
+        figure2(field, analysis.photo, detection=found, class_names=analysis.class_names, group=chosen),
+        figure3(field, analysis.photo, group=chosen),
+    ]
+
+
+def data_url(figure: Drawing, kind: str = "png", dpi: int = 110) -> str:
+    """A figure as the data URL of a PNG, or of a JPEG (``jpeg``), which is smaller where there is a photo in it."""
+    buffer = io.BytesIO()
+    options = {"quality": 88} if kind == "jpeg" else {"compress_level": 6}
+    figure.savefig(buffer, format=kind, dpi=dpi, pil_kwargs=options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _axes(x: str, y: str) -> tuple[Drawing, Axes]:
+    figure = Drawing(figsize=(5.2, 3.9), facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    ax.set_xlabel(x, fontsize=9)
+    ax.set_ylabel(y, fontsize=9)
+    ax.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return figure, ax
+
+
+def _title(ax: Axes, layer: str, detail: str) -> None:
+    ax.set_title(f"{layer}\n{detail}", fontsize=9, loc="left", color=INK)
+
+
+def _label(source: str) -> str:
+    return NAMES.get(source, source)

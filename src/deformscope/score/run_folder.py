@@ -1,0 +1,107 @@
+"""A run's folder: whose it is, its lines of records, and the processes that share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import nn
+
+from ..errors import DeformscopeError
+from .measures.annotations import Photos
+from .summary.columns import Record, read_records
+
+FORMAT = "deformscope.score.1"
+RUN = "run.json"
+
+
+def known_records(folder: Path, total: int) -> Iterator[Record]:
+    """Each photo's record, the first where a folder holds two of them."""
+    met: set[int] = set()
+    for record in read_records(folder):
+        if record["index"] < total and record["index"] not in met:
+            met.add(record["index"])
+            yield record
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """Open a file of lines; a line that a kill cut off is closed first."""
+    cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        if cut:
+            file.write("\n")
+        yield file
+
+
+def describe(detector: nn.Module, photos: Photos, settings: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same: the detector's weights, the annotations and the settings that figures depend on."""
+    weights = hashlib.sha256()
+    for name, value in detector.state_dict().items():
+        weights.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return {
+        "format": FORMAT,
+        "deformscope": version("deformscope"),
+        "detector": str(getattr(detector, "name", type(detector).__name__)),
+        "weights": weights.hexdigest(),
+        "annotations": photos.annotations.name,
+        "annotations_sha256": hashlib.sha256(photos.annotations.read_bytes()).hexdigest(),
+        "data": photos.annotations.parent.parent.name,
+        "photos": len(photos.images),
+    } | settings
+
+
+def claim(folder: Path, run: dict[str, Any]) -> None:
+    """Make the folder this run's, or see that it is already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / RUN
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            other = [key for key in run | before if before.get(key) != run.get(key)]
+            if other:
+                raise DeformscopeError(
+                    f"--out {folder}: holds another run (its {', '.join(other)} differ); give another folder"
+                )
+        write_json(path, run)
+    except (OSError, ValueError, AttributeError) as error:
+        if isinstance(error, DeformscopeError):
+            raise
+        raise DeformscopeError(f"--out {folder}: cannot be used ({error}); give another folder") from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def process_group(world: int) -> AbstractContextManager[None]:
+    """Join torchrun's other processes, for as long as the run takes."""
+    return nullcontext() if world < 2 else _joined()
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    from datetime import timedelta
+
+    from torch import distributed
+
+    # Gloo on any device: only barriers are exchanged. A slow share must not end the others' wait.
+    distributed.init_process_group("gloo", timeout=timedelta(days=2))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def wait(world: int) -> None:
+    if world > 1:
+        from torch import distributed
+
+        distributed.barrier()

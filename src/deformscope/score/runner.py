@@ -1,0 +1,259 @@
+"""Measure a detector on an annotated folder: a line of JSON a photo, over workers and processes, resumed after a kill.
+
+A photo's record depends on nothing but the photo, its neighbour in the run's fixed random order and the settings: any
+number of workers and processes gives the same records, and a broken-off run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field as dataclass_field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..errors import DeformscopeError
+from .measures.annotations import Photos, Scene, off_centre, open_folder
+from .measures.inference import Seen, Task, look, measured, offset_convolutions
+from .measures.nulls import fresh_copy
+from .run_folder import appending, claim, describe, known_records, process_group, wait, write_json
+from .summary.columns import Record
+from .summary.summary import Scores, summarise
+from .summary.tables import as_markdown
+
+NEIGHBOURS = 8
+"""Photos that are tried in turn for the offsets of another image."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a progress bar shows."""
+
+    total: int
+    done: int = 0
+    problems: int = 0
+    sums: dict[str, list[float]] = dataclass_field(default_factory=dict)
+    """Of each layer: AUROC and pointing game summed over the photos, and their number."""
+
+    def add(self, record: Record) -> None:
+        """Count a photo's record in."""
+        self.done += 1
+        self.problems += record["status"] not in ("scored", "no object")
+        for layer, sources in record.get("views", {}).get("whole", {}).get("layers", {}).items():
+            if "field" in sources:
+                image = sources["field"]["image"]
+                sums = self.sums.setdefault(layer, [0.0, 0.0, 0.0])
+                if np.isfinite(image["auroc"]):
+                    self.sums[layer] = [sums[0] + image["auroc"], sums[1] + image["pointing"], sums[2] + 1]
+
+    def __str__(self) -> str:
+        """The layer that is ahead so far, and its figures."""
+        seen = {layer: sums for layer, sums in self.sums.items() if sums[2]}
+        if not seen:
+            return ""
+        layer = max(seen, key=lambda name: seen[name][0] / seen[name][2])
+        auroc, pointing, count = seen[layer]
+        problems = f" · {self.problems} not scored" if self.problems else ""
+        return f"{layer}: AUROC {auroc / count:.3f}, sink on object {pointing / count:.2f}{problems}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run measures."""
+
+    layers: tuple[str, ...] = ()
+    """Patterns of layer names; none: all."""
+    limit: int | None = None
+    """Photos, of the fixed random order; none: all."""
+    split: str = "val"
+    """``instances_<split>….json`` and ``<split>…/`` of the folder."""
+    crops: bool = True
+    """Measure off-centre crops too."""
+    seed: int = 0
+    draws: int | None = None
+    """Bootstrap draws; none: 200 to 1000, by the number of objects."""
+    workers: int = 0
+    """Processes that compute the figures beside the one that runs the detector; 0: that one does both."""
+    composed: bool = False
+    """Measure each layer together with up to two below it, as the one field that :func:`stack.composed` makes."""
+
+
+def score(
+    detector: nn.Module,
+    data: Path | str,
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> Scores | None:
+    """Measure the paper's claims on ``data`` (a COCO-layout folder, or one of its annotation files).
+
+    Records go to ``out``, from which a broken-off run is resumed; then all figures are made of them, with intervals and
+    nulls, into ``scores.json`` and ``tables.md``. ``progress`` is called after each photo. Under torchrun each process
+    takes a share of the photos; only the first returns the figures, the others None.
+
+    Raises DeformscopeError when the data cannot be used or ``out`` holds another run.
+    """
+    chosen = settings or Settings()
+    photos = open_folder(Path(data), chosen.split, chosen.seed)
+    total = len(photos.images) if chosen.limit is None else min(chosen.limit, len(photos.images))
+    if total < 1:
+        raise DeformscopeError(f"{photos.annotations}: {total} photos to measure; expected at least one (limit, split)")
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    folder = Path(out)
+    with process_group(world):
+        kind = {"layers": list(chosen.layers), "crops": chosen.crops, "seed": chosen.seed}
+        # Not a key of its own where nothing is composed: runs of before know none, and go on.
+        kind |= {"composed": True} if chosen.composed else {}
+        run = describe(detector, photos, kind)
+        if rank == 0:
+            claim(folder, run)
+        wait(world)
+        share = range(rank * total // world, (rank + 1) * total // world)
+        state, known = Progress(len(share)), set()
+        for record in known_records(folder, total):
+            if record["index"] in share:
+                known.add(record["index"])
+                state.add(record)
+        if progress is not None:
+            progress(state)
+        todo = [index for index in share if index not in known]
+        if todo:
+            with appending(folder / f"records.{rank}.jsonl") as file:
+                for record in records(detector, photos, todo, total, chosen):
+                    file.write(json.dumps(record) + "\n")
+                    file.flush()
+                    state.add(record)
+                    if progress is not None:
+                        progress(state)
+        wait(world)
+        if rank != 0:
+            return None
+        scores = summarise(lambda: known_records(folder, total), run | {"limit": total}, chosen.draws)
+        write_json(folder / "scores.json", scores.to_json())
+        (folder / "tables.md").write_text(as_markdown(scores), encoding="utf-8")
+        return scores
+
+
+def records(
+    detector: nn.Module, photos: Photos, indices: Sequence[int], total: int, settings: Settings
+) -> Iterator[Record]:
+    """The records of the photos of these indices, in their order."""
+    fresh = fresh_copy(detector, offset_convolutions(detector), settings.seed)
+    eyes = _Eyes(detector, fresh, photos, total, settings)
+    waiting: deque[Record | tuple[Record, dict[str, Future[dict[str, Any]]]]] = deque()
+    ahead = 4 * max(settings.workers, 1)
+    with _pool(settings.workers) as pool, ThreadPoolExecutor(1) as reader:
+        read: deque[Future[Scene | str]] = deque()
+        for place, index in enumerate(indices):
+            while len(read) < 4 and place + len(read) < len(indices):
+                read.append(reader.submit(_read, photos, indices[place + len(read)]))
+            record, tasks = eyes.see(index, read.popleft().result())
+            if pool is None:
+                yield _finished(record, {name: measured(task) for name, task in tasks.items()})
+                continue
+            waiting.append((record, {name: pool.submit(measured, task) for name, task in tasks.items()}))
+            while len(waiting) > ahead:
+                yield _collected(waiting.popleft())
+        while waiting:
+            yield _collected(waiting.popleft())
+
+
+class _Eyes:
+    """The detector, its fresh twin, and what it saw last, which is the next photo's other image."""
+
+    def __init__(self, detector: nn.Module, fresh: nn.Module, photos: Photos, total: int, settings: Settings) -> None:
+        self.detector, self.fresh, self.photos, self.total, self.settings = detector, fresh, photos, total, settings
+        self.seen: dict[int, Seen | None] = {}
+
+    def see(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task]]:
+        """A photo's record so far, and what is to be measured of it."""
+        image = self.photos.images[index]
+        record: Record = {"index": index, "image": image["id"], "file": image["file_name"], "status": "scored"}
+        if isinstance(scene, str):
+            return record | {"status": "photo not readable", "note": scene}, {}
+        if not scene.counted:
+            return record | {"status": "no object", "note": "no object that counts is annotated"}, {}
+        tasks: dict[str, Task] = {}
+        try:
+            views = {"whole": scene, "crop": off_centre(scene) if self.settings.crops else None}
+            for view, one in views.items():
+                if one is None or not one.counted:
+                    continue
+                seen = self._look(self.detector, one)
+                if view == "whole":
+                    self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
+                    if seen.broken:
+                        record["broken"] = list(seen.broken)
+                fresh = self._look(self.fresh, one).maps
+                # A picture of one pixel stands for the photo, whose size alone counts from here on.
+                blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
+                tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
+        except DeformscopeError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            return record | {"status": "detector failed", "note": f"{type(error).__name__}: {reason}"}, {}
+        if not any(task.field.maps for task in tasks.values()):
+            return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}
+        return record, tasks
+
+    def _look(self, detector: nn.Module, scene: Scene) -> Seen:
+        return look(detector, scene.photo, self.settings.layers, together=self.settings.composed)
+
+    def _other(self, index: int) -> dict[str, Any]:
+        """The maps of the photo before this one (of the first, after), or of the nearest that has any."""
+        for distance in range(1, NEIGHBOURS):
+            other = index - distance if index >= distance else distance
+            if other == index or other >= self.total:
+                continue
+            if other not in self.seen:
+                scene = _read(self.photos, other)
+                try:
+                    self.seen[other] = None if isinstance(scene, str) else self._look(self.detector, scene)
+                except (RuntimeError, ValueError, IndexError):
+                    self.seen[other] = None
+            seen = self.seen[other]
+            if seen is not None and seen.maps:
+                return seen.maps
+        return {}
+
+
+def _read(photos: Photos, index: int) -> Scene | str:
+    try:
+        return photos.scene(index)
+    except DeformscopeError as error:
+        return str(error)
+
+
+def _collected(waiting: Any) -> Record:
+    record, futures = waiting
+    return _finished(record, {name: future.result() for name, future in futures.items()})
+
+
+def _finished(record: Record, views: dict[str, dict[str, Any]]) -> Record:
+    return record | {"views": views} if views else record
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Executor | None]:
+    if workers < 1:
+        yield None
+        return
+    # Spawned, not forked: the detector may hold a GPU, which a forked process must not touch.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+        yield pool
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

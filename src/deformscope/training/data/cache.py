@@ -1,0 +1,161 @@
+"""A frozen trunk's maps of prepared views, kept on disk: nine tenths of a step's work are then done once.
+
+Half precision; one file a level, read through the operating system's page cache, so that several processes share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...detectors.dense.dense import OneStageDetector
+from ...detectors.dense.dense_rcnn import TwoStageDetector
+from ...errors import DeformscopeError
+from ...metrics.coco import library, run_lengths
+from ..recipe.recipe import Data
+from ..run.networks import Preparation
+from .augment import view
+from .order import Slot
+from .sample import Item, Prepare, Source, collate, prepared
+
+VERSION = 1
+BATCH = 16
+INDEX = "index.pt"
+"""The objects of every view, and the levels in the trunk's order."""
+
+
+class CachedMaps(Dataset[Item]):
+    """Every photo in every view once, as the trunk's maps; item ``photo + photos · view``."""
+
+    def __init__(self, folder: Path) -> None:
+        kept = torch.load(folder / INDEX, weights_only=True)
+        self._objects: list[dict[str, torch.Tensor]] = kept["objects"]
+        self._maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kept["levels"]}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __getitem__(self, slot: Slot) -> Item:
+        maps = {name: torch.from_numpy(values[slot.index].copy()) for name, values in self._maps.items()}
+        return Item(_unpacked(self._objects[slot.index]), maps=maps)
+
+
+class Views(Dataset[Item]):
+    """What is cached: the views themselves, prepared for the network; seeded by their place."""
+
+    def __init__(self, source: Source, data: Data, prepare: Prepare, masks: bool = False) -> None:
+        self.source, self.data, self.prepare, self.masks = source, data, prepare, masks
+
+    def __len__(self) -> int:
+        return len(self.source) * len(self.data.views)
+
+    def __getitem__(self, place: int) -> Item:
+        kind, index = divmod(place, len(self.source))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(place)
+            sample = view(self.source, index, self.data.views[kind], self.data.canvas, self.data.flip)
+            return prepared(sample, self.prepare, masks=self.masks)
+
+
+def cached(detector: Any, source: Source, data: Data, workers: int | None = None) -> Path:
+    """The folder with the maps of this trunk, these photos and these views; made if it is not there (with a bar).
+
+    Raises DeformscopeError when the network has no frozen trunk, or changes the views' size.
+    """
+    if not isinstance(detector, OneStageDetector) or any(p.requires_grad for p in detector.trunk.parameters()):
+        raise DeformscopeError(f"data.cache: {detector.name} has no frozen trunk to cache; set it to null")
+    assert data.cache is not None
+    folder = Path(data.cache).expanduser() / f"maps-{_digest(detector, source, data)}"
+    if not folder.is_dir():
+        _make(detector, source, data, folder, workers)
+    return folder
+
+
+def _make(detector: OneStageDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    beside.mkdir(parents=True, exist_ok=True)
+    views = Views(source, data, Preparation(detector), _with_masks(detector))
+    device = next(detector.parameters()).device
+    files: dict[str, Any] = {}
+    objects: list[dict[str, torch.Tensor]] = []
+    try:
+        for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
+            batch = collate(items).to(device)
+            objects += [_packed(item.target) for item in items]
+            assert batch.images is not None
+            if tuple(batch.images.shape[2:]) != data.canvas:
+                raise DeformscopeError(
+                    f"data.canvas: {data.canvas}; the network makes {tuple(batch.images.shape[2:])} of it, "
+                    "expected a canvas that fits its own sides"
+                )
+            with torch.inference_mode():
+                maps = detector.trunk(batch.images.to(memory_format=torch.channels_last))
+            for name, values in maps.items():
+                if name not in files:
+                    shape = (len(views), *values.shape[1:])
+                    files[name] = np.lib.format.open_memmap(beside / f"{name}.npy", "w+", np.float16, shape)
+                files[name][start : start + len(values)] = values.half().cpu().numpy()
+        for values in files.values():
+            values.flush()
+        torch.save({"objects": objects, "levels": list(files)}, beside / INDEX)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    loader = DataLoader(views, BATCH, num_workers=workers, collate_fn=list)
+    console = Console(stderr=True)
+    parts = track(loader, "the trunk's maps", console=console, disable=not console.is_terminal, total=len(loader))
+    for number, items in enumerate(parts):
+        yield number * BATCH, items
+
+
+def _digest(detector: OneStageDetector, source: Source, data: Data) -> str:
+    """Of all that the maps depend on."""
+    digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
+    if _with_masks(detector):
+        digest.update(b"masks")
+    for name, value in detector.trunk.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _with_masks(detector: OneStageDetector) -> bool:
+    return isinstance(detector, TwoStageDetector) and detector.config.masks
+
+
+def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The objects of a view, to be kept; their masks as COCO's run lengths, a hundredth of the pixels."""
+    # Copied, since what a worker made holds a file descriptor open, and a process may have too few of these.
+    kept = {key: value.clone() for key, value in target.items() if key != "masks"}
+    if "masks" in target:
+        runs = [run_lengths(mask.numpy())["counts"].encode() for mask in target["masks"]]
+        kept["mask_runs"] = torch.tensor(list(b"".join(runs)), dtype=torch.uint8)
+        kept["mask_lengths"] = torch.tensor([len(run) for run in runs], dtype=torch.int64)
+        kept["mask_size"] = torch.tensor(target["masks"].shape[1:])
+    return kept
+
+
+def _unpacked(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What :func:`_packed` was given."""
+    target = {key: value for key, value in kept.items() if not key.startswith("mask_")}
+    if "mask_runs" in kept:
+        size = kept["mask_size"].tolist()
+        runs = kept["mask_runs"].split(kept["mask_lengths"].tolist())
+        codes = [{"size": size, "counts": run.numpy().tobytes()} for run in runs]
+        masks = [torch.from_numpy(library()[2].decode(code)).bool() for code in codes]
+        target["masks"] = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
+    return target

@@ -1,0 +1,138 @@
+"""A recipe's data as Lightning wants them: sources, seeded training items by slot, validation photos by index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...detectors.detector import Detector
+from ...errors import DeformscopeError
+from ..recipe.recipe import Recipe
+from ..run.networks import Preparation, has_masks
+from ..run.predict import AT_ONCE
+from .augment import integer, pasted, uniform, view
+from .cache import CachedMaps, cached
+from .coco import CocoFolder
+from .order import Order, Slot, Steps, aspect_groups
+from .sample import Batch, Item, Prepare, Source, collate, prepared
+from .shapes import ShapesSet
+
+
+def source(recipe: Recipe, split: str) -> Source:
+    """The photos of ``train`` or ``val``. Raises DeformscopeError when their annotations are broken."""
+    data = recipe.data
+    if data.folder is None:
+        return ShapesSet(data.shapes, split)
+    masks = has_masks(recipe) or (split == "train" and data.copy_paste > 0)
+    return CocoFolder(
+        Path(data.folder).expanduser(),
+        getattr(data, split),
+        masks=masks,
+        broken=data.broken,
+        # In validation, photos without objects show false alarms.
+        empty=data.empty if split == "train" else "keep",
+    )
+
+
+@dataclass
+class SeededItems(Dataset[Item]):
+    """Augmented and prepared photos; the slot decides all random draws, whichever process makes them."""
+
+    source: Source
+    recipe: Recipe
+    prepare: Prepare
+
+    def __getitem__(self, slot: Slot) -> Item:
+        data = self.recipe.data
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(slot.seed(self.recipe.run.seed))
+            kind = data.views[integer(0, len(data.views))]
+            sample = view(self.source, slot.index, kind, data.canvas, data.flip)
+            if data.copy_paste and uniform(0, 1) < data.copy_paste:
+                sample = pasted(sample, self.source.load(integer(0, len(self.source))))
+            sides = data.shorter_sides
+            side = sides[integer(0, len(sides))] if sides else None
+            return prepared(sample, self.prepare, side, masks=has_masks(self.recipe))
+
+
+@dataclass
+class Photos(Dataset[tuple[int, np.ndarray]]):
+    """Photos by index, as they are, for evaluation."""
+
+    source: Source
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        return index, self.source.load(index).image.permute(1, 2, 0).contiguous().numpy()
+
+
+class RecipeData(lightning.LightningDataModule):
+    """Training batches from where the trainer stands; the photos to evaluate on, shared out over the processes."""
+
+    def __init__(self, recipe: Recipe, detector: Detector, train: Source, val: Source) -> None:
+        super().__init__()
+        self.recipe, self.detector, self.train_source, self.val_source = recipe, detector, train, val
+        self._items: Dataset[Item] | None = None
+        groups = aspect_groups(train.sizes) if recipe.data.group_by_aspect else [0] * len(train)
+        if recipe.data.cache is not None:  # each view of a photo is an item of its own, and all have one size
+            groups = [0] * (len(train) * len(recipe.data.views))
+        self.order = Order(groups, recipe.data.batch, recipe.run.seed)
+
+    def prepare_data(self) -> None:
+        """Make the cache of the trunk's maps; Lightning lets one process of each machine do it."""
+        if self.recipe.data.cache is not None:
+            cached(self.detector, self.train_source, self.recipe.data)
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """The batches up to the next checkpoint."""
+        trainer, run, data = self.trainer, self.recipe.run, self.recipe.data
+        assert trainer is not None
+        if self._items is None:
+            if data.cache is not None:
+                self._items = CachedMaps(cached(self.detector, self.train_source, data))
+            else:
+                self._items = SeededItems(self.train_source, self.recipe, Preparation(self.detector))
+        first = trainer.global_step
+        last = min(run.steps, first - first % run.checkpoint_every + run.checkpoint_every)
+        steps = Steps(self.order, first, max(last, first), trainer.global_rank, trainer.world_size)
+        return self._loader(self._items, steps)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every ``world_size``-th photo of those that are evaluated."""
+        trainer = self.trainer
+        assert trainer is not None
+        indices = evaluated(self.recipe, self.val_source)[trainer.global_rank :: trainer.world_size]
+        batches = [indices[i : i + AT_ONCE] for i in range(0, len(indices), AT_ONCE)]
+        return DataLoader(
+            Photos(self.val_source), batch_sampler=batches, num_workers=self.recipe.data.workers, collate_fn=list
+        )
+
+    def _loader(self, items: Dataset[Item], steps: Steps) -> DataLoader[Item]:
+        workers = self.recipe.data.workers
+        return DataLoader(
+            items,
+            batch_sampler=steps,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available() and self.recipe.run.accelerator != "cpu",
+            prefetch_factor=4 if workers else None,
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches know how to move; photos to evaluate are moved by the detector."""
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
+
+def evaluated(recipe: Recipe, val: Source) -> list[int]:
+    """The indices of the photos that are evaluated. Raises DeformscopeError when a class to average over is unknown."""
+    unknown = [name for name in recipe.evaluation.classes if name not in val.names]
+    if unknown:
+        raise DeformscopeError(
+            f"evaluation.classes: {', '.join(map(repr, unknown))}; the data have {', '.join(val.names)}"
+        )
+    return list(range(len(val)))[: recipe.evaluation.photos]

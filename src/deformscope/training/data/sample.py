@@ -1,0 +1,125 @@
+"""What flows from the data to the network: samples, prepared items, batches. Boxes are xyxy, labels 0-based."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from ...fields.field import Placement
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo and its objects, in the photo's px."""
+
+    image: UInt8[Tensor, "3 h w"]
+    boxes: Float[Tensor, "t 4"]
+    labels: Int[Tensor, " t"]
+    ignore: Bool[Tensor, " t"]
+    """Crowds, difficult objects and slivers at a border: no examples, but no background either."""
+    masks: Bool[Tensor, "t h w"] | None = None
+
+    def pick(self, kept: Tensor) -> Sample:
+        """Only some of the objects, by index or by a bool for each."""
+        masks = None if self.masks is None else self.masks[kept]
+        return Sample(self.image, self.boxes[kept], self.labels[kept], self.ignore[kept], masks)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Photos with objects, by index."""
+
+    names: tuple[str, ...]
+    """Of the classes, in the order of the labels."""
+    sizes: Sequence[tuple[int, int]]
+    """Height and width of every photo, px."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Sample:
+        """One photo and its objects."""
+        ...
+
+    def truth(self) -> dict[str, Any]:
+        """All of it in COCO's format, images in the order of the indices; categories by name."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A text that is another one when the data are others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample as the network sees it: normalised, resized, objects in network px; or, cached, the trunk's maps."""
+
+    target: dict[str, Tensor]
+    image: Float[Tensor, "3 h w"] | None = None
+    placement: Placement | None = None
+    maps: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items of one step. Either ``images`` (with ``placements``) or ``maps``."""
+
+    targets: list[dict[str, Tensor]]
+    images: Float[Tensor, "n 3 h w"] | None = None
+    placements: tuple[Placement, ...] = ()
+    maps: dict[str, Tensor] | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(
+            [{key: value.to(device, non_blocking=True) for key, value in one.items()} for one in self.targets],
+            None if self.images is None else self.images.to(device, non_blocking=True),
+            self.placements,
+            None if self.maps is None else {k: v.to(device, non_blocking=True) for k, v in self.maps.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        return Batch(
+            [{key: value.pin_memory() for key, value in one.items()} for one in self.targets],
+            None if self.images is None else self.images.pin_memory(),
+            self.placements,
+            None if self.maps is None else {key: value.pin_memory() for key, value in self.maps.items()},
+        )
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Items to a batch; images are zero-padded at right and bottom to the largest."""
+    targets = [item.target for item in items]
+    if items[0].maps is not None:
+        stacked = {name: torch.stack([item.maps[name] for item in items if item.maps]) for name in items[0].maps}
+        return Batch(targets, maps={name: value.float() for name, value in stacked.items()})
+    images = [item.image for item in items if item.image is not None]
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width)
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return Batch(targets, batch, tuple(item.placement for item in items if item.placement is not None))
+
+
+Prepare = Callable[[Sequence[np.ndarray], int | None], tuple[Tensor, list[Placement]]]
+"""RGB uint8 ``[h w 3]`` photos, and the shorter side to resize them to (None: as for detection), to a network's batch
+and how each photo lies in it."""
+
+
+def prepared(sample: Sample, prepare: Prepare, shorter_side: int | None = None, *, masks: bool = True) -> Item:
+    """The sample resized and normalised by the network's own preparation, its objects with it (masks if they count)."""
+    batch, (placement,) = prepare([sample.image.permute(1, 2, 0).numpy()], shorter_side)
+    scale = torch.tensor([placement.scale[1], placement.scale[0]] * 2)
+    target = {"boxes": sample.boxes * scale, "labels": sample.labels, "ignore": sample.ignore}
+    if masks and sample.masks is not None:
+        size = [round(s * f) for s, f in zip(placement.size, placement.scale, strict=True)]
+        resized = torch.nn.functional.interpolate(sample.masks[:, None].float(), size=size, mode="nearest")
+        target["masks"] = resized[:, 0] > 0
+    return Item(target, batch[0], placement)

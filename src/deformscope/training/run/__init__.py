@@ -1,0 +1,1 @@
+"""One training run: its network, losses, callbacks, folder and detections."""

@@ -1,0 +1,133 @@
+"""The learning itself, as a Lightning module: losses, parameter groups, schedules, detections to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from ...detectors.detector import Detector
+from ...metrics.coco import scores
+from ..data.sample import Batch, Source
+from ..recipe.recipe import Optimiser, Recipe
+from .networks import losses
+from .offset_penalty import OffsetPenalty
+from .predict import detections
+
+
+class Learning(lightning.LightningModule):
+    """One network under one recipe. ``scores`` holds what the last evaluation measured."""
+
+    def __init__(self, recipe: Recipe, detector: Detector, val: Source) -> None:
+        super().__init__()
+        self.recipe, self.detector = recipe, detector
+        self.scores: dict[str, float | None] = {}
+        self.scored_at = -1
+        """The step of the last evaluation."""
+        self.detections: list[dict[str, Any]] = []
+        """What the last evaluation found, in COCO's results format."""
+        self._val = val
+        self._penalty = OffsetPenalty(detector) if recipe.optimiser.offset_penalty else None
+        self._results: list[dict[str, Any]] = []
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what a step draws at random by its number, so that a resumed run draws the same."""
+        sequence = np.random.SeedSequence((self.recipe.run.seed, self.global_step, self.global_rank))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The sum of the losses, and each of them for the log."""
+        parts = losses(self.detector, batch)
+        if self._penalty is not None:
+            parts["loss_offset"] = self.recipe.optimiser.offset_penalty * self._penalty.take()
+        total = torch.stack(list(parts.values())).sum()
+        detached = {name: value.detach() for name, value in parts.items()}
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.targets))
+        return {"loss": total, **detached}
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new list of detections."""
+        self._results = []
+
+    def validation_step(self, batch: list[tuple[int, np.ndarray]], batch_idx: int) -> None:
+        """Detect on photos of the validation split."""
+        self._results += detections(self.detector, batch, self._truth, self.recipe.evaluation)
+
+    def on_validation_epoch_end(self) -> None:
+        """Average precision over the detections of all processes; logged as ``val/…``."""
+        self.detections, settings = _gathered(self._results), self.recipe.evaluation
+        self.scores = scores(self._truth, self.detections, settings.classes, settings.photos)
+        self.scored_at = self.global_step
+        for name in ("ap", "ap50", "mask_ap"):
+            if name in self.scores:
+                self.log(f"val/{name}", self.scores[name] or 0.0, prog_bar=name == "ap", rank_zero_only=False)
+        self._results = []
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser and, step by step, its schedule."""
+        settings, steps = self.recipe.optimiser, self.recipe.run.steps
+        groups = [
+            {"params": parameters, "lr": settings.lr * factor}
+            for parameters, factor in parameter_groups(self.detector, settings.offset_lr)
+        ]
+        optimiser: torch.optim.Optimizer
+        if settings.kind == "sgd":
+            optimiser = torch.optim.SGD(groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+        else:
+            optimiser = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+        schedule = _schedule(optimiser, settings, steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _truth(self) -> dict[str, Any]:
+        if not hasattr(self, "_kept_truth"):
+            self._kept_truth = self._val.truth()
+        return self._kept_truth
+
+
+def parameter_groups(detector: nn.Module, offset_lr: float) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """The parameters that learn, with their learning-rate multipliers: offset convolutions and the rest."""
+    learning = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    rest = [parameter for name, parameter in learning if ".conv_offset." not in f".{name}"]
+    offset = [parameter for name, parameter in learning if ".conv_offset." in f".{name}"]
+    yield rest, 1.0
+    if offset:
+        yield offset, offset_lr
+
+
+def rate(settings: Optimiser, step: int) -> float:
+    """The share of the learning rate at a step, of the constant and multi-step schedules: linear warm-up."""
+    passed = sum(step >= milestone for milestone in settings.milestones) if settings.schedule == "multi_step" else 0
+    if step < settings.warmup:
+        share = settings.warmup_start + (1 - settings.warmup_start) * step / settings.warmup
+    else:
+        share = 1.0
+    return share * settings.gamma**passed
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, steps: int) -> LRScheduler:
+    if settings.schedule == "one_cycle":
+        return OneCycleLR(
+            optimiser,
+            [group["lr"] for group in optimiser.param_groups],
+            steps,
+            pct_start=settings.warmup / steps,
+            div_factor=1 / max(settings.warmup_start, 1e-8),
+            # Momentum stays, so that schedules can be compared.
+            cycle_momentum=False,
+        )
+    return LambdaLR(optimiser, lambda step: rate(settings, step))
+
+
+def _gathered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return results
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, results)
+    return [one for part in parts for one in part]

@@ -1,0 +1,38 @@
+"""What a detector finds on the photos that it is judged on: the same while it learns and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...capture.recorder import placed
+from ...detectors.detector import Detector
+from ...metrics.evaluate import to_results
+from ..recipe.recipe import Evaluation
+
+AT_ONCE = 8
+"""Photos that are looked at together."""
+MOST = 100
+"""Detections a photo, as COCO counts them."""
+
+
+def detections(
+    detector: Detector, photos: Sequence[tuple[int, np.ndarray]], truth: dict[str, Any], settings: Evaluation
+) -> list[dict[str, Any]]:
+    """Detections on photos (RGB uint8 ``[h w 3]``), by index into ``truth`` (COCO's format), in COCO's results format.
+
+    Boxes are in the photos' px. Just as for users: in float32, however the detector learned.
+    """
+    device = next(detector.parameters()).device
+    images, placements = detector.prepare([photo for _, photo in photos])
+    with torch.inference_mode(), placed(placements), torch.autocast(device.type, enabled=False):
+        found = detector.detect(images.to(device), placements, score=settings.score, nms=settings.nms, most=MOST)
+    categories = {category["name"]: category["id"] for category in truth["categories"]}
+    results: list[dict[str, Any]] = []
+    for (index, _), one in zip(photos, found, strict=True):
+        wide = {key: value.float() if value.is_floating_point() else value for key, value in one.items()}
+        results += to_results(wide, truth["images"][index]["id"], detector.class_names, categories)
+    return results

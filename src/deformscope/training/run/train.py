@@ -1,0 +1,200 @@
+"""One training run in one folder: begun, gone on with, or found done.
+
+The folder has ``recipe.json``, ``log.jsonl``, ``last.ckpt``, ``best.ckpt`` where it is evaluated on the way,
+``tensorboard/``, and at the end ``result.json``, ``detections.json`` on the validation photos and, for a detector that
+:func:`deformscope.load` can load, ``detector.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ...detectors.checkpoints import native as packaged
+from ...detectors.dense.dense import OneStageDetector
+from ...detectors.detector import Detector
+from ...detectors.rcnn.rcnn import RCNN
+from ...errors import DeformscopeError
+from ..data.datamodule import RecipeData, evaluated, source
+from ..recipe.recipe import Recipe
+from . import networks
+from .callbacks import LossLog, Snapshots, StepBar, WholeCheckpoints, write_whole
+from .module import Learning
+from .run_folder import (
+    DETECTIONS,
+    DETECTOR,
+    LAST,
+    RESULT,
+    Result,
+    alone,
+    claim,
+    hardware,
+    kept_recipe,
+    made,
+    result,
+    state,
+)
+
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def train(recipe: Recipe, folder: Path, *, progress: bool = True) -> Result:
+    """Train as the recipe says, in ``folder``; go on where a run was broken off there, or return its result.
+
+    Raises DeformscopeError when the folder holds another recipe's run, or the recipe does not fit its data.
+    """
+    with made(folder), alone(folder):
+        done = result(folder, recipe)
+        return done if done is not None else _train(recipe, folder, progress)
+
+
+def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
+    train_source, val_source = source(recipe, "train"), source(recipe, "val")
+    if train_source.names != val_source.names:
+        raise DeformscopeError(
+            f"data: the classes of {recipe.data.train!r} and {recipe.data.val!r} differ; use two splits of one data set"
+        )
+    evaluated(recipe, val_source)  # unknown classes are an error now, not after the training
+    _warn_of_slow_halves(recipe)
+    detector = networks.build(recipe, train_source.names)
+    learning = Learning(recipe, detector, val_source)
+    data = RecipeData(recipe, detector, train_source, val_source)
+    claim(recipe, folder)  # not before: a recipe that does not fit its data would keep the folder from the mended one
+    log = LossLog(folder, recipe.run.log_every, recipe.run.steps)
+    last = folder / LAST
+    begun = state(last) if last.exists() else None
+    with warnings.catch_warnings(), _quiet():
+        # Worker processes do not pay for small data, validation metrics are reduced by hand, and so on.
+        warnings.filterwarnings("ignore", module="lightning")
+        kept = Snapshots(folder, recipe.run.snapshots, partial(save, detector))
+        trainer = _trainer(recipe, folder, [log, kept], progress, 0 if begun is None else begun["global_step"])
+        if begun is not None and begun["global_step"] >= recipe.run.steps:
+            learning.load_state_dict(begun["state_dict"])
+            log.seconds = next(v["seconds"] for v in begun["callbacks"].values() if "seconds" in v)
+        else:
+            trainer.fit(learning, datamodule=data, ckpt_path=None if begun is None else str(last), weights_only=True)
+        if learning.scored_at != recipe.run.steps:
+            trainer.validate(learning, datamodule=data, verbose=False)
+    found = Result(
+        recipe.name,
+        recipe.fingerprint,
+        recipe.network.offset_mode,
+        recipe.run.seed,
+        recipe.run.steps,
+        round(log.seconds, 1),
+        hardware(),
+        learning.scores,
+    )
+    if trainer.is_global_zero:
+        save(detector, folder / DETECTOR)
+        write_whole(folder / DETECTIONS, json.dumps(learning.detections, separators=(",", ":")))
+        write_whole(folder / RESULT, json.dumps(asdict(found), indent=1) + "\n")
+    trainer.strategy.barrier()
+    return found
+
+
+def _warn_of_slow_halves(recipe: Recipe) -> None:
+    """Say so when bf16 is emulated: without the CPU's own a step took twelve times as long, not half."""
+    if recipe.run.precision != "bf16" or not (recipe.run.accelerator == "cpu" or not torch.cuda.is_available()):
+        return
+    # No public name says so. Other processors than x86 are not known to be slow.
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if known is not None and platform.machine() in ("x86_64", "AMD64") and not known():
+        warnings.warn(
+            "run.precision: 'bf16' on a CPU without AVX-512 BF16, several times slower than float32; "
+            "set run.precision=32",
+            stacklevel=4,
+        )
+
+
+def load(folder: Path) -> tuple[Recipe, Detector]:
+    """A run's recipe and its network as last kept (averaged weights where the recipe averages), in eval mode."""
+    recipe = kept_recipe(folder)
+    detector = networks.build(recipe, source(recipe, "val").names)
+    weights = state(folder / LAST)["state_dict"]
+    detector.load_state_dict({key.removeprefix("detector."): value for key, value in weights.items()})
+    return recipe, detector.eval()
+
+
+def save(detector: Detector, path: Path) -> None:
+    """As a file that :func:`deformscope.load` takes, where it knows the architecture."""
+    if isinstance(detector, RCNN):
+        from ...detectors.checkpoints import own
+
+        own.save(detector, path)
+    elif isinstance(detector, OneStageDetector) and packaged.knows(detector):
+        packaged.save(detector, path)
+
+
+def _trainer(
+    recipe: Recipe, folder: Path, watching: Sequence[Callback], progress: bool, step: int
+) -> lightning.Trainer:
+    run = recipe.run
+    # To Lightning an epoch is what lies between two checkpoints: it resumes exactly at its epochs' ends only.
+    epochs = -(-run.steps // run.checkpoint_every)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks: list[Callback] = [*watching, last]
+    if run.evaluate_every:
+        callbacks.append(
+            ModelCheckpoint(
+                folder,
+                "best",
+                monitor="val/ap",
+                mode="max",
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+                save_weights_only=True,
+            )
+        )
+    if progress:
+        label = f"{recipe.name} {recipe.network.offset_mode} seed {run.seed}"
+        callbacks.append(StepBar(label, run.steps))
+    if run.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=run.ema))
+    return lightning.Trainer(
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        strategy="auto" if run.devices * run.nodes == 1 else "ddp",
+        precision=PRECISIONS[run.precision],
+        max_steps=run.steps,
+        max_epochs=-1,
+        check_val_every_n_epoch=run.evaluate_every // run.checkpoint_every if run.evaluate_every else epochs + 1,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        gradient_clip_val=recipe.optimiser.clip,
+        logger=TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step or None),
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=run.log_every,
+        default_root_dir=folder,
+    )
+
+
+class _quiet:
+    """Lightning's remarks on hardware left out of the command's output."""
+
+    def __enter__(self) -> None:
+        self._loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.WARNING)
+
+    def __exit__(self, *error: object) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)

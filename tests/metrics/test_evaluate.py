@@ -1,0 +1,154 @@
+"""COCO evaluation of detectors whose AP is known beforehand."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deformscope import load
+from deformscope.errors import DeformscopeError
+from deformscope.metrics import coco as room
+from deformscope.metrics.evaluate import COLUMNS, Dataset, Score, evaluate, locate, rows
+
+
+@dataclass
+class Oracle:
+    """Answers with prepared detections, photo by photo, by file name."""
+
+    answers: dict
+    class_names: tuple = ("dog", "cat", "unicorn")
+    name: str = "oracle"
+
+    def __call__(self, photos, **settings):
+        self.batches = [*getattr(self, "batches", []), len(photos)]
+        return [self.answers[photo.name] for photo in photos]
+
+
+def detections(boxes, labels, scores, size=None):
+    found = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
+    if size:
+        found["masks"] = torch.zeros(len(boxes), *size, dtype=torch.bool)
+        for mask, (left, top, right, bottom) in zip(found["masks"], boxes, strict=True):
+            mask[int(top) : int(bottom), int(left) : int(right)] = True
+    return found
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    """Three photos; category ids with gaps and in another order than the detector's classes."""
+    photos = tmp_path / "val2017"
+    photos.mkdir()
+    images, annotations = [], []
+    for i, boxes in enumerate([[(10, 10, 40, 60)], [(0, 0, 100, 20), (50, 30, 30, 30)], [(5, 5, 20, 20)]]):
+        Image.fromarray(np.zeros((80, 120, 3), np.uint8)).save(photos / f"{i}.png")
+        images.append({"id": 70 - i, "file_name": f"{i}.png", "height": 80, "width": 120})
+        for x, y, w, h in boxes:
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 70 - i,
+                    "category_id": 17 if i != 2 else 90,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [polygon],
+                }
+            )
+    truth = {"images": images, "annotations": annotations}
+    truth["categories"] = [{"id": 90, "name": "dog"}, {"id": 17, "name": "cat"}]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(truth))
+    return locate(tmp_path)
+
+
+@pytest.fixture
+def perfect() -> dict:
+    return {
+        "0.png": detections([[10.0, 10.0, 50.0, 70.0]], [1], [0.9], (80, 120)),
+        "1.png": detections([[50.0, 30.0, 80.0, 60.0], [0.0, 0.0, 100.0, 20.0]], [1, 1], [0.8, 0.7], (80, 120)),
+        "2.png": detections([[5.0, 5.0, 25.0, 25.0], [1.0, 1.0, 9.0, 9.0]], [0, 2], [0.6, 0.99], (80, 120)),
+    }
+
+
+def without(name):
+    """An import that fails, as where the library is not installed."""
+    real = __import__
+
+    def fail(module, *rest, **more):
+        if module.startswith(name):
+            raise ImportError(module)
+        return real(module, *rest, **more)
+
+    return fail
+
+
+@pytest.mark.parametrize("missing", ["nothing", "faster_coco_eval"])
+def test_what_is_exactly_right_has_ap_100_with_either_library(dataset, perfect, monkeypatch, capsys, missing):
+    pytest.importorskip("faster_coco_eval" if missing == "nothing" else "pycocotools")
+    monkeypatch.setattr("builtins.__import__", without(missing))
+    detector = Oracle(perfect)
+    box, mask = evaluate(detector, dataset, batch=2)
+    assert (box.kind, mask.kind) == ("box", "mask")
+    assert box.ap == pytest.approx(100) == box.ap50 == mask.ap == mask.recall
+    assert np.isnan(box.large) and box.small == pytest.approx(100)
+    assert detector.batches == [2, 1]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_box_of_iou_two_thirds_counts_at_four_of_ten_thresholds(dataset, perfect):
+    perfect["2.png"] = detections([[5.0, 5.0, 25.0, 35.0]], [0], [0.6])
+    perfect = {name: {k: v for k, v in found.items() if k != "masks"} for name, found in perfect.items()}
+    (box,) = evaluate(Oracle(perfect), dataset)
+    assert box.ap == pytest.approx((100 + 40) / 2)
+    assert box.ap50 == pytest.approx(100) and box.ap75 == pytest.approx(50)
+
+
+def test_a_wrong_class_is_no_detection_and_no_detection_is_zero(dataset, perfect):
+    for found in perfect.values():
+        found["labels"] = 1 - found["labels"].clamp(max=1)
+    box, _ = evaluate(Oracle(perfect), dataset)
+    assert box.ap == 0
+    nothing = {name: detections(torch.zeros(0, 4).tolist(), [], []) for name in perfect}
+    nothing = {name: found | {"boxes": torch.zeros(0, 4)} for name, found in nothing.items()}
+    assert evaluate(Oracle(nothing), dataset)[0].ap == 0
+
+
+def test_only_the_photos_asked_for_count(dataset, perfect):
+    detector = Oracle(perfect)
+    box, _ = evaluate(detector, dataset, most_photos=1)  # the lowest id: the dog
+    assert detector.batches == [1] and box.ap == pytest.approx(100)
+
+
+def test_the_table_has_a_row_a_kind():
+    table = rows([Score("box", 41.34, 62, 45, 23, 44.96, float("nan"), 55)])
+    assert table == [("box", "41.3", "62.0", "45.0", "23.0", "45.0", "–", "55.0")]
+    assert len(COLUMNS) == len(table[0])
+
+
+def test_what_cannot_be_evaluated_is_named(dataset, perfect, tmp_path, monkeypatch):
+    with pytest.raises(DeformscopeError, match="COCO's layout"):
+        locate(tmp_path, "train2017")
+    with pytest.raises(DeformscopeError, match="0 classes that oracle knows"):
+        evaluate(Oracle(perfect, class_names=("sofa",)), dataset)
+    with pytest.raises(DeformscopeError, match="batch=0"):
+        evaluate(Oracle(perfect), dataset, batch=0)
+    for text in ("{", "[]", '{"images": [{}], "annotations": [], "categories": []}'):
+        dataset.annotations.write_text(text)
+        with pytest.raises(DeformscopeError, match="no COCO annotations") as error:
+            evaluate(Oracle(perfect), dataset)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr("builtins.__import__", without(("faster_coco_eval", "pycocotools")))
+    with pytest.raises(DeformscopeError, match="pip install faster-coco-eval"):
+        room.library()
+
+
+def test_a_real_detector_runs_through_it(shared):
+    """Random weights find nothing; what counts is that ids, sizes and masks fit the annotations."""
+    coco = locate(shared / "data" / "coco_small")
+    path = shared / "oracle" / "mask_rcnn_r50_fpn_mdconv_c3-c5_tiny.pth"
+    box, mask = evaluate(load(path, shorter_side=200, longer_side=320), coco, most_photos=3, batch=3)
+    assert 0 <= box.ap < 5 and 0 <= mask.ap < 5
