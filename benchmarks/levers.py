@@ -15,23 +15,23 @@ from models import Run, boxes, lean_detector, learning, randomise
 from timing import arguments, interleaved, median, speed_up
 from torch import Tensor
 
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
-from deformscope.detectors.dense.dense_rcnn import TwoStageConfig, TwoStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
 
 CLASSES = tuple(f"class {i}" for i in range(20))
 CANVAS, BATCH = (256, 320), 8
 Pair = dict[str, Run]
 
 
-def heads(detector: OneStageDetector, maps: Callable[[], dict[str, Tensor]]) -> Callable[[], Tensor]:
+def heads(detector: DenseDetector, maps: Callable[[], dict[str, Tensor]]) -> Callable[[], Tensor]:
     """The loss of a detector whose trunk's maps come from somewhere."""
     targets = boxes(BATCH, *CANVAS)
     return lambda: sum(detector.losses(detector.predict(maps()), targets).values(), torch.zeros(()))
 
 
-def frozen_trunk() -> tuple[OneStageDetector, Tensor, dict[str, Tensor]]:
+def frozen_trunk() -> tuple[DenseDetector, Tensor, dict[str, Tensor]]:
     """The one-stage network, photos, and the trunk's maps of them."""
-    model = OneStageDetector(OneStageConfig(CLASSES)).train()
+    model = DenseDetector(DenseConfig(CLASSES)).train()
     randomise(model)
     photos = torch.randn(BATCH, 3, *CANVAS)
     with torch.no_grad():
@@ -73,10 +73,10 @@ def regions() -> Pair:
     _, _, maps = frozen_trunk()
     pair = {}
     for name, config in (
-        ("without", TwoStageConfig(CLASSES, proposals=1000, rois=256)),
-        ("with", TwoStageConfig(CLASSES)),
+        ("without", DenseRCNNConfig(CLASSES, proposals=1000, rois_per_image=256)),
+        ("with", DenseRCNNConfig(CLASSES)),
     ):
-        model = TwoStageDetector(config).train()
+        model = DenseRCNN(config).train()
         randomise(model)
         pair[name] = learning(model, heads(model, lambda: maps))
     return pair

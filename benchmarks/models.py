@@ -20,7 +20,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 
 from deformscope import Placement
 from deformscope.detectors.deform import DeformConv, set_offset_mode
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 from deformscope.detectors.rcnn.backbone import ResNet
 from deformscope.detectors.rcnn.build import build
 from deformscope.detectors.rcnn.rcnn import RCNN
@@ -140,20 +140,20 @@ def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Run]:
     return {f"{name}{' bf16' * halved}": run(name, halved) for halved in (False, True) for name in names}
 
 
-def two_stage_training(batch: int = 4, side: int = 256) -> dict[str, Run]:
+def rcnn_training(batch: int = 4, side: int = 256) -> dict[str, Run]:
     """A step of the lean Faster R-CNN."""
     model = lean_detector(side)
     photos, targets = list(torch.rand(batch, 3, side, side)), boxes(batch, side, side)
     return stepping(model, lambda: sum(model(photos, targets).values(), torch.zeros(())))
 
 
-def one_stage_training(stacked: int, batch: int = 8) -> dict[str, Run]:
+def dense_training(layers: int, batch: int = 8) -> dict[str, Run]:
     """A step of so many deformable convolutions a head, from cached maps of the frozen trunk, photos of 256 × 320 px.
 
     The packaged detector has two, in heads that all levels share.
     """
     classes = tuple(f"class {i}" for i in range(20))
-    model = OneStageDetector(OneStageConfig(classes, shared=stacked > 1, stacked=stacked)).train()
+    model = DenseDetector(DenseConfig(classes, shared=layers > 1, deform_layers=layers)).train()
     randomise(model)
     sizes = {"stride8": (32, 32, 40), "stride16": (96, 16, 20), "stride32": (320, 8, 10)}
     maps = {name: torch.randn(batch, *size) for name, size in sizes.items()}
@@ -185,9 +185,9 @@ def main() -> None:
         row(f"its trunk and pyramid, {side} px", inference(side, False), args.rounds)
     print("\n| training step | torchvision | ours | plain | torchvision, bf16 | ours, bf16 | plain, bf16 |")
     print("|---|---|---|---|---|---|---|")
-    row("Faster R-CNN R-50, lean heads, 4 × 256 px", two_stage_training(), args.rounds)
-    row("packaged detector, 8 × 256×320 px, cached trunk", one_stage_training(2), args.rounds)
-    row("the same with one deformable convolution a head", one_stage_training(1), args.rounds)
+    row("Faster R-CNN R-50, lean heads, 4 × 256 px", rcnn_training(), args.rounds)
+    row("packaged detector, 8 × 256×320 px, cached trunk", dense_training(2), args.rounds)
+    row("the same with one deformable convolution a head", dense_training(1), args.rounds)
 
 
 if __name__ == "__main__":

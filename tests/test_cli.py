@@ -14,11 +14,11 @@ from PIL import Image
 def weights(tmp_path_factory):
     """A small untrained detector with random offsets, in a file of its own."""
     from deformscope.detectors.checkpoints.native import save
-    from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 
     torch.manual_seed(0)
-    config = OneStageConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
-    detector = OneStageDetector(config)
+    config = DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
+    detector = DenseDetector(config)
     for head in detector.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"

@@ -4,11 +4,14 @@ from importlib.resources import files
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file as load_tensors, save_file
 
 import deformscope as ds
 from deformscope import DeformscopeError
 from deformscope.detectors.checkpoints.native import load_file, save
-from deformscope.detectors.dense.dense import BACKGROUND, IGNORED, OneStageConfig, OneStageDetector, assign
+from deformscope.detectors.dense.dense import BACKGROUND, IGNORED, DenseConfig, DenseDetector, assign
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,8 @@ def test_several_photos_at_once_give_what_each_gives_alone(packaged, cat):
 
 def test_a_checkpoint_is_kept_whole(tmp_path):
     torch.manual_seed(0)
-    config = OneStageConfig(("a", "b"), channels=16, modulated=True, offset_mode="kernel")
-    detector = OneStageDetector(config)
+    config = DenseConfig(("a", "b"), channels=16, modulated=True, offset_mode="kernel")
+    detector = DenseDetector(config)
     save(detector, tmp_path / "own.safetensors", dtype=torch.float32)
     again = load_file(tmp_path / "own.safetensors")
     assert again.config == config
@@ -75,6 +78,21 @@ def test_a_checkpoint_is_kept_whole(tmp_path):
         if not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(again.state_dict()[key], value)
     assert [path.name for path in tmp_path.iterdir()] == ["own.safetensors"]
+
+
+def test_a_file_with_the_former_names_loads_as_before(tmp_path):
+    torch.manual_seed(0)
+    detector = DenseRCNN(DenseRCNNConfig(("a",), channels=16, deform_layers=2, rois_per_image=8, width=32))
+    save(detector, tmp_path / "new.safetensors", dtype=torch.float32)
+    with safe_open(tmp_path / "new.safetensors", "pt") as file:
+        header = file.metadata()
+    header["config"] = header["config"].replace("deform_layers", "stacked").replace("rois_per_image", "rois")
+    save_file(
+        load_tensors(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", header | {"architecture": "two_stage"}
+    )
+    again = load_file(tmp_path / "old.safetensors")
+    assert type(again) is DenseRCNN
+    assert again.config == detector.config
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\xff" * 64])
@@ -87,8 +105,6 @@ def test_a_file_of_another_kind_is_refused_in_one_line(content, tmp_path):
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
     header = {"architecture": "one_stage", "config": '{"class_names": ["a"]}'}
     save_file({"heads.stride8.cls.weight": torch.zeros(1)}, tmp_path / "odd.safetensors", header)
     with pytest.raises(DeformscopeError, match="do not fit"):
@@ -112,7 +128,7 @@ def test_a_cell_belongs_to_the_smallest_box_around_it_of_its_levels_size():
 
 def test_losses_fall_when_predictions_come_closer_and_reach_the_offsets():
     torch.manual_seed(0)
-    detector = OneStageDetector(OneStageConfig(("a", "b"), channels=16)).train()
+    detector = DenseDetector(DenseConfig(("a", "b"), channels=16)).train()
     maps = {
         f"stride{stride}": torch.randn(2, channels, 64 // stride, 96 // stride)
         for stride, channels in zip((8, 16, 32), detector.trunk.channels, strict=True)

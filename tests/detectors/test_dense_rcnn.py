@@ -10,14 +10,14 @@ from torchvision.ops import box_iou
 
 import deformscope as ds
 from deformscope.detectors.checkpoints.native import load_file, save
-from deformscope.detectors.dense.dense_rcnn import TwoStageConfig, TwoStageDetector
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
 
 
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
-    config = TwoStageConfig(("cat", "dog"), channels=16, proposals=12, rois=16, width=32, shorter_side=64)
-    network = TwoStageDetector(config)
+    config = DenseRCNNConfig(("cat", "dog"), channels=16, proposals=12, rois_per_image=16, width=32, shorter_side=64)
+    network = DenseRCNN(config)
     for head in network.heads.values():
         nn.init.normal_(head.deform.conv_offset.weight, std=0.05)
         nn.init.normal_(head.cls.weight, std=0.5)
@@ -109,7 +109,7 @@ def test_it_is_kept_and_captured_as_the_packaged_one(detector, tmp_path):
     detector.eval()
     save(detector, tmp_path / "two.safetensors", dtype=torch.float32)
     again = load_file(tmp_path / "two.safetensors")
-    assert type(again) is TwoStageDetector
+    assert type(again) is DenseRCNN
     assert again.config == detector.config
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     with ds.capture(again) as fields:
@@ -121,9 +121,9 @@ def test_it_is_kept_and_captured_as_the_packaged_one(detector, tmp_path):
     assert len(detector(photo, score=0.0, most=1)[0]["boxes"]) == 1
 
 
-def with_masks(detector: TwoStageDetector) -> TwoStageDetector:
+def with_masks(detector: DenseRCNN) -> DenseRCNN:
     torch.manual_seed(0)
-    return TwoStageDetector(replace(detector.config, masks=True))
+    return DenseRCNN(replace(detector.config, masks=True))
 
 
 def test_masks_are_learnt_of_the_objects_that_count(detector):

@@ -5,12 +5,12 @@ import torch
 
 import deformscope
 from deformscope.detectors.checkpoints import native as packaged
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 
 
 def build(**choices):
     torch.manual_seed(0)
-    detector = OneStageDetector(OneStageConfig(("cat", "dog"), channels=16, **choices))
+    detector = DenseDetector(DenseConfig(("cat", "dog"), channels=16, **choices))
     for name, parameter in detector.heads.named_parameters():
         if "conv_offset" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -49,7 +49,7 @@ def test_shared_heads_are_kept_and_stay_shared(tmp_path, dtype):
 
 
 def test_capture_tells_the_layers_of_shared_and_stacked_heads_apart():
-    detector = build(shared=True, stacked=2).eval()
+    detector = build(shared=True, deform_layers=2).eval()
     with deformscope.capture(detector) as fields:
         detector(torch.zeros(64, 96, 3, dtype=torch.uint8).numpy())
     names = [f"heads.stride{stride}.{layer}" for stride in (8, 16, 32) for layer in ("before.0", "deform")]

@@ -23,10 +23,10 @@ def untrained(name: str) -> torch.nn.Module:
     """A detector with random offsets, or none for names that do not exist."""
     if name == "absent":
         raise DeformscopeError("/home/somebody/absent: no such detector")
-    from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 
     torch.manual_seed(3)
-    detector = OneStageDetector(OneStageConfig(("cat",)), name).eval()
+    detector = DenseDetector(DenseConfig(("cat",)), name).eval()
     for module in detector.modules():
         if hasattr(module, "conv_offset"):
             torch.nn.init.normal_(module.conv_offset.weight, std=0.02)

@@ -157,10 +157,10 @@ def test_a_single_offset_longer_than_the_map_is_suspect():
 
 
 def test_a_detector_takes_photos_and_nothing_of_it_is_changed():
-    from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 
     torch.manual_seed(0)
-    detector = OneStageDetector(OneStageConfig(("cat",), channels=16, shorter_side=64, longer_side=96)).eval()
+    detector = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, longer_side=96)).eval()
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     photos = [torch.randint(0, 255, (3, 60, 90), dtype=torch.uint8) for _ in range(3)]
     found = diagnose(detector, photos)

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from deformscope import DeformscopeError
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 from deformscope.health.log_offsets import curves, log_offsets
 
 
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
-    made = OneStageDetector(OneStageConfig(("cat",), channels=16, shorter_side=64, longer_side=96))
+    made = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, longer_side=96))
     for head in made.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.05)
     return made.train()
@@ -96,7 +96,7 @@ def test_the_callback_logs_the_zero_start_and_every_so_manieth_step(photos, tmp_
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
-            self.detector = OneStageDetector(OneStageConfig(("cat",), channels=16, shorter_side=64, longer_side=96))
+            self.detector = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, longer_side=96))
 
         def training_step(self, batch, index):
             predictions = self.detector.predict(self.detector.trunk(batch))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 from deformscope.score import Scores, Settings, score
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 class Run:
     """A run that is done: nothing of it is to be changed."""
 
-    detector: OneStageDetector
+    detector: DenseDetector
     folder: Path
     out: Path
     scores: Scores
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 
 def build_detector():
     torch.manual_seed(0)
-    detector = OneStageDetector(OneStageConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=96), "small")
+    detector = DenseDetector(DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=96), "small")
     for head in detector.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
     return detector.eval()

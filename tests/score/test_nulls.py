@@ -8,7 +8,7 @@ import torch
 
 from deformscope import DeformscopeError, capture
 from deformscope.capture.offset_sources import origins
-from deformscope.detectors.dense.dense import OneStageConfig, OneStageDetector
+from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 from deformscope.fields.cell_maps import CellMaps
 from deformscope.fields.stack import composed
 from deformscope.score.measures import nulls
@@ -118,7 +118,7 @@ def test_look_keeps_the_chosen_layers_and_names_those_that_are_not_finite(small)
 
 def test_together_layers_are_measured_as_the_one_field_they_make():
     torch.manual_seed(0)
-    detector = OneStageDetector(OneStageConfig(("cat",), channels=16, shorter_side=64, stacked=2)).eval()
+    detector = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, deform_layers=2)).eval()
     for name, parameter in detector.named_parameters():
         if "conv_offset" in name:
             torch.nn.init.normal_(parameter, std=0.1)

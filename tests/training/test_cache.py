@@ -18,7 +18,7 @@ from deformscope.training.run import networks
 from deformscope.training.run.train import load, train
 
 ONE_STAGE = (
-    "network.architecture=one_stage",
+    "network.architecture=dense",
     "network.channels=16",
     "data.views=[whole, crop]",
     "data.canvas=[64, 96]",
@@ -117,18 +117,18 @@ def test_a_broken_off_cache_is_not_taken_for_a_whole_one(recipe, monkeypatch, tm
 
 
 def test_proposals_and_regions_learn_from_the_cache_in_bf16(recipe, tmp_path):
-    two = replace(recipe, network=replace(recipe.network, architecture="two_stage"))
+    two = replace(recipe, network=replace(recipe.network, architecture="dense_rcnn"))
     two = replace(two, run=replace(two.run, precision="bf16"))
     train(two, tmp_path / "two", progress=False)
     last = json.loads((tmp_path / "two" / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss_cls", "loss_box", "loss_iou", "loss_roi_cls", "loss_roi_box"} <= last.keys()
     loaded = deformscope.load(tmp_path / "two" / "detector.safetensors")
-    assert type(loaded).__name__ == "TwoStageDetector"
+    assert type(loaded).__name__ == "DenseRCNN"
     assert loaded.class_names == ("object",)
 
 
 def test_masks_come_out_of_the_cache_as_they_went_in(recipe, tmp_path):
-    masked = replace(recipe, network=replace(recipe.network, architecture="two_stage", masks=True))
+    masked = replace(recipe, network=replace(recipe.network, architecture="dense_rcnn", masks=True))
     photos = source(masked, "train")
     detector = networks.build(masked, photos.names)
     maps = CachedMaps(cached(detector, photos, masked.data, workers=0))
@@ -145,7 +145,7 @@ def test_masks_come_out_of_the_cache_as_they_went_in(recipe, tmp_path):
 
 
 def test_a_mask_head_learns_from_the_cache_and_is_judged_by_its_masks(recipe, tmp_path):
-    masked = replace(recipe, network=replace(recipe.network, architecture="two_stage", masks=True))
+    masked = replace(recipe, network=replace(recipe.network, architecture="dense_rcnn", masks=True))
     result = train(masked, tmp_path / "masked", progress=False)
     last = json.loads((tmp_path / "masked" / "log.jsonl").read_text().splitlines()[-1])
     assert last["loss_roi_mask"] > 0

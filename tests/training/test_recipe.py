@@ -62,10 +62,10 @@ def test_a_missing_key_is_named(recipe_file):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("{architecture: two_stage, rois: 0}", "network.rois: 0; expected at least 1"),
-        ("{architecture: one_stage, stacked: 0}", "network.stacked: 0; expected at least 1"),
-        ("{architecture: one_stage, proposals: 9}", "network.proposals, .* of two_stage, not of one_stage; leave"),
-        ("{architecture: small, masks: true}", "network.masks: of two_stage, not of small; leave them out"),
+        ("{architecture: dense_rcnn, rois: 0}", "network.rois: 0; expected at least 1"),
+        ("{architecture: dense, stacked: 0}", "network.stacked: 0; expected at least 1"),
+        ("{architecture: dense, proposals: 9}", "network.proposals, .* of dense_rcnn, not of dense; leave"),
+        ("{architecture: small, masks: true}", "network.masks: of dense_rcnn, not of small; leave them out"),
     ],
 )
 def test_a_network_takes_only_what_it_has(recipe_file, network, message):
@@ -143,3 +143,16 @@ def test_the_fingerprint_changes_with_what_decides_the_numbers_only():
     )
     for override in ("run.seed=1", "network.offset_mode=none", "data.shapes.difficulty=0.1", "run.steps=7000"):
         assert read("shapes", [override]).fingerprint != recipe.fingerprint
+
+
+@pytest.mark.parametrize(("former", "present"), [("one_stage", "dense"), ("two_stage", "dense_rcnn")])
+def test_former_names_of_architectures_are_read(recipe_file, former, present):
+    found = read(recipe_file(MINIMAL.replace("small", former)))
+    assert found.network.architecture == present
+    assert found == read(recipe_file(MINIMAL.replace("small", present)))
+
+
+def test_finished_runs_stay_those_of_their_recipes():
+    # What was written into the folders of runs when architectures had their former names.
+    former = {"animals": "aadef2d465847414", "animals_two_stage": "92970bf5af8b7e9d", "shapes": "d546415bb9857875"}
+    assert {name: read(name).fingerprint for name in former} == former

@@ -39,7 +39,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class OneStageConfig:
+class DenseConfig:
     """What it takes to build the network again."""
 
     class_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class OneStageConfig:
     longer_side: int = 448
     shared: bool = False
     """The levels' heads have the same weights."""
-    stacked: int = 1
+    deform_layers: int = 1
     """Deformable convolutions a head, one after the other."""
 
 
@@ -82,7 +82,7 @@ class Trunk(nn.Module):
 class LevelHead(nn.Module):
     """One level's predictions: deformable 3×3, GroupNorm, ReLU (perhaps several times), and 1×1 convolutions."""
 
-    def __init__(self, config: OneStageConfig, classes: int) -> None:
+    def __init__(self, config: DenseConfig, classes: int) -> None:
         super().__init__()
         channels = config.channels
 
@@ -90,7 +90,7 @@ class LevelHead(nn.Module):
             return DeformConv(channels, channels, modulated=config.modulated, offset_mode=config.offset_mode)
 
         self.before = nn.Sequential()
-        for _ in range(config.stacked - 1):
+        for _ in range(config.deform_layers - 1):
             self.before.extend([deform(), nn.GroupNorm(channels // 8, channels), nn.ReLU()])
         self.deform = deform()
         self.norm = nn.GroupNorm(channels // 8, channels)
@@ -127,10 +127,10 @@ class Predictions:
     """The maps that were looked into, by name [n c h w]."""
 
 
-class OneStageDetector(Detector):
+class DenseDetector(Detector):
     """Trunk, pyramid and heads: photos to detections, and maps of the trunk to losses for training."""
 
-    def __init__(self, config: OneStageConfig, name: str = "one_stage", *, classes: int | None = None) -> None:
+    def __init__(self, config: DenseConfig, name: str = "dense", *, classes: int | None = None) -> None:
         """``classes`` that the dense predictions tell apart, by default all."""
         super().__init__()
         self.name, self.config, self.class_names = name, config, config.class_names

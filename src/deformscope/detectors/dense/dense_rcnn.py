@@ -1,4 +1,4 @@
-"""The one-stage detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015), or
+"""The dense detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015), or
 of a Mask R-CNN (He et al., ICCV 2017).
 
 Every cell inside an object proposes the object's box through deformable 3×3s, whatever its class; torchvision's RoI
@@ -20,7 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as supp
 from ...fields.field import Placement
 from ..detector import Detection
 from ..rcnn.masks import MASK_GRID, paste
-from .dense import STRIDES, OneStageConfig, OneStageDetector, Predictions
+from .dense import STRIDES, DenseConfig, DenseDetector, Predictions
 
 POOLED = 7
 """Side of the grid into which a region is pooled."""
@@ -37,12 +37,12 @@ LOSSES = {"loss_classifier": "loss_roi_cls", "loss_box_reg": "loss_roi_box", "lo
 
 
 @dataclass(frozen=True)
-class TwoStageConfig(OneStageConfig):
+class DenseRCNNConfig(DenseConfig):
     """What it takes to build the network again."""
 
     proposals: int = 100
     """Regions a photo that reach the second stage."""
-    rois: int = 64
+    rois_per_image: int = 64
     """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
     width: int = 512
     """Of the second stage's two layers."""
@@ -50,12 +50,12 @@ class TwoStageConfig(OneStageConfig):
     """A mask head beside the box head."""
 
 
-class TwoStageDetector(OneStageDetector):
+class DenseRCNN(DenseDetector):
     """Trunk, pyramid, proposals through deformable heads, and RoI heads."""
 
-    config: TwoStageConfig
+    config: DenseRCNNConfig
 
-    def __init__(self, config: TwoStageConfig, name: str = "two_stage") -> None:
+    def __init__(self, config: DenseRCNNConfig, name: str = "dense_rcnn") -> None:
         super().__init__(config, name, classes=1)
         levels, outputs = [f"stride{stride}" for stride in STRIDES], 1 + len(config.class_names)
         masks: dict[str, nn.Module] = {}
@@ -71,7 +71,7 @@ class TwoStageDetector(OneStageDetector):
             FastRCNNPredictor(config.width, outputs),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=config.rois,
+            batch_size_per_image=config.rois_per_image,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=0.05,
@@ -110,7 +110,7 @@ class TwoStageDetector(OneStageDetector):
         return found
 
     def losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The proposals' losses, as the one-stage detector's with one class, and those of the RoI heads.
+        """The proposals' losses, as the dense detector's with one class, and those of the RoI heads.
 
         With ``config.masks`` the targets hold ``masks`` too (bool ``[t h w]``, network px).
         """

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .dense import OneStageConfig, OneStageDetector
+from .dense import DenseConfig, DenseDetector
 
 
 class SmallTrunk(nn.Module):
@@ -54,10 +54,10 @@ class SideWays(nn.Module):
         return {name: layer(one) for layer, (name, one) in zip(self.layers, maps.items(), strict=True)}
 
 
-class SmallDetector(OneStageDetector):
+class SmallDetector(DenseDetector):
     """The packaged detector's heads and losses on a :class:`SmallTrunk`, which learns."""
 
-    def __init__(self, config: OneStageConfig, name: str = "small") -> None:
+    def __init__(self, config: DenseConfig, name: str = "small") -> None:
         super().__init__(config, name)
         trunk = SmallTrunk(config.channels)
         self.trunk = trunk  # type: ignore[assignment]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ...detectors.dense.dense import OneStageDetector
-from ...detectors.dense.dense_rcnn import TwoStageDetector
+from ...detectors.dense.dense import DenseDetector
+from ...detectors.dense.dense_rcnn import DenseRCNN
 from ...errors import DeformscopeError
 from ...metrics.coco import library, run_lengths
 from ..recipe.recipe import Data
@@ -70,7 +70,7 @@ def cached(detector: Any, source: Source, data: Data, workers: int | None = None
 
     Raises DeformscopeError when the network has no frozen trunk, or changes the views' size.
     """
-    if not isinstance(detector, OneStageDetector) or any(p.requires_grad for p in detector.trunk.parameters()):
+    if not isinstance(detector, DenseDetector) or any(p.requires_grad for p in detector.trunk.parameters()):
         raise DeformscopeError(f"data.cache: {detector.name} has no frozen trunk to cache; set it to null")
     assert data.cache is not None
     folder = Path(data.cache).expanduser() / f"maps-{_digest(detector, source, data)}"
@@ -79,7 +79,7 @@ def cached(detector: Any, source: Source, data: Data, workers: int | None = None
     return folder
 
 
-def _make(detector: OneStageDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
+def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     beside.mkdir(parents=True, exist_ok=True)
     views = Views(source, data, Preparation(detector), _with_masks(detector))
@@ -122,7 +122,7 @@ def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
         yield number * BATCH, items
 
 
-def _digest(detector: OneStageDetector, source: Source, data: Data) -> str:
+def _digest(detector: DenseDetector, source: Source, data: Data) -> str:
     """Of all that the maps depend on."""
     digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
     if _with_masks(detector):
@@ -133,8 +133,8 @@ def _digest(detector: OneStageDetector, source: Source, data: Data) -> str:
     return digest.hexdigest()[:16]
 
 
-def _with_masks(detector: OneStageDetector) -> bool:
-    return isinstance(detector, TwoStageDetector) and detector.config.masks
+def _with_masks(detector: DenseDetector) -> bool:
+    return isinstance(detector, DenseRCNN) and detector.config.masks
 
 
 def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

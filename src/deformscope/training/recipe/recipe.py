@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from ...detectors.checkpoints.former_names import ARCHITECTURES
 from ...errors import DeformscopeError
 
 OffsetMode = Literal["none", "feature", "kernel", "full"]
@@ -21,30 +22,33 @@ class Network:
     """What is trained."""
 
     architecture: str
-    """``small``; ``one_stage``, the packaged detector's; ``two_stage``, which proposes regions by the same heads; or a
-    name that :func:`deformscope.detectors.rcnn.build` knows."""
+    """``small``; ``dense``, the packaged detector's; ``dense_rcnn``, which proposes regions by the same heads; or a
+    name that :func:`deformscope.detectors.rcnn.build` knows. The former names of the dense ones are read too."""
     offset_mode: OffsetMode = "full"
     deformable: str | None = "dconv_c3-c5"
     """Of a two-stage detector: version, stages and groups, or null."""
     modulated: bool = False
-    """Of the one-stage detectors: deformable convolution v2."""
+    """Of the dense detectors: deformable convolution v2."""
     channels: int = 96
-    """Width of the one-stage detectors' pyramid and heads."""
+    """Width of the dense detectors' pyramid and heads."""
     shared: bool = False
-    """Of the one-stage detectors: one head's weights for all levels."""
+    """Of the dense detectors: one head's weights for all levels."""
     stacked: int = 1
-    """Of the one-stage detectors: deformable convolutions a head."""
+    """Of the dense detectors: deformable convolutions a head."""
     proposals: int | None = None
-    """Of ``two_stage``: regions a photo that reach the second stage; null: 100."""
+    """Of ``dense_rcnn``: regions a photo that reach the second stage; null: 100."""
     rois: int | None = None
-    """Of ``two_stage``: regions a photo from which the second stage learns; null: 64."""
+    """Of ``dense_rcnn``: regions a photo from which the second stage learns; null: 64."""
     masks: bool = False
-    """Of ``two_stage``: masks too, as Mask R-CNN; the photos' objects need them."""
+    """Of ``dense_rcnn``: masks too, as Mask R-CNN; the photos' objects need them."""
     weights: str | None = None
     """Where the trunk starts: a file; ``packaged`` (the packaged detector's trunk); ``torchvision`` (ResNet-50 on
     ImageNet, fetched by torchvision); null for random."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of parameter names that do not learn, beyond what the architecture freezes itself."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "architecture", ARCHITECTURES.get(self.architecture, self.architecture))
 
 
 @dataclass(frozen=True)
@@ -204,9 +208,9 @@ class Recipe:
                 f"{run.checkpoint_every}, or 0 for the end only"
             )
         second_stage = self.network.proposals, self.network.rois, self.network.masks
-        if self.network.architecture != "two_stage" and second_stage != (None, None, False):
+        if self.network.architecture != "dense_rcnn" and second_stage != (None, None, False):
             raise DeformscopeError(
-                "network.proposals, network.rois, network.masks: of two_stage, not of "
+                "network.proposals, network.rois, network.masks: of dense_rcnn, not of "
                 f"{self.network.architecture}; leave them out"
             )
         processes = run.devices * run.nodes
@@ -235,4 +239,7 @@ class Recipe:
         for part, key in (("run", "log_every"), ("run", "snapshots"), ("data", "workers"), ("data", "cache")):
             del values[part][key]
         del values["promise"]
+        # In the first names, so that finished runs stay those of their recipes.
+        former = {new: old for old, new in ARCHITECTURES.items()}
+        values["network"]["architecture"] = former.get(self.network.architecture, self.network.architecture)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

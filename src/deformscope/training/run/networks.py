@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...detectors.checkpoints import native as packaged
 from ...detectors.deform import DeformConv
-from ...detectors.dense.dense import OneStageConfig, OneStageDetector, assign
+from ...detectors.dense.dense import DenseConfig, DenseDetector, assign
 from ...detectors.dense.small import SmallDetector
 from ...detectors.detector import Detector
 from ...detectors.rcnn.rcnn import RCNN
@@ -23,8 +23,8 @@ from ...fields.field import Placement
 from ..data.sample import Batch
 from ..recipe.recipe import Network, Recipe
 
-DENSE: dict[str, tuple[type[OneStageConfig], type[OneStageDetector]]] = packaged.KINDS | {
-    "small": (OneStageConfig, SmallDetector)
+DENSE: dict[str, tuple[type[DenseConfig], type[DenseDetector]]] = packaged.KINDS | {
+    "small": (DenseConfig, SmallDetector)
 }
 """Of deformscope's own: configuration and network."""
 
@@ -55,14 +55,14 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
     if network.architecture in DENSE:
         make_config, make = DENSE[network.architecture]
-        second_stage = {"proposals": network.proposals, "rois": network.rois, "masks": network.masks or None}
+        second_stage = {"proposals": network.proposals, "rois_per_image": network.rois, "masks": network.masks or None}
         config = make_config(
             tuple(class_names),
             network.channels,
             modulated=network.modulated,
             offset_mode=network.offset_mode,
             shared=network.shared,
-            stacked=network.stacked,
+            deform_layers=network.stacked,
             **{key: value for key, value in second_stage.items() if value is not None},
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown
@@ -70,9 +70,9 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
                 config, shorter_side=min(recipe.data.shapes.size), longer_side=max(recipe.data.shapes.size)
             )
         return make(config)
-    from ...detectors.rcnn.build import build as build_two_stage
+    from ...detectors.rcnn.build import build as build_rcnn
 
-    return build_two_stage(
+    return build_rcnn(
         network.architecture,
         deformable=network.deformable,
         offset_mode=network.offset_mode,
@@ -113,7 +113,7 @@ def losses(detector: Detector, batch: Batch) -> dict[str, Tensor]:
             for target in batch.targets
         ]
         return detector.losses(batch.images, batch.placements, targets)
-    assert isinstance(detector, OneStageDetector)
+    assert isinstance(detector, DenseDetector)
     if batch.maps is None:
         assert batch.images is not None
         maps = detector.trunk(batch.images.to(memory_format=torch.channels_last))
@@ -142,7 +142,7 @@ def _load_trunk(detector: Detector, network: Network) -> None:
     elif source == "packaged":
         detector.trunk.load_state_dict(packaged.load().trunk.state_dict())  # type: ignore[union-attr]
     else:
-        assert isinstance(detector, OneStageDetector)
+        assert isinstance(detector, DenseDetector)
         _load_by_order(detector.trunk, Path(str(source)))
 
 

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ...detectors.checkpoints import native as packaged
-from ...detectors.dense.dense import OneStageDetector
+from ...detectors.dense.dense import DenseDetector
 from ...detectors.detector import Detector
 from ...detectors.rcnn.rcnn import RCNN
 from ...errors import DeformscopeError
@@ -134,7 +134,7 @@ def save(detector: Detector, path: Path) -> None:
         from ...detectors.checkpoints import own
 
         own.save(detector, path)
-    elif isinstance(detector, OneStageDetector) and packaged.knows(detector):
+    elif isinstance(detector, DenseDetector) and packaged.knows(detector):
         packaged.save(detector, path)
 
 
