@@ -37,7 +37,7 @@ def main() -> None:
     analysis = analyse(detector, CAT)
     photo = analysis.photo
     fields = [stacked(analysis, field.name)[-1] for field in chosen_layers(analysis, ())]
-    found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
+    found = {"detection": analysis.detection, "class_names": analysis.class_names, "min_score": 0.4}
     figures = {
         "figure1": draw.figure1(analysis.fields[LAYER], photo),
         "figure2": draw.figure2(fields, photo, **found),
@@ -90,7 +90,7 @@ def montage(detector: Detector) -> Image.Image:
 def _pair(detector: Detector, photo: np.ndarray) -> Image.Image:
     """Figure 2 above Figure 3."""
     analysis = analyse(detector, photo)
-    found = {"detection": analysis.detection, "class_names": analysis.class_names, "least": 0.4}
+    found = {"detection": analysis.detection, "class_names": analysis.class_names, "min_score": 0.4}
     layer = stacked(analysis, LAYER)[-1]
     parts = []
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 import deformscope as ds
 from deformscope.detectors.checkpoints.native import load_file, save
 from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
+from deformscope.errors import DeformscopeError
 
 
 @pytest.fixture
@@ -113,12 +114,19 @@ def test_it_is_kept_and_captured_as_the_packaged_one(detector, tmp_path):
     assert again.config == detector.config
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     with ds.capture(again) as fields:
-        found = again(photo, score=0.0)[0]
+        found = again(photo, min_score=0.0)[0]
     assert list(fields) == [f"heads.stride{stride}.deform" for stride in (8, 16, 32)]
-    expected = detector(photo, score=0.0)[0]
+    expected = detector(photo, min_score=0.0)[0]
     for key in ("boxes", "labels", "scores"):
         assert torch.allclose(found[key].float(), expected[key].float(), atol=1e-4)
-    assert len(detector(photo, score=0.0, most=1)[0]["boxes"]) == 1
+    assert len(detector(photo, min_score=0.0, max_detections=1)[0]["boxes"]) == 1
+
+
+@pytest.mark.parametrize("settings", [{"min_score": 1.5}, {"nms": -0.1}, {"max_detections": 0}])
+def test_settings_of_detection_out_of_their_range_are_refused(detector, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(DeformscopeError, match=f"{name}={value}.*expected"):
+        detector.eval()(np.zeros((64, 96, 3), np.uint8), **settings)
 
 
 def with_masks(detector: DenseRCNN) -> DenseRCNN:
@@ -168,6 +176,6 @@ def test_a_detector_with_masks_is_kept_with_them(detector, tmp_path):
     again = load_file(tmp_path / "masks.safetensors")
     assert again.config == detector.config
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    found, expected = again(photo, score=0.0)[0], detector(photo, score=0.0)[0]
+    found, expected = again(photo, min_score=0.0)[0], detector(photo, min_score=0.0)[0]
     assert found["masks"].shape == (len(found["boxes"]), 64, 96)
     assert torch.equal(found["masks"], expected["masks"])

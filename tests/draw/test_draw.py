@@ -148,7 +148,7 @@ def test_sampling_without_places_looks_from_the_detected_objects_centres():
         "boxes": torch.tensor([[10.0, 20, 50, 60], [90, 30, 150, 100], [0, 0, 10, 10]]),
         "scores": torch.tensor([0.9, 0.8, 0.1]),
     }
-    figure = draw.sampling(field, PHOTO, detection=detection, least=0.5)
+    figure = draw.sampling(field, PHOTO, detection=detection, min_score=0.5)
     marks = [tuple(line.get_xydata()[0]) for line in figure.axes[0].lines]
     expected = [field.to_pixels(field.centres()[field.cell_at(c)]).tolist()[::-1] for c in [(40, 30), (65, 120)]]
     assert np.allclose(marks, expected)

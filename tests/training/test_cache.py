@@ -71,7 +71,7 @@ def test_what_was_trained_from_the_cache_is_a_detector_to_load(recipe, tmp_path)
     assert loaded.config == trained.config
     photo = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected, found = trained([photo], score=0.0)[0], loaded([photo], score=0.0)[0]
+        expected, found = trained([photo], min_score=0.0)[0], loaded([photo], min_score=0.0)[0]
     assert len(found["boxes"])
     assert torch.allclose(found["scores"], expected["scores"], atol=5e-3)  # the file holds half precision
     for name, value in trained.state_dict().items():

@@ -47,7 +47,7 @@ def figures(
         every=every,
         scale=scale,
         group=group,
-        least=least,
+        min_score=least,
         format=format,
         dpi=dpi,
     )

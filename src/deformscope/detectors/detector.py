@@ -37,28 +37,34 @@ class Detector(nn.Module):
         batch: Tensor,
         placements: Sequence[Placement],
         *,
-        score: float = 0.05,
+        min_score: float = 0.05,
         nms: float = 0.5,
-        most: int = 100,
+        max_detections: int = 100,
     ) -> list[Detection]:
         """Detections in the photos' own px, best first, as :meth:`forward` describes its settings."""
         raise NotImplementedError
 
     def forward(
-        self, photos: Photo | Sequence[Photo], *, score: float = 0.05, nms: float = 0.5, most: int = 100
+        self, photos: Photo | Sequence[Photo], *, min_score: float = 0.05, nms: float = 0.5, max_detections: int = 100
     ) -> list[Detection]:
         """Detect on one photo or a list of them (path, PIL image, uint8 HWC array or CHW tensor); always a list.
 
-        ``score`` is the least score, ``nms`` the IoU above which the lower of two boxes of a class is dropped, ``most``
-        the number kept. No gradients; the network's mode is left as it is (loaded detectors are in eval mode).
+        At most ``max_detections`` that score above ``min_score`` are kept; of two boxes of a class whose IoU is above
+        ``nms`` only the better one. No gradients; train or eval mode is left as it is (loaded detectors are in eval
+        mode).
         """
         several: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not several:
             raise DeformscopeError("photos=[]: expected at least one photo")
+        if max_detections < 1 or not (0 <= min_score <= 1 and 0 <= nms <= 1):
+            raise DeformscopeError(
+                f"min_score={min_score}, nms={nms}, max_detections={max_detections}: "
+                "expected two numbers from 0 to 1 and at least one detection"
+            )
         with torch.inference_mode():
             batch, placements = self.prepare([read(photo) for photo in several])
             with placed(placements):
                 batch = batch.to(next(self.parameters()).device)
-                found = self.detect(batch, placements, score=score, nms=nms, most=most)
+                found = self.detect(batch, placements, min_score=min_score, nms=nms, max_detections=max_detections)
         with torch.inference_mode(False):
             return [{key: value.clone() for key, value in one.items()} for one in found]

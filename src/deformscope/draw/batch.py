@@ -45,7 +45,7 @@ class Settings:
     every: int | None = None
     scale: float | None = None
     group: int = 0
-    least: float = 0.4
+    min_score: float = 0.4
     format: str = "png"
     dpi: int = 150
 
@@ -171,7 +171,7 @@ def _drawings(
     array, found, names, group = analysis.photo, analysis.detection, analysis.class_names, settings.group
     places = [(y, x) for x, y in settings.at]
     shaped: dict[str, Any] = {"every": settings.every, "scale": settings.scale, "group": group}
-    found_too: dict[str, Any] = {"detection": found, "class_names": names, "least": settings.least}
+    found_too: dict[str, Any] = {"detection": found, "class_names": names, "min_score": settings.min_score}
     drawings: dict[str, Callable[[], Figure]] = {}
     shown = layers
     if settings.composed:
@@ -192,7 +192,7 @@ def _drawings(
                 chosen: dict[str, Any] = {
                     "detection": found,
                     "depth": len(stack),
-                    "least": settings.least,
+                    "min_score": settings.min_score,
                     "group": group,
                 }
                 drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, array, places, **chosen)

@@ -61,14 +61,14 @@ def figure2(
     *,
     detection: dict | None = None,
     class_names: Sequence[str] = (),
-    least: float = 0.5,
+    min_score: float = 0.5,
     every: int | None = None,
     scale: float | None = None,
     group: int = 0,
 ) -> Figure:
     """Figure 2: d_f as arrows, and a red mask where its divergence is negative; one panel a field.
 
-    With ``detection`` (torchvision's keys, photo px) the boxes that score at least ``least`` are outlined.
+    With ``detection`` (torchvision's keys, photo px) the boxes that score at least ``min_score`` are outlined.
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -78,7 +78,7 @@ def figure2(
         view = FieldView.of(field, backdrop.size, every, group)
         factor = panels.feature_panel(ax, backdrop, view, scale)
         if detection is not None:
-            primitives.boxes(ax, detection, class_names, least=least)
+            primitives.boxes(ax, detection, class_names, min_score=min_score)
         limit = primitives.convergence_limit(view.div)
         caption(
             ax,
@@ -120,13 +120,13 @@ def sampling(
     *,
     detection: dict | None = None,
     depth: int = 1,
-    least: float = 0.5,
+    min_score: float = 0.5,
     group: int = 0,
 ) -> Figure:
     """The sampling points of chosen cells, stacked through the last ``depth`` (1-3) of ``fields``, lowest first.
 
     The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
-    least ``least``, else to the photo's centre.
+    least ``min_score``, else to the photo's centre.
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -135,7 +135,7 @@ def sampling(
             f"depth={depth}: expected 1 to {min(DEEPEST, len(chosen))}, the layers at hand ({DEEPEST} at most)"
         )
     size = backdrop.size
-    cells = list(places or panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)])
+    cells = list(places or panels.centres_of_boxes(detection or {}, min_score) or [(size[0] / 2, size[1] / 2)])
     panels.check_places(cells, size)
     stack = chosen[-depth:]
     result = _row(1, backdrop.size)

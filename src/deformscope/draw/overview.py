@@ -21,7 +21,7 @@ def overview(
     *,
     detection: dict | None = None,
     class_names: Sequence[str] = (),
-    least: float = 0.5,
+    min_score: float = 0.5,
     group: int = 0,
     title: str = "",
 ) -> Figure:
@@ -31,7 +31,7 @@ def overview(
     chosen = as_list(fields)
     result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=primitives.escaped(title))
     backdrop = backdrop.within(result.inches)
-    cells = panels.centres_of_boxes(detection or {}, least) or [(size[0] / 2, size[1] / 2)]
+    cells = panels.centres_of_boxes(detection or {}, min_score) or [(size[0] / 2, size[1] / 2)]
     for row, field in zip(result.panels, chosen, strict=True):
         view = FieldView.of(field, size, None, min(group, field.offset.shape[1] - 1))
         shown = view.on_photo(size)
@@ -40,7 +40,7 @@ def overview(
         caption(row[0], view.caption(), f"kernel points: offsets ×{factor:g}, thick: mean")
         scale = panels.feature_panel(row[1], backdrop, view)
         if detection is not None:
-            primitives.boxes(row[1], detection, class_names, least=least)
+            primitives.boxes(row[1], detection, class_names, min_score=min_score)
         caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", beside=panels.SCALE_INCHES)
         panels.scale_arrow(row[1], view, scale)
         scale = panels.kernel_panel(row[2], backdrop, view)

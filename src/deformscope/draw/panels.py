@@ -137,13 +137,13 @@ def view_size(ax: Axes) -> tuple[float, float]:
     return abs(bottom - top), abs(right - left)
 
 
-def centres_of_boxes(detection: dict, least: float, most: int = 4) -> list[tuple[float, float]]:
-    """The centres (y, x) px of the ``most`` best detections that score at least ``least``."""
+def centres_of_boxes(detection: dict, min_score: float, most: int = 4) -> list[tuple[float, float]]:
+    """The centres (y, x) px of the ``most`` best detections that score at least ``min_score``."""
     scores = detection.get("scores")
     if scores is None or not len(scores):
         return []
     order = scores.argsort(descending=True)[:most]
-    boxes = detection["boxes"][order][scores[order] >= least]
+    boxes = detection["boxes"][order][scores[order] >= min_score]
     return [((y0 + y1) / 2, (x0 + x1) / 2) for x0, y0, x1, y1 in boxes.tolist()]
 
 

@@ -144,10 +144,15 @@ def lines(ax: Axes, starts: Points, ends: Points, *, color: str = "white", width
 
 
 def boxes(
-    ax: Axes, detection: dict[str, Tensor], class_names: Sequence[str] = (), *, least: float = 0.5, labels: bool = True
+    ax: Axes,
+    detection: dict[str, Tensor],
+    class_names: Sequence[str] = (),
+    *,
+    min_score: float = 0.5,
+    labels: bool = True,
 ) -> PolyCollection:
-    """Outlines of the detections (xyxy px) that score at least ``least``, with class and score."""
-    keep = detection["scores"] >= least if "scores" in detection else slice(None)
+    """Outlines of the detections (xyxy px) that score at least ``min_score``, with class and score."""
+    keep = detection["scores"] >= min_score if "scores" in detection else slice(None)
     corners = np.asarray(detection["boxes"][keep].cpu(), dtype=float)
     outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
     artist = PolyCollection(outlines, facecolors="none", edgecolors=style.BOX, linewidths=1.4, zorder=4)

@@ -165,9 +165,9 @@ class DenseDetector(Detector):
         batch: Tensor,
         placements: Sequence[Placement],
         *,
-        score: float = 0.05,
+        min_score: float = 0.05,
         nms: float = 0.5,
-        most: int = 100,
+        max_detections: int = 100,
     ) -> list[Detection]:
         """``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first.
 
@@ -180,12 +180,14 @@ class DenseDetector(Detector):
             members = [index for index, size in enumerate(sizes) if size == (height, width)]
             own = [placements[index] for index in members]
             with placed(own):
-                alike = self.detect_alike(batch[members, :, :height, :width], own, score=score, nms=nms, most=most)
+                alike = self.detect_alike(
+                    batch[members, :, :height, :width], own, min_score=min_score, nms=nms, max_detections=max_detections
+                )
             found |= zip(members, alike, strict=True)
         return [found[index] for index in range(len(placements))]
 
     def detect_alike(
-        self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
+        self, batch: Tensor, placements: Sequence[Placement], *, min_score: float, nms: float, max_detections: int
     ) -> list[Detection]:
         """:meth:`detect` on photos of one size."""
         predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
@@ -196,10 +198,10 @@ class DenseDetector(Detector):
             confidence = (cls.sigmoid() * iou.sigmoid()[:, None]).sqrt()
             best, label = confidence.max(dim=1)
             keep = best.topk(min(1000, len(best))).indices
-            keep = keep[best[keep] > score]
+            keep = keep[best[keep] > min_score]
             corners = placement.to_photo(boxes[keep].view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
             box = clip_boxes_to_image(corners, placement.size)
-            chosen = batched_nms(box, best[keep], label[keep], nms)[:most]
+            chosen = batched_nms(box, best[keep], label[keep], nms)[:max_detections]
             found.append({"boxes": box[chosen], "labels": label[keep][chosen], "scores": best[keep][chosen]})
         return found
 

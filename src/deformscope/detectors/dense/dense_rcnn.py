@@ -81,11 +81,11 @@ class DenseRCNN(DenseDetector):
         )
 
     def detect_alike(
-        self, batch: Tensor, placements: Sequence[Placement], *, score: float, nms: float, most: int
+        self, batch: Tensor, placements: Sequence[Placement], *, min_score: float, nms: float, max_detections: int
     ) -> list[Detection]:
         """Propose regions, look into them, and give what is there in the photos' px."""
         predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
-        self.roi.score_thresh, self.roi.nms_thresh, self.roi.detections_per_img = score, nms, most
+        self.roi.score_thresh, self.roi.nms_thresh, self.roi.detections_per_img = min_score, nms, max_detections
         regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
         found = []
         for one, placement in zip(regions, placements, strict=True):

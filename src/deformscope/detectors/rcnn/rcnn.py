@@ -86,13 +86,20 @@ class RCNN(Detector):
         batch: Tensor,
         placements: Sequence[Placement],
         *,
-        score: float = 0.05,
+        min_score: float = 0.05,
         nms: float = 0.5,
-        most: int = 100,
+        max_detections: int = 100,
     ) -> list[Detection]:
-        """The ``most`` best detections above ``score`` after suppression at IoU ``nms``, in the photos' own px."""
+        """The best detections after suppression at IoU ``nms``, in the photos' own px."""
         maps = self.pyramid(batch)
-        return self.detections(maps, self.proposals(maps, placements), placements, score=score, nms=nms, most=most)
+        return self.detections(
+            maps,
+            self.proposals(maps, placements),
+            placements,
+            min_score=min_score,
+            nms=nms,
+            max_detections=max_detections,
+        )
 
     def detections(
         self,
@@ -100,9 +107,9 @@ class RCNN(Detector):
         proposals: Sequence[Proposals],
         placements: Sequence[Placement],
         *,
-        score: float = 0.05,
+        min_score: float = 0.05,
         nms: float = 0.5,
-        most: int = 100,
+        max_detections: int = 100,
     ) -> list[Detection]:
         """Detections of each image from P2..P6 and its proposals."""
         logits, deltas = self.box_predictions(maps, with_image([p.boxes for p in proposals]))
@@ -111,7 +118,7 @@ class RCNN(Detector):
         for one, cls, box, placement in zip(
             proposals, logits.split(counts), deltas.split(counts), placements, strict=True
         ):
-            detection, region = self.box_head.detections(one.boxes, cls, box, placement, score, nms, most)
+            detection, region = self.box_head.detections(one.boxes, cls, box, placement, min_score, nms, max_detections)
             found.append(detection)
             regions.append(region)
         if self.mask_head is not None:

@@ -82,9 +82,9 @@ class BoxHead(nn.Module):
         logits: Float[Tensor, "p k1"],
         deltas: Float[Tensor, "p k4"],
         placement: Placement,
-        score: float,
+        min_score: float,
         nms: float,
-        most: int,
+        max_detections: int,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "d 4"]]:
         """One image's ``boxes`` (xyxy, photo px), ``labels``, ``scores``, best first; and the boxes in network px."""
         size = network_size(placement)
@@ -93,14 +93,14 @@ class BoxHead(nn.Module):
         boxes = decode(proposals, deltas, BOX_STDS, self.dialect.clamp_shrink)
         boxes = clip_boxes_to_image(boxes, size)
         sound = (boxes.isfinite().all(dim=2) & confidence.isfinite()).all(dim=1)
-        row, label = ((confidence > score) & sound[:, None]).nonzero().unbind(dim=1)
+        row, label = ((confidence > min_score) & sound[:, None]).nonzero().unbind(dim=1)
         box, confidence = boxes[row, label], confidence[row, label]
         if self.boxes_first:
             on_photo = box / scale
-            kept = suppress(on_photo, confidence, label, nms, self.dialect.shifted_nms)[:most]
+            kept = suppress(on_photo, confidence, label, nms, self.dialect.shifted_nms)[:max_detections]
             on_photo = on_photo[kept]
         else:
-            kept = suppress(box, confidence, label, nms, self.dialect.shifted_nms)[:most]
+            kept = suppress(box, confidence, label, nms, self.dialect.shifted_nms)[:max_detections]
             on_photo = box[kept] / scale
         if self.dialect.clip_to_photo:
             on_photo = clip_boxes_to_image(on_photo, placement.size)

@@ -29,7 +29,9 @@ def detections(
     device = next(detector.parameters()).device
     images, placements = detector.prepare([photo for _, photo in photos])
     with torch.inference_mode(), placed(placements), torch.autocast(device.type, enabled=False):
-        found = detector.detect(images.to(device), placements, score=settings.score, nms=settings.nms, most=MOST)
+        found = detector.detect(
+            images.to(device), placements, min_score=settings.score, nms=settings.nms, max_detections=MOST
+        )
     categories = {category["name"]: category["id"] for category in truth["categories"]}
     results: list[dict[str, Any]] = []
     for (index, _), one in zip(photos, found, strict=True):
