@@ -212,7 +212,7 @@ def main() -> None:
         split(recipe, args.rounds)
         return
     run = [f"data.folder={args.epoch}", f"run.steps={args.photos // recipe.data.batch}", "run.checkpoint_every=100000"]
-    run += ["optimiser.schedule=constant", "optimiser.clip=null"]
+    run += ["optimiser.schedule=constant", "optimiser.grad_clip_norm=null"]
     epoch(read(args.recipe, [*args.overrides, *run]), args.epoch, args.split, args.photos, args.rounds)
 
 

@@ -1,6 +1,6 @@
-"""Plain values, as YAML and command lines give them, to frozen dataclasses: every key known, every value of its type.
+"""Dataclasses from nested dictionaries, as YAML and JSON give them, with every key and the type of every value checked.
 
-An error names the key's whole path, the value and what was expected; an unknown key also the nearest known one.
+Errors name the path of the key, the value and what was expected; for an unknown key, the most similar known one.
 """
 
 from __future__ import annotations
@@ -16,61 +16,64 @@ from .errors import DeformscopeError
 Record = TypeVar("Record")
 
 
-def build(record: type[Record], values: Any, path: str = "") -> Record:
-    """An instance of a dataclass from nested mappings; lists become tuples, ints and "1e-3" floats where wanted.
+def from_dict(record: type[Record], values: Any, path: str = "") -> Record:
+    """Build the dataclass ``record``, and the dataclasses in its fields, from nested dictionaries.
 
-    Raises DeformscopeError for unknown or missing keys and for values of another type.
+    Lists become tuples; where a float is expected, ints and texts such as "1e-3" become floats. ``path`` is put before
+    the keys in errors. Raises DeformscopeError for unknown or missing keys and for values of another type.
     """
     if not isinstance(values, dict):
-        raise DeformscopeError(f"{path or 'recipe'}: {values!r}; expected keys and values")
+        raise DeformscopeError(f"{path or record.__name__.lower()}: {values!r}; expected keys and values")
     hints = get_type_hints(record)
     known = {field.name: field for field in fields(record)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise DeformscopeError(f"{_join(path, key)}: no such key; {_nearest(str(key), list(known))}")
+            raise DeformscopeError(f"{_join(path, key)}: no such key; {_suggest(str(key), list(known))}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise DeformscopeError(f"{_join(path, name)}: missing; expected {_described(hints[name])}")
-    return record(**{key: _value(hints[key], value, _join(path, key)) for key, value in values.items()})
+            raise DeformscopeError(f"{_join(path, name)}: missing; expected {_describe(hints[name])}")
+    return record(**{key: _convert(hints[key], value, _join(path, key)) for key, value in values.items()})
 
 
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``, mapping by mapping."""
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with its values replaced by those of ``over``; nested dictionaries are merged."""
     both = dict(base)
     for key, value in over.items():
         old = both.get(key)
-        both[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        both[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return both
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """``a.b.c`` and a value as nested mappings."""
+    """``nested("a.b", 1)`` is ``{"a": {"b": 1}}``."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return value
 
 
-def _value(kind: Any, value: Any, path: str) -> Any:
+def _convert(kind: Any, value: Any, path: str) -> Any:
     origin, choices = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type):
-        return build(kind, value, path)
+        return from_dict(kind, value, path)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in choices:
             return None
-        return _value(next(choice for choice in choices if choice is not type(None)), value, path)
+        return _convert(next(choice for choice in choices if choice is not type(None)), value, path)
     if origin is Literal:
-        # YAML takes 32 for a number, where the text "32" is meant.
+        # YAML reads 32 as a number where the text "32" is meant.
         for choice in choices:
             if value == choice or (type(value) is int and str(value) == choice):
                 return choice
-        raise DeformscopeError(f"{path}: {value!r}; {_nearest(str(value), list(choices))}")
+        raise DeformscopeError(f"{path}: {value!r}; {_suggest(str(value), list(choices))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         if len(choices) == 2 and choices[1] is Ellipsis:
-            return tuple(_value(choices[0], one, f"{path}[{i}]") for i, one in enumerate(value))
+            return tuple(_convert(choices[0], one, f"{path}[{i}]") for i, one in enumerate(value))
         if len(choices) == len(value):
-            return tuple(_value(one, v, f"{path}[{i}]") for i, (one, v) in enumerate(zip(choices, value, strict=True)))
+            return tuple(
+                _convert(one, v, f"{path}[{i}]") for i, (one, v) in enumerate(zip(choices, value, strict=True))
+            )
     if kind is float and not isinstance(value, bool):
-        # YAML 1.1 takes 1e-3 for a text, because it has no point.
+        # YAML 1.1 reads 1e-3 as text, because it has no point.
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -79,24 +82,24 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             return number
     elif kind in (int, str, bool) and type(value) is kind:
         return value
-    raise DeformscopeError(f"{path}: {value!r}; expected {_described(kind)}")
+    raise DeformscopeError(f"{path}: {value!r}; expected {_describe(kind)}")
 
 
-def _described(kind: Any) -> str:
+def _describe(kind: Any) -> str:
     origin, choices = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if choice is type(None) else _described(choice) for choice in choices)
+        return " or ".join("null" if choice is type(None) else _describe(choice) for choice in choices)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, choices))
     if origin is tuple:
         inner = "any number" if choices[-1] is Ellipsis else str(len(choices))
-        return f"a list of {inner}, each {_described(choices[0])}"
+        return f"a list of {inner}, each {_describe(choices[0])}"
     if is_dataclass(kind):
         return "keys and values"
-    return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}.get(kind, str(kind))
+    return {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
 
 
-def _nearest(name: str, known: list[Any]) -> str:
+def _suggest(name: str, known: list[Any]) -> str:
     near = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(map(repr, known))}"
 

@@ -25,7 +25,7 @@ SETTINGS = (
     "optimiser.kind=sgd",
     "optimiser.lr=0.05",
     "optimiser.schedule=constant",
-    "optimiser.clip=null",
+    "optimiser.grad_clip_norm=null",
 )
 
 

@@ -14,7 +14,9 @@ import torch
 
 from deformscope.errors import DeformscopeError
 from deformscope.training.ablation.experiment import ablate
-from deformscope.training.run.train import train
+from deformscope.training.recipe.reading import read
+from deformscope.training.run.run_folder import kept_recipe
+from deformscope.training.run.train import load, train
 
 COMMAND = """
 import sys
@@ -122,6 +124,41 @@ def test_a_folder_of_another_recipe_is_refused_and_the_difference_named(tiny, tm
         train(tiny("data.batch=6"), tmp_path, progress=False)
 
 
+def test_a_run_folder_of_an_earlier_version_is_gone_on_with(tiny, tmp_path):
+    """Keys had other names then and some were not there; a fingerprint of then is no fingerprint of now."""
+    recipe = tiny()
+    trained = train(recipe, tmp_path, progress=False)
+    kept = json.loads((tmp_path / "recipe.json").read_text())
+    kept["promise"] = kept.pop("expected")
+    kept["optimiser"]["clip"] = kept["optimiser"].pop("grad_clip_norm")
+    kept["network"]["stacked"] = kept["network"].pop("deform_layers")
+    del kept["network"]["rois_per_image"], kept["network"]["masks"]
+    (tmp_path / "recipe.json").write_text(json.dumps(kept))
+    result = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(result | {"fingerprint": "018ffe913babd05e"}))
+    assert train(recipe, tmp_path, progress=False).scores == trained.scores
+    assert load(tmp_path)[0] == recipe
+    with pytest.raises(DeformscopeError, match=r"optimiser\.grad_clip_norm is 10\.0 there and 1\.0 now"):
+        train(tiny("optimiser.grad_clip_norm=1", "run.log_every=1"), tmp_path, progress=False)
+
+
+def test_architectures_of_an_earlier_version_are_read(tmp_path):
+    recipe = read("animals_two_stage")
+    kept = recipe.to_dict()
+    kept["network"]["architecture"] = "two_stage"
+    kept["network"]["rois"] = kept["network"].pop("rois_per_image")
+    (tmp_path / "recipe.json").write_text(json.dumps(kept))
+    assert kept_recipe(tmp_path) == recipe
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"network": 3}', "null", "[" * 100_000, "{"])
+def test_a_damaged_recipe_in_a_run_folder_is_one_line(content, tmp_path):
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(DeformscopeError, match=r"recipe\.json: no recipe of a run") as error:
+        kept_recipe(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_recipe_that_does_not_fit_its_data_leaves_the_folder_to_the_mended_one(tiny, tmp_path):
     folder = tmp_path / "runs" / "first"
     with pytest.raises(DeformscopeError, match=r"evaluation\.classes: 'cat'"):
@@ -137,7 +174,7 @@ def test_a_recipe_that_does_not_fit_its_data_leaves_the_folder_to_the_mended_one
 
 def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DeformscopeError, match=r"--out .*file.run: cannot be used"):
+    with pytest.raises(DeformscopeError, match=r"folder=.*file.run: cannot be used"):
         train(tiny(), tmp_path / "file" / "run", progress=False)
 
 
@@ -150,7 +187,7 @@ def test_two_commands_do_not_train_in_one_folder(tiny, tmp_path):
 
 def test_a_damaged_checkpoint_is_one_line(tiny, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(DeformscopeError, match=r"last\.ckpt: no checkpoint .* remove it to begin anew"):
+    with pytest.raises(DeformscopeError, match=r"last\.ckpt: no checkpoint .* remove it to start again"):
         train(tiny(), tmp_path, progress=False)
 
 

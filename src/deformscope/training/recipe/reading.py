@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from ...errors import DeformscopeError
-from ...from_dict import build, merged, nested
+from ...from_dict import from_dict, merge, nested
 from .recipe import Recipe
+from .renamed import refuse
 
 MOST_BYTES = 1 << 20
 
@@ -28,8 +29,9 @@ def read(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recip
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise DeformscopeError(f"{override!r}: expected an override such as optimiser.lr=0.01")
-        values = merged(values, nested(key, _parsed(text, override)))
-    return build(Recipe, values)
+        values = merge(values, nested(key, _parsed(text, override)))
+    refuse(values)
+    return from_dict(Recipe, values)
 
 
 def packaged_recipes() -> list[str]:
@@ -74,7 +76,7 @@ def _values(path: Path, depth: int) -> dict[str, Any]:
         return values
     if not isinstance(base, str) or depth > 4:
         raise DeformscopeError(f"{path}: base: {base!r}; expected another recipe's file, at most four deep")
-    return merged(_values(path.parent / base, depth + 1), values)
+    return merge(_values(path.parent / base, depth + 1), values)
 
 
 def _parsed(content: str | bytes, source: str) -> Any:

@@ -1,7 +1,6 @@
-"""Recipes: all that decides a training run, as frozen dataclasses; :mod:`.reading` reads them from YAML.
+"""Recipes: everything that decides a training run, as frozen dataclasses; :mod:`.reading` reads them from YAML.
 
-Everything is counted in steps, none of it in epochs, so that a run's length does not depend on what was left out of the
-data.
+Lengths are counted in steps, never in epochs, so that a run's length does not depend on which photos were left out.
 """
 
 from __future__ import annotations
@@ -19,33 +18,34 @@ OffsetMode = Literal["none", "feature", "kernel", "full"]
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained."""
+    """The network to train."""
 
     architecture: str
-    """``small``; ``dense``, the packaged detector's; ``dense_rcnn``, which proposes regions by the same heads; or a
-    name that :func:`deformscope.detectors.rcnn.build` knows. The former names of the dense ones are read too."""
+    """``small``; ``dense``, the packaged detector's; ``dense_rcnn``, a Faster R-CNN whose regions are proposed by the
+    same heads; or a name that :func:`deformscope.detectors.rcnn.build` knows, such as ``faster_rcnn_r50_fpn``.
+    Former names are replaced by the present ones."""
     offset_mode: OffsetMode = "full"
     deformable: str | None = "dconv_c3-c5"
-    """Of a two-stage detector: version, stages and groups, or null."""
+    """For the ResNet detectors: version, stages and offset groups of the deformable convolutions; null for none."""
     modulated: bool = False
-    """Of the dense detectors: deformable convolution v2."""
+    """For ``small``, ``dense`` and ``dense_rcnn``: deformable convolution v2."""
     channels: int = 96
-    """Width of the dense detectors' pyramid and heads."""
+    """For the same: channels of the pyramid and the heads."""
     shared: bool = False
-    """Of the dense detectors: one head's weights for all levels."""
-    stacked: int = 1
-    """Of the dense detectors: deformable convolutions a head."""
+    """For the same: all pyramid levels share the weights of one head."""
+    deform_layers: int = 1
+    """For the same: number of deformable convolutions in a head."""
     proposals: int | None = None
-    """Of ``dense_rcnn``: regions a photo that reach the second stage; null: 100."""
-    rois: int | None = None
-    """Of ``dense_rcnn``: regions a photo from which the second stage learns; null: 64."""
+    """For ``dense_rcnn``: regions per image that reach the second stage; null for 100."""
+    rois_per_image: int | None = None
+    """For ``dense_rcnn``: regions per image sampled for the second stage's losses; null for 64."""
     masks: bool = False
-    """Of ``dense_rcnn``: masks too, as Mask R-CNN; the photos' objects need them."""
+    """For ``dense_rcnn``: predict masks too, as Mask R-CNN does; the objects of the photos need masks."""
     weights: str | None = None
-    """Where the trunk starts: a file; ``packaged`` (the packaged detector's trunk); ``torchvision`` (ResNet-50 on
-    ImageNet, fetched by torchvision); null for random."""
+    """Initial weights of the trunk (the backbone without its pyramid): a file; ``packaged``, the packaged detector's;
+    ``torchvision``, a ResNet trained on ImageNet, downloaded by torchvision; null for random weights."""
     freeze: tuple[str, ...] = ()
-    """Shell patterns of parameter names that do not learn, beyond what the architecture freezes itself."""
+    """Shell patterns of the names of parameters to freeze, besides those that the architecture freezes itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", ARCHITECTURES.get(self.architecture, self.architecture))
@@ -53,95 +53,97 @@ class Network:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The data set that is drawn on the fly."""
+    """The synthetic data set, which is drawn during training."""
 
     train: int = 2000
     val: int = 400
     size: tuple[int, int] = (128, 160)
     """Height and width, px."""
     difficulty: float = 0.5
-    """0: plain objects that stand out from a plain ground; 1: textures and colours of objects like the ground's."""
+    """From 0, plain objects on a plain background, to 1, objects with textures and colours like the background's."""
     one_class: bool = False
-    """All shapes are of the class ``object``: what is left to learn is where they are and how large."""
+    """Give all shapes the class ``object``, so that only their places and sizes are left to learn."""
     seed: int = 0
-    """Which images are drawn; another seed, other images of the same kind."""
+    """Another seed draws other images of the same kind."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What it learns from, and how photos become a batch."""
+    """The photos, and how a batch is made of them."""
 
     folder: str | None = None
-    """In COCO's layout; null for shapes."""
+    """A folder in COCO's layout; null for :class:`Shapes`."""
     shapes: Shapes = field(default_factory=Shapes)
     train: str = "train"
     val: str = "val"
-    """Splits: ``annotations/instances_SPLIT.json`` beside ``SPLIT/``."""
+    """Names of the splits: ``annotations/instances_SPLIT.json`` and the photos in ``SPLIT/``."""
     batch: int = 8
-    """Photos a step, over all devices together."""
+    """Photos per step, over all devices together."""
     workers: int = 0
-    """Processes that load and augment, a device; 0: none."""
+    """Processes per device that load and augment photos; 0 to do it in the training process."""
     broken: Literal["refuse", "skip"] = "refuse"
-    """What to do when annotations are broken: stop before training, or leave them out."""
+    """Stop before training when annotations are broken, or leave these annotations out."""
     empty: Literal["keep", "drop"] = "keep"
-    """Photos without any object that counts."""
+    """Keep or drop photos without objects."""
     group_by_aspect: bool = True
-    """Tall and wide photos in different batches, which saves padding."""
+    """Put portrait and landscape photos in different batches, which saves padding."""
     views: tuple[Literal["photo", "whole", "crop", "mosaic"], ...] = ("photo",)
-    """As what a photo is shown, one of these by chance: itself, resized as for detection; or, on ``canvas``, whole, as
-    a crop, or in a mosaic of four."""
+    """How a photo is shown, drawn at random from this list: ``photo``, resized as for detection; or, on ``canvas``,
+    ``whole``, a ``crop``, or a ``mosaic`` of four photos."""
     canvas: tuple[int, int] = (256, 320)
-    """Height and width of the other views, px."""
+    """Height and width of ``whole``, ``crop`` and ``mosaic``, px."""
     shorter_sides: tuple[int, ...] = ()
-    """For ``photo``: multi-scale training, one of these by chance; empty: as for detection."""
+    """For ``photo``: lengths of the shorter side, px, one drawn at random; empty for the length used in detection."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     copy_paste: float = 0.0
-    """Chance that the objects of another photo are pasted in by their masks (Ghiasi et al., CVPR 2021)."""
+    """Probability that the objects of another photo are pasted in by their masks (Ghiasi et al., CVPR 2021)."""
     cache: str | None = None
-    """A folder for the frozen trunk's maps, every photo in each of ``views`` once; null: the trunk runs every step."""
+    """A folder in which to keep the frozen trunk's feature maps of every photo in each of ``views``; null to compute
+    them in every step."""
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """How it learns."""
+    """The optimiser and its learning-rate schedule."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
     offset_lr: float = 1.0
-    """Learning-rate multiplier of the convolutions that make the offsets."""
+    """Learning-rate multiplier of the convolutions that predict the offsets."""
     offset_penalty: float = 0.0
-    """Weight, in the loss, of the offsets' mean square (cells², summed over the layers); 0: they are free."""
-    clip: float | None = None
-    """Largest norm of all gradients together."""
+    """Weight of the offsets' mean square (cells², summed over the layers) in the loss; 0 for no penalty."""
+    grad_clip_norm: float | None = None
+    """Gradients are scaled down to this total norm; null for no clipping."""
     schedule: Literal["constant", "multi_step", "one_cycle"] = "multi_step"
     milestones: tuple[int, ...] = ()
-    """Steps after which the rate falls by ``gamma``."""
+    """For ``multi_step``: steps at which the learning rate is multiplied by ``gamma``."""
     gamma: float = 0.1
     warmup: int = 0
-    """Steps of linear warm-up (one-cycle: of its rise)."""
+    """Steps of linear warm-up; for ``one_cycle``, of the rise."""
     warmup_start: float = 0.001
-    """The share of the rate with which the warm-up begins."""
+    """Fraction of the learning rate at which the warm-up starts."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How long, in which numbers, on what."""
+    """Length, seed, precision and hardware."""
 
     steps: int = 1000
     seed: int = 0
-    """Decides the initial weights, the order of the data and every random draw."""
+    """Decides the initial weights, the order of the photos and every random draw."""
     checkpoint_every: int = 500
-    """Steps between checkpoints, from which a broken run goes on."""
+    """Steps between checkpoints, from which an interrupted run resumes."""
     evaluate_every: int = 0
-    """Steps between evaluations, a multiple of ``checkpoint_every``; 0: at the end only."""
+    """Steps between evaluations, a multiple of ``checkpoint_every``; 0 to evaluate at the end only."""
     log_every: int = 50
     snapshots: tuple[int, ...] = ()
-    """Steps after which the detector is kept as ``step-N.safetensors``, to watch its offsets grow; 0: as it begins."""
+    """Steps after which the detector is saved as ``step-N.safetensors``, to watch its offsets grow; 0 for the start."""
     precision: Literal["32", "bf16", "16"] = "32"
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved; null for none."""
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
@@ -149,19 +151,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What counts at the end."""
+    """How AP is measured."""
 
     classes: tuple[str, ...] = ()
-    """AP is averaged over these; empty: over all that occur."""
+    """Classes over which AP is averaged; empty for all that occur."""
     photos: int | None = None
-    """Only the first so many of ``val``."""
+    """Number of photos of ``val``, in the order of the file; null for all."""
     score: float = 0.05
+    """Detections below this score are dropped."""
     nms: float = 0.5
+    """IoU above which the lower-scoring of two boxes of a class is dropped."""
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What the recipe gives, and whether that was measured."""
+class Expected:
+    """What the recipe needs and yields, and whether that was measured."""
 
     hardware: str
     hours: str
@@ -174,14 +178,14 @@ class Recipe:
 
     name: str
     network: Network
-    promise: Promise
+    expected: Expected
     data: Data = field(default_factory=Data)
     optimiser: Optimiser = field(default_factory=Optimiser)
     run: Run = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        run, data = self.run, self.data
+        run, data, network, optimiser = self.run, self.data, self.network, self.optimiser
         least = {
             "run.steps": (run.steps, 1),
             "run.checkpoint_every": (run.checkpoint_every, 1),
@@ -192,12 +196,12 @@ class Recipe:
             "data.batch": (data.batch, 1),
             "data.workers": (data.workers, 0),
             "data.shapes.seed": (data.shapes.seed, 0),
-            "network.stacked": (self.network.stacked, 1),
-            "network.proposals": (1 if self.network.proposals is None else self.network.proposals, 1),
-            "network.rois": (1 if self.network.rois is None else self.network.rois, 1),
-            "optimiser.lr": (self.optimiser.lr, 0),
-            "optimiser.offset_penalty": (self.optimiser.offset_penalty, 0),
-            "optimiser.warmup": (self.optimiser.warmup, 0),
+            "network.deform_layers": (network.deform_layers, 1),
+            "network.proposals": (1 if network.proposals is None else network.proposals, 1),
+            "network.rois_per_image": (1 if network.rois_per_image is None else network.rois_per_image, 1),
+            "optimiser.lr": (optimiser.lr, 0),
+            "optimiser.offset_penalty": (optimiser.offset_penalty, 0),
+            "optimiser.warmup": (optimiser.warmup, 0),
         }
         for name, (value, bound) in least.items():
             if value < bound:
@@ -207,11 +211,11 @@ class Recipe:
                 f"run.evaluate_every: {run.evaluate_every}; expected a multiple of run.checkpoint_every, "
                 f"{run.checkpoint_every}, or 0 for the end only"
             )
-        second_stage = self.network.proposals, self.network.rois, self.network.masks
-        if self.network.architecture != "dense_rcnn" and second_stage != (None, None, False):
+        second_stage = network.proposals, network.rois_per_image, network.masks
+        if network.architecture != "dense_rcnn" and second_stage != (None, None, False):
             raise DeformscopeError(
-                "network.proposals, network.rois, network.masks: of dense_rcnn, not of "
-                f"{self.network.architecture}; leave them out"
+                "network.proposals, network.rois_per_image, network.masks: settings of dense_rcnn, not of "
+                f"{network.architecture}; leave them out"
             )
         processes = run.devices * run.nodes
         if data.batch % processes:
@@ -220,26 +224,30 @@ class Recipe:
             raise DeformscopeError(f"data.views: {list(data.views)}; expected 'photo' alone, or views on the canvas")
         if data.cache is not None and "photo" in data.views:
             raise DeformscopeError("data.cache: needs views of one size; set data.views to whole, crop or mosaic")
-        if self.optimiser.schedule == "one_cycle" and not 1 < self.optimiser.warmup < run.steps:
-            raise DeformscopeError(f"optimiser.warmup: {self.optimiser.warmup}; one_cycle needs 2 to {run.steps - 1}")
+        if optimiser.schedule == "one_cycle" and not 1 < optimiser.warmup < run.steps:
+            raise DeformscopeError(f"optimiser.warmup: {optimiser.warmup}; one_cycle needs 2 to {run.steps - 1}")
 
     def with_(self, *, offset_mode: OffsetMode | None = None, seed: int | None = None) -> Recipe:
-        """The same recipe in another offset mode or with another seed."""
+        """The same recipe with another offset mode or seed."""
         network = self.network if offset_mode is None else replace(self.network, offset_mode=offset_mode)
         return replace(self, network=network, run=self.run if seed is None else replace(self.run, seed=seed))
 
-    def to_values(self) -> dict[str, Any]:
-        """Plain values, as JSON gives them back."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
         return json.loads(json.dumps(asdict(self)))
+
+    def deciding(self) -> dict[str, Any]:
+        """Plain values of what decides the numbers: not ``expected``, ``cache``, ``workers`` and what is saved."""
+        values = self.to_dict()
+        for part, key in (("run", "log_every"), ("run", "snapshots"), ("data", "workers"), ("data", "cache")):
+            del values[part][key]
+        del values["expected"]
+        return values
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of what decides the numbers: all but the promise, what is kept of a run and where files lie."""
-        values = self.to_values()
-        for part, key in (("run", "log_every"), ("run", "snapshots"), ("data", "workers"), ("data", "cache")):
-            del values[part][key]
-        del values["promise"]
-        # In the first names, so that finished runs stay those of their recipes.
-        former = {new: old for old, new in ARCHITECTURES.items()}
-        values["network"]["architecture"] = former.get(self.network.architecture, self.network.architecture)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits of :meth:`deciding`.
+
+        A version of deformscope whose recipes have other keys gives another fingerprint.
+        """
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]

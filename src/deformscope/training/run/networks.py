@@ -26,7 +26,7 @@ from ..recipe.recipe import Network, Recipe
 DENSE: dict[str, tuple[type[DenseConfig], type[DenseDetector]]] = packaged.KINDS | {
     "small": (DenseConfig, SmallDetector)
 }
-"""Of deformscope's own: configuration and network."""
+"""deformscope's own architectures: configuration and network."""
 
 
 def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
@@ -55,14 +55,18 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
     if network.architecture in DENSE:
         make_config, make = DENSE[network.architecture]
-        second_stage = {"proposals": network.proposals, "rois_per_image": network.rois, "masks": network.masks or None}
+        second_stage = {
+            "proposals": network.proposals,
+            "rois_per_image": network.rois_per_image,
+            "masks": network.masks or None,
+        }
         config = make_config(
             tuple(class_names),
             network.channels,
             modulated=network.modulated,
             offset_mode=network.offset_mode,
             shared=network.shared,
-            deform_layers=network.stacked,
+            deform_layers=network.deform_layers,
             **{key: value for key, value in second_stage.items() if value is not None},
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown

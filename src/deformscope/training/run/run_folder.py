@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whose it is, and that nobody else writes there."""
+"""The folder of a run: its files, which recipe it belongs to, and a lock against a second command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...errors import DeformscopeError
-from ...from_dict import build
+from ...from_dict import from_dict
 from ..recipe.recipe import Recipe
+from ..recipe.renamed import translated
 from .callbacks import write_whole
 
 RECIPE, RESULT, LAST, DETECTOR = "recipe.json", "result.json", "last.ckpt", "detector.safetensors"
@@ -29,42 +30,48 @@ class Result:
 
     name: str
     fingerprint: str
+    """Of the recipe, by the version of deformscope that trained."""
     offset_mode: str
     seed: int
     steps: int
     seconds: float
-    """Of training, over all its parts when it was broken off; parts that were lost are not in it."""
+    """Spent in training, summed over interruptions; work that was lost and done again is not counted twice."""
     hardware: str
     scores: dict[str, float | None]
     """Average precision in percent: ``ap``, ``ap50``, …, ``ap/CLASS``; with masks also ``mask_ap``, …"""
 
 
 def result(folder: Path, recipe: Recipe) -> Result | None:
-    """What a finished run of this recipe measured; None when there is none in the folder."""
+    """What the finished run of this recipe measured; None when the folder holds no result.
+
+    Raises DeformscopeError when the result is that of another recipe.
+    """
     path = folder / RESULT
     if not path.exists():
         return None
     try:
         found = Result(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise DeformscopeError(f"{path}: no result ({error}); remove it, and the evaluation is done again") from None
-    if found.fingerprint != recipe.fingerprint:
-        raise DeformscopeError(f"{folder}: holds a run of another recipe; {_difference(folder, recipe)}")
+        raise DeformscopeError(f"{path}: no result ({error}); remove it to repeat the evaluation") from None
+    if (folder / RECIPE).exists():
+        _check_same(folder, recipe)
+    elif found.fingerprint != recipe.fingerprint:
+        raise DeformscopeError(f"{folder}: holds a run of another recipe; choose another folder")
     return found
 
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """The folder is there; and gone again, if it is new, when an error comes before anything is kept in it."""
+    """Make the folder; if it is new and the block raises DeformscopeError with nothing written, remove it again."""
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DeformscopeError(f"--out {folder}: cannot be used ({error.strerror}); give another folder") from None
+        raise DeformscopeError(f"folder={folder}: cannot be used ({error.strerror}); choose another folder") from None
     try:
         yield
     except DeformscopeError:
-        with suppress(OSError):  # another process may be tidying too
+        with suppress(OSError):  # another process may be removing it too
             if new and not [file for file in folder.iterdir() if file.name != LOCK]:
                 (folder / LOCK).unlink(missing_ok=True)
                 folder.rmdir()
@@ -73,62 +80,67 @@ def made(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """No second command in the folder, whose checkpoints would mix; a kill frees it."""
-    if getattr(rank_zero_only, "rank", 0):  # the first process of several has it
+    """Lock the folder: the checkpoints of two commands would mix. The lock ends with the process, however it ends."""
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first holds the lock
         yield
         return
     try:
         with FileLock(folder / LOCK, timeout=0):
             yield
     except Timeout:
-        raise DeformscopeError(f"{folder}: another command is training here; wait for it, or end it") from None
+        raise DeformscopeError(f"{folder}: another command is training here; wait for it, or stop it") from None
 
 
 def claim(recipe: Recipe, folder: Path) -> None:
-    """Keep the recipe in the folder, or see that the one there is the same."""
+    """Write the recipe to the folder, or check that the one there is the same."""
     if (folder / RECIPE).exists():
-        if kept_recipe(folder).fingerprint != recipe.fingerprint:
-            raise DeformscopeError(f"{folder}: holds a run of another recipe; {_difference(folder, recipe)}")
-        return
-    write_whole(folder / RECIPE, json.dumps(recipe.to_values(), indent=1) + "\n")
+        _check_same(folder, recipe)
+    else:
+        write_whole(folder / RECIPE, json.dumps(recipe.to_dict(), indent=1) + "\n")
 
 
 def kept_recipe(folder: Path) -> Recipe:
-    """The recipe of the run in the folder."""
+    """The recipe of the run in the folder. Old names of keys are translated."""
     path = folder / RECIPE
     try:
-        return build(Recipe, json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise DeformscopeError(f"{path}: no recipe of a run ({error}); name a folder that a run made") from None
+        return from_dict(Recipe, translated(json.loads(path.read_text())))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DeformscopeError(f"{path}: no recipe of a run ({error}); expected the folder of a run") from None
 
 
-def _difference(folder: Path, recipe: Recipe) -> str:
-    """The first key in which the kept recipe differs."""
+def _check_same(folder: Path, recipe: Recipe) -> None:
+    """Raise DeformscopeError when the folder's recipe gives other numbers, naming the first key that differs.
 
-    def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in values.items():
-            found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-        return found
+    Both are compared as this version reads them: a stored fingerprint changes with the keys that recipes have.
+    """
+    there, now = _flat(kept_recipe(folder).deciding()), _flat(recipe.deciding())
+    for key, value in now.items():
+        if there[key] != value:
+            raise DeformscopeError(
+                f"{folder}: holds a run of another recipe; {key} is {there[key]!r} there and {value!r} now; "
+                "choose another folder"
+            )
 
-    kept, given = flat(kept_recipe(folder).to_values()), flat(recipe.to_values())
-    for key in given:
-        if kept.get(key) != given[key] and not key.startswith("promise."):
-            return f"{key} is {kept.get(key)!r} there and {given[key]!r} now; choose another folder"
-    return "choose another folder"
+
+def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with paths such as ``run.steps`` as keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
 
 
 def state(path: Path) -> dict[str, Any]:
-    """A checkpoint. Raises DeformscopeError for a file that is none."""
+    """Read a checkpoint. Raises DeformscopeError for any other file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of a file that is none
+    except Exception as error:  # torch raises many kinds for files that are no checkpoints
         reason = " ".join(str(error).split())[:200]
-        raise DeformscopeError(f"{path}: no checkpoint ({reason}); remove it to begin anew") from None
+        raise DeformscopeError(f"{path}: no checkpoint ({reason}); remove it to start again") from None
 
 
 def hardware() -> str:
-    """What the run ran on, in words."""
+    """The hardware of this process, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = ""

@@ -175,7 +175,7 @@ def _trainer(
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
-        gradient_clip_val=recipe.optimiser.clip,
+        gradient_clip_val=recipe.optimiser.grad_clip_norm,
         logger=TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step or None),
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
