@@ -16,7 +16,12 @@ from ..photo import Photo, read
 
 Detection = dict[str, Tensor]
 """torchvision's keys: ``boxes`` [d 4] xyxy, ``labels`` [d] 0-based, ``scores`` [d] and, where the detector has them,
-``masks`` [d h w] (bool), all in the photo's own px."""
+``masks`` [d h w] (bool), all in the photo's own px. :meth:`Detector.detect` adds :data:`TRACES`."""
+
+TRACES = ("logits", "iou_logits", "unclipped", "index", "region")
+"""What a detection was before it was clipped and ranked, and where it came from: ``logits`` [d], log-odds of its class,
+``iou_logits`` [d] of dense detectors' IoU branch and ``unclipped`` [d 4], its box in photo px, all differentiable;
+``index`` [d] of the dense prediction, or ``region`` [d 4], xyxy in network px, into which a second stage looked."""
 
 
 class Detector(nn.Module):
@@ -41,7 +46,15 @@ class Detector(nn.Module):
         nms: float = 0.5,
         max_detections: int = 100,
     ) -> list[Detection]:
-        """Detections in the photos' own px, best first, as :meth:`forward` describes its settings."""
+        """Detections in the photos' own px with their :data:`TRACES`, best first, as :meth:`forward` describes."""
+        raise NotImplementedError
+
+    def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        """What this pass makes of the cells or regions that ``found`` came from, row for row, nothing suppressed.
+
+        ``batch`` is of one photo, ``[1 3 h w]``; ``found`` has ``labels`` and ``index`` or ``region``. Gives ``scores``
+        and the differentiable :data:`TRACES`: the same detections after something was changed.
+        """
         raise NotImplementedError
 
     def forward(
@@ -67,4 +80,4 @@ class Detector(nn.Module):
                 batch = batch.to(next(self.parameters()).device)
                 found = self.detect(batch, placements, min_score=min_score, nms=nms, max_detections=max_detections)
         with torch.inference_mode(False):
-            return [{key: value.clone() for key, value in one.items()} for one in found]
+            return [{key: value.clone() for key, value in one.items() if key not in TRACES} for one in found]

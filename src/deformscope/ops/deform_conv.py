@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from ..errors import DeformscopeError
 from . import embedding_bag
@@ -54,6 +55,9 @@ def deform_conv2d(
 
     Raises DeformscopeError when shapes, dtypes or devices do not fit each other.
     """
+    if has_torch_function((input, offset, weight)):  # a mode looks on, as :mod:`.intercept`'s
+        args = (input, offset, weight, bias, stride, padding, dilation, mask)
+        return handle_torch_function(deform_conv2d, (input, offset, weight), *args, impl=impl)
     geometry = check(input, offset, weight, bias, stride, padding, dilation, mask)
     chosen = default_impl if impl == "auto" else impl
     if chosen == "auto":

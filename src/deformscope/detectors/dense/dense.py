@@ -195,15 +195,20 @@ class DenseDetector(Detector):
         for cls, boxes, iou, placement in zip(
             predictions.cls, predictions.boxes, predictions.iou, placements, strict=True
         ):
-            confidence = (cls.sigmoid() * iou.sigmoid()[:, None]).sqrt()
-            best, label = confidence.max(dim=1)
+            best, label = _confidence(cls, iou[:, None]).max(dim=1)
             keep = best.topk(min(1000, len(best))).indices
             keep = keep[best[keep] > min_score]
-            corners = placement.to_photo(boxes[keep].view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
-            box = clip_boxes_to_image(corners, placement.size)
+            box = clip_boxes_to_image(on_photo(boxes[keep], placement), placement.size)
             chosen = batched_nms(box, best[keep], label[keep], nms)[:max_detections]
-            found.append({"boxes": box[chosen], "labels": label[keep][chosen], "scores": best[keep][chosen]})
+            index = keep[chosen]
+            own = {"boxes": box[chosen], "labels": label[index], "index": index}
+            found.append(own | _traces(cls, iou, boxes, placement, own))
         return found
+
+    def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        """The predictions of the same cells and classes on another pass."""
+        seen = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
+        return _traces(seen.cls[0], seen.iou[0], seen.boxes[0], placement, found)
 
     def predict(self, maps: dict[str, Tensor]) -> Predictions:
         """Dense predictions from the trunk's maps (which may come from a cache)."""
@@ -245,6 +250,23 @@ class DenseDetector(Detector):
             quality = _paired_iou(found, truth)
         iou = F.binary_cross_entropy_with_logits(predictions.iou[inside], quality, reduction="sum") / count
         return {"loss_cls": focal, "loss_box": giou, "loss_iou": iou}
+
+
+def _confidence(cls: Tensor, iou: Tensor) -> Tensor:
+    return (cls.sigmoid() * iou.sigmoid()).sqrt()
+
+
+def on_photo(boxes: Tensor, placement: Placement) -> Tensor:
+    """xyxy, network px, to photo px [d 4]."""
+    return placement.to_photo(boxes.view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
+
+
+def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found: Detection) -> Detection:
+    """Scores and traces of the predictions that ``found`` names by ``index`` and ``labels``."""
+    index = found["index"]
+    logits, quality = cls[index, found["labels"]], iou[index]
+    unclipped = on_photo(boxes[index], placement)
+    return {"scores": _confidence(logits, quality), "logits": logits, "iou_logits": quality, "unclipped": unclipped}
 
 
 def _share(own: nn.Module, other: nn.Module) -> None:

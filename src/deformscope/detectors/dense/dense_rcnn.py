@@ -20,7 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as supp
 from ...fields.field import Placement
 from ..detector import Detection
 from ..rcnn.masks import MASK_GRID, paste
-from .dense import STRIDES, DenseConfig, DenseDetector, Predictions
+from .dense import STRIDES, DenseConfig, DenseDetector, Predictions, on_photo
 
 POOLED = 7
 """Side of the grid into which a region is pooled."""
@@ -89,13 +89,25 @@ class DenseRCNN(DenseDetector):
         regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
         found = []
         for one, placement in zip(regions, placements, strict=True):
-            corners = placement.to_photo(one["boxes"].view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
+            corners = on_photo(one["boxes"], placement)
             boxes = clip_boxes_to_image(corners, placement.size)
             found.append({"boxes": boxes, "labels": one["labels"] - 1, "scores": one["scores"]})
+            found[-1] |= {"logits": _log_odds(one["scores"]), "unclipped": corners, "region": one["boxes"].detach()}
             if self.config.masks:
                 # Over the whole region: of what lies beyond the photo nothing is seen, but nothing is squeezed into it.
                 found[-1]["masks"] = paste(one["masks"][:, 0].float(), corners, placement.size)
         return found
+
+    def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        """What the second stage sees in the detected regions themselves, for the same classes."""
+        seen = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
+        regions, labels = found["region"], found["labels"] + 1
+        pooled = self.roi.box_roi_pool(_wide(seen), [regions], _shapes(seen))
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
+        rows = torch.arange(len(labels), device=labels.device)
+        scores = logits.softmax(dim=1)[rows, labels]
+        boxes = self.roi.box_coder.decode(deltas, [regions])[rows, labels]
+        return {"scores": scores, "logits": _log_odds(scores), "unclipped": on_photo(boxes, placement)}
 
     def proposals(self, predictions: Predictions) -> list[Tensor]:
         """Each photo's regions ``[r 4]``, xyxy in network px, best first, at most ``config.proposals``; detached."""
@@ -124,6 +136,11 @@ class DenseRCNN(DenseDetector):
                 counted[-1]["masks"] = target["masks"][~ignore]
         second = self.roi(_wide(predictions), regions, _shapes(predictions), counted)[1]
         return losses | {ours: second[name] for name, ours in LOSSES.items() if name in second}
+
+
+def _log_odds(scores: Tensor) -> Tensor:
+    """log p / (1 − p), within what float32 can tell from 1."""
+    return torch.logit(scores, eps=1e-7)
 
 
 def _shapes(predictions: Predictions) -> list[tuple[int, int]]:

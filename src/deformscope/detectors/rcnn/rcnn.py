@@ -129,6 +129,12 @@ class RCNN(Detector):
                 detection["masks"] = paste(own, detection["boxes"], placement.size)
         return found
 
+    def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        """What the box head sees in the regions from which the detections came, for the same classes."""
+        regions, labels = found["region"], found["labels"]
+        predictions = self.box_predictions(self.pyramid(batch), with_image([regions]))
+        return self.box_head.repredict(regions, labels, predictions, placement)
+
     def losses(
         self,
         batch: Float[Tensor, "n 3 h w"],

@@ -55,6 +55,12 @@ def with_image(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
     return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
 
 
+def _log_odds(logits: Float[Tensor, "d k1"], labels: Int[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """log p / (1 − p) of one class of each row's softmax: its logit over the others' together."""
+    own = labels[:, None]
+    return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(dim=1)
+
+
 class BoxHead(nn.Module):
     """Two fully connected layers, then class logits (background last) and class-specific box deltas."""
 
@@ -86,12 +92,12 @@ class BoxHead(nn.Module):
         nms: float,
         max_detections: int,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "d 4"]]:
-        """One image's ``boxes`` (xyxy, photo px), ``labels``, ``scores``, best first; and the boxes in network px."""
+        """One image's detections with their traces, best first; and the boxes in network px."""
         size = network_size(placement)
         scale = logits.new_tensor([placement.scale[1], placement.scale[0]] * 2)
         confidence = logits.softmax(dim=1)[:, :-1]
-        boxes = decode(proposals, deltas, BOX_STDS, self.dialect.clamp_shrink)
-        boxes = clip_boxes_to_image(boxes, size)
+        unclipped = decode(proposals, deltas, BOX_STDS, self.dialect.clamp_shrink)
+        boxes = clip_boxes_to_image(unclipped, size)
         sound = (boxes.isfinite().all(dim=2) & confidence.isfinite()).all(dim=1)
         row, label = ((confidence > min_score) & sound[:, None]).nonzero().unbind(dim=1)
         box, confidence = boxes[row, label], confidence[row, label]
@@ -106,7 +112,25 @@ class BoxHead(nn.Module):
             on_photo = clip_boxes_to_image(on_photo, placement.size)
             solid = (on_photo[:, 2:] > on_photo[:, :2]).all(dim=1)
             on_photo, kept = on_photo[solid], kept[solid]
-        return {"boxes": on_photo, "labels": label[kept], "scores": confidence[kept]}, box[kept]
+        row, label = row[kept], label[kept]
+        found = {"boxes": on_photo, "labels": label, "scores": confidence[kept], "region": proposals[row].detach()}
+        traces = {"logits": _log_odds(logits[row], label), "unclipped": unclipped[row, label] / scale}
+        return found | traces, box[kept]
+
+    def repredict(
+        self,
+        regions: Float[Tensor, "d 4"],
+        labels: Int[Tensor, " d"],
+        predictions: tuple[Tensor, Tensor],
+        placement: Placement,
+    ) -> dict[str, Tensor]:
+        """``scores`` and traces of one class of each region, from the predictions of exactly these regions."""
+        logits, deltas = predictions
+        rows = torch.arange(len(labels), device=labels.device)
+        boxes = decode(regions, deltas, BOX_STDS, self.dialect.clamp_shrink)[rows, labels]
+        scale = boxes.new_tensor([placement.scale[1], placement.scale[0]] * 2)
+        scores = logits.softmax(dim=1)[rows, labels]
+        return {"scores": scores, "logits": _log_odds(logits, labels), "unclipped": boxes / scale}
 
     def losses(
         self,
