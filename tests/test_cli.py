@@ -243,7 +243,7 @@ def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(command, weights, co
         (["--data", "{coco}/nowhere"], "expected a folder in COCO's layout"),
         (["--data", "{coco}", "--split", "test"], "instances_SPLIT.json with a folder SPLIT/ for SPLIT = test"),
         (["--data", "{coco}", "--device", "abacus"], "--device abacus: not to be had here"),
-        (["--data", "{coco}", "--offset-mode", "half"], "offset_mode='half'"),
+        (["--data", "{coco}", "--offset-mode", "half"], 'Invalid value "half" for --offset-mode'),
         (["--data", "{coco}", "--limit", "0"], "expected at least 1"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
+from deformscope.detectors.offset_mode import checked_offset_mode
 from deformscope.detectors.rcnn.build import build
 from deformscope.detectors.rcnn.config import Deformable, RCNNConfig, coco_class_names
 from deformscope.errors import DeformscopeError
@@ -64,11 +65,56 @@ def test_gradients_pass_through_the_split():
     assert full.std(dim=1).min() > 0 and full.sum(dim=1).abs().min() > 1e-3 * full.abs().max()
 
 
-def test_offset_mode_none_leaves_the_offset_convolution_out():
+def test_without_offsets_only_the_modulation_learns_from_the_offset_convolution():
     torch.manual_seed(1)
-    layer = deform.DeformConv(4, 6, modulated=True, offset_mode="none")
-    layer(torch.randn(1, 4, 5, 7)).sum().backward()
-    assert layer.conv_offset.weight.grad is None and layer.weight.grad is not None
+    plain, modulated = (deform.DeformConv(4, 6, modulated=v2, offset_mode="none") for v2 in (False, True))
+    for layer in (plain, modulated):
+        layer(torch.randn(1, 4, 5, 7)).sum().backward()
+        assert layer.weight.grad is not None
+    assert plain.conv_offset.weight.grad is None
+    offsets, modulation = modulated.conv_offset.weight.grad.split([18, 9])
+    assert offsets.abs().max() == 0
+    assert modulation.abs().max() > 0
+
+
+@pytest.mark.parametrize("mode", ["none", "feature", "kernel", "full"])
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("offset_groups", [1, 2])
+def test_a_mode_replaces_the_offsets_and_nothing_else(mode, modulated, offset_groups):
+    """The same layer with the offsets replaced by hand, point by point, through torchvision's operator in float64."""
+    torch.manual_seed(2)
+    layer = deform.DeformConv(4, 6, 3, 2, 1, groups=2, offset_groups=offset_groups, modulated=modulated).double()
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.3)
+    torch.nn.init.normal_(layer.conv_offset.bias)
+    x = torch.randn(2, 4, 9, 12, dtype=torch.float64)
+    raw = layer.conv_offset(x)
+    offset, modulation = raw[:, : 18 * offset_groups].clone(), raw[:, 18 * offset_groups :].sigmoid()
+    for group in range(offset_groups):
+        for axis in (0, 1):  # dy and dx take turns
+            points = range(18 * group + axis, 18 * (group + 1), 2)
+            mean = sum(offset[:, point] for point in points) / 9
+            for point in points:
+                own = {"none": 0 * mean, "feature": mean, "kernel": offset[:, point] - mean, "full": offset[:, point]}
+                offset[:, point] = own[mode].clone()
+    expected = torchvision.ops.deform_conv2d(x, offset, layer.weight, None, 2, 1, 1, modulation if modulated else None)
+    deform.set_offset_mode(layer, mode)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("deformable", ["mdconv_c3-c5", "mdconv_c3-c5_group4"])
+def test_features_of_a_modulated_network_keep_their_size_without_offsets(thin, deformable):
+    """Modulation halves every sample at the start: 13 layers without it are thousands of times too large."""
+    from deformscope.detectors.rcnn.rcnn import RCNN
+
+    torch.manual_seed(0)
+    detector = RCNN(thin(deformable)).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        full = detector.backbone(images)
+        deform.set_offset_mode(detector, "none")
+        none = detector.backbone(images)
+    for a, b in zip(full, none, strict=True):  # fresh offsets are zero, so nothing may change
+        assert torch.allclose(a, b, atol=1e-5 * float(a.abs().max()))
 
 
 def test_imagenet_weights_of_torchvision_go_into_the_trunk_by_name():
@@ -97,7 +143,7 @@ def test_a_configuration_survives_json(thin):
         (lambda: build("retinanet_r50_fpn"), "architecture='retinanet_r50_fpn'"),
         (lambda: build("faster_rcnn_r50_fpn", deformable="dcn"), "deformable='dcn'"),
         (lambda: build("faster_rcnn_r50_fpn", deformable="dconv_c5-c3"), "lower one first"),
-        (lambda: build("faster_rcnn_r50_fpn", offset_mode="half"), "offset_mode='half'"),
+        (lambda: checked_offset_mode("half"), "offset_mode='half': expected one of none, feature, kernel, full"),
         (lambda: build("faster_rcnn_r50_fpn", num_classes=0), "num_classes=0"),
         (lambda: deform.set_offset_mode(torch.nn.Conv2d(1, 1, 1), "none"), "no DeformConv"),
     ],

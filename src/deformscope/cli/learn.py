@@ -58,7 +58,7 @@ def ablate(
 
     chosen = read(recipe, overrides)
     folder = out or Path("runs") / chosen.name
-    wanted = room.checked(modes or room.MODES)
+    wanted = room.checked(modes or room.OFFSET_MODES)
     if at_test_time is None:
         results = room.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
         name, resampled = "ablation", photos.of_runs(chosen, folder, results)

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from ..detectors.offset_mode import OffsetMode
 from .app import Detector, app, console
 
 
@@ -37,7 +38,7 @@ def evaluate(
     split: Annotated[str | None, Parameter(help="Split's name (default: val2017, else val).")] = None,
     limit: Annotated[int | None, Parameter(help="Only the first so many photos.")] = None,
     batch: Annotated[int, Parameter(help="Photos at a time.")] = 4,
-    offset_mode: Annotated[str | None, Parameter(help="Offsets replaced: full, feature, kernel or none.")] = None,
+    offset_mode: Annotated[OffsetMode | None, Parameter(help="Part of the offsets that is used.")] = None,
     device: Annotated[str, Parameter(help="cpu, cuda, cuda:1, …")] = "cpu",
 ) -> int:
     """Measure a detector's COCO AP for boxes and, where there are any, masks."""

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from ..errors import DeformscopeError
 from ..fields.viewpoint import split
 from ..ops import deform_conv2d
-
-OFFSET_MODES = ("full", "feature", "kernel", "none")
+from .offset_mode import OffsetMode, checked_offset_mode
 
 
 class DeformConv(nn.Module):
     """Deformable convolution v1, or v2 when ``modulated``, with its own offset convolution, which starts at zero.
 
     ``offset_mode`` says which part of the offsets moves the kernel points: ``full`` both, ``feature`` only d_f (their
-    mean over the kernel), ``kernel`` only d_k (the rest), ``none`` nothing: a plain convolution without modulation.
+    mean over the kernel), ``kernel`` only d_k (the rest), ``none`` nothing. The modulation of v2 stays in every mode:
+    ``none`` is a plain convolution with v1, and with v2 one whose samples, all in their regular places, are weighted.
     Gradients pass through the split. Parameter names are MMDetection's: ``weight``, ``conv_offset.{weight,bias}``;
     with v2 the last third of ``conv_offset``'s channels is the modulation before its sigmoid.
     """
@@ -33,13 +33,12 @@ class DeformConv(nn.Module):
         groups: int = 1,
         offset_groups: int = 1,
         modulated: bool = False,
-        offset_mode: str = "full",
+        offset_mode: OffsetMode = "full",
     ) -> None:
         super().__init__()
-        if offset_mode not in OFFSET_MODES:
-            raise DeformscopeError(f"offset_mode={offset_mode!r}: expected one of {', '.join(OFFSET_MODES)}")
         self.stride, self.padding, self.dilation, self.groups = (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups
-        self.offset_groups, self.modulated, self.offset_mode = offset_groups, modulated, offset_mode
+        self.offset_groups, self.modulated = offset_groups, modulated
+        self.offset_mode = checked_offset_mode(offset_mode)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         channels = offset_groups * kernel_size**2 * (3 if modulated else 2)
@@ -49,7 +48,7 @@ class DeformConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n in_channels h w]`` to ``[n out_channels h' w']``."""
-        if self.offset_mode == "none":
+        if self.offset_mode == "none" and not self.modulated:
             return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
         offset, modulation = self.offsets(x)
         return deform_conv2d(x, offset, self.weight, None, self.stride, self.padding, self.dilation, modulation)
@@ -61,6 +60,8 @@ class DeformConv(nn.Module):
         offset, modulation = raw[:, : 2 * points], raw[:, 2 * points :].sigmoid() if self.modulated else None
         if self.offset_mode == "full":
             return offset, modulation
+        if self.offset_mode == "none":
+            return torch.zeros_like(offset), modulation
         n, _, h, w = offset.shape
         field = offset.view(n, self.offset_groups, -1, 2, h, w).movedim(3, -1)
         d_f, d_k = split(field)
@@ -68,10 +69,12 @@ class DeformConv(nn.Module):
         return part.movedim(-1, 3).reshape(offset.shape), modulation
 
 
-def set_offset_mode(model: nn.Module, offset_mode: str) -> None:
-    """Let every :class:`DeformConv` of ``model`` use that part of its offsets; the weights stay as they are."""
-    if offset_mode not in OFFSET_MODES:
-        raise DeformscopeError(f"offset_mode={offset_mode!r}: expected one of {', '.join(OFFSET_MODES)}")
+def set_offset_mode(model: nn.Module, offset_mode: OffsetMode) -> None:
+    """Let every :class:`DeformConv` of ``model`` use that part of its offsets.
+
+    Weights and modulation stay as they are. Raises DeformscopeError for another word, or a model without such layers.
+    """
+    checked_offset_mode(offset_mode)
     layers = [module for module in model.modules() if isinstance(module, DeformConv)]
     if not layers:
         raise DeformscopeError(f"offset_mode={offset_mode!r}: the model has no DeformConv whose offsets could be split")

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import DeformscopeError
 from .detector import Detector
 from .download import cache_folder, fetch
+from .offset_mode import OffsetMode
 
 PACKAGED = "packaged"
 MMDETECTION_FILES = "https://download.openmmlab.com/mmdetection/v2.0/"
@@ -97,7 +98,7 @@ PUBLISHED = (
 def load(
     detector: str | os.PathLike[str],
     *,
-    offset_mode: str | None = None,
+    offset_mode: OffsetMode | None = None,
     shorter_side: int | None = None,
     longer_side: int | None = None,
 ) -> Detector:

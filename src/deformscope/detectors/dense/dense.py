@@ -29,6 +29,7 @@ from ...capture.recorder import placed
 from ...fields.field import Placement
 from ..deform import DeformConv
 from ..detector import Detection, Detector
+from ..offset_mode import OffsetMode
 
 STRIDES = (8, 16, 32)
 MULTIPLE = 32
@@ -45,7 +46,7 @@ class DenseConfig:
     class_names: tuple[str, ...]
     channels: int = 96
     modulated: bool = False
-    offset_mode: str = "full"
+    offset_mode: OffsetMode = "full"
     shorter_side: int = 256
     longer_side: int = 448
     shared: bool = False

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ...errors import DeformscopeError
+from ..offset_mode import OffsetMode
 from .config import Deformable, RCNNConfig, coco_class_names
 from .rcnn import RCNN
 
@@ -14,7 +15,7 @@ def build(
     architecture: str,
     *,
     deformable: str | None = "dconv_c3-c5",
-    offset_mode: str = "full",
+    offset_mode: OffsetMode = "full",
     num_classes: int = 80,
     class_names: Sequence[str] | None = None,
 ) -> RCNN:
@@ -23,8 +24,8 @@ def build(
     ``architecture`` is ``faster_rcnn_r50_fpn`` or ``mask_rcnn_r50_fpn``, or either with r101. ``deformable`` names the
     version, stages and offset groups as MMDetection does: ``dconv_c3-c5``, ``mdconv_c3-c5_group4``; None: nowhere.
     ``offset_mode`` says which part of the offsets moves the kernel points: ``full``, ``feature`` (d_f), ``kernel``
-    (d_k) or ``none``. With ``class_names`` their number counts. ImageNet weights of torchvision go in with
-    ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
+    (d_k) or ``none``; modulation stays. With ``class_names`` their number counts. ImageNet weights of torchvision go
+    in with ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
 
     Raises DeformscopeError when a name is unknown.
     """

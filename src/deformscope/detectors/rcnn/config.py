@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...errors import DeformscopeError
-from ..deform import OFFSET_MODES
+from ..offset_mode import OffsetMode, checked_offset_mode
 from ..preparation import Preparation
 from .boxes import Deltas
 
@@ -112,7 +112,7 @@ class RCNNConfig:
     depth: int = 50
     mask: bool = False
     deformable: Deformable | None = Deformable()
-    offset_mode: str = "full"
+    offset_mode: OffsetMode = "full"
     dialect: Dialect = MMDETECTION
     stem_channels: int = 64
     base_channels: int = 64
@@ -124,8 +124,7 @@ class RCNNConfig:
     def __post_init__(self) -> None:
         if self.depth not in BLOCKS:
             raise DeformscopeError(f"depth={self.depth}: expected one of {', '.join(map(str, BLOCKS))}")
-        if self.offset_mode not in OFFSET_MODES:
-            raise DeformscopeError(f"offset_mode={self.offset_mode!r}: expected one of {', '.join(OFFSET_MODES)}")
+        checked_offset_mode(self.offset_mode)
         if not self.class_names:
             raise DeformscopeError("class_names=(): expected at least one class")
 

@@ -13,29 +13,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from ...detectors.deform import OFFSET_MODES, DeformConv, set_offset_mode
+from ...detectors.deform import DeformConv, set_offset_mode
 from ...detectors.detector import Detector
+from ...detectors.offset_mode import OFFSET_MODES, OffsetMode
 from ...errors import DeformscopeError
 from ...metrics.coco import scores
 from ..data.datamodule import evaluated, source
 from ..data.sample import Source
-from ..recipe.recipe import OffsetMode, Recipe
+from ..recipe.recipe import Recipe
 from ..run.predict import AT_ONCE, detections
 from ..run.run_folder import Result, hardware
 from ..run.train import load as load_run, train
-
-MODES: tuple[OffsetMode, ...] = get_args(OffsetMode)
 
 
 def ablate(
     recipe: Recipe,
     folder: Path,
     *,
-    modes: Sequence[OffsetMode] = MODES,
+    modes: Sequence[OffsetMode] = OFFSET_MODES,
     seeds: int = 3,
     jobs: int = 1,
     progress: bool = True,
@@ -92,7 +91,7 @@ def at_test_time(
     recipe: Recipe,
     detector: Detector,
     *,
-    modes: Sequence[OffsetMode] = MODES,
+    modes: Sequence[OffsetMode] = OFFSET_MODES,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """The cheap version: one trained detector, whose offsets are replaced by a part of them when it detects.
@@ -147,8 +146,8 @@ def checked(modes: Sequence[str]) -> list[OffsetMode]:
     """The modes in the table's order, each once. Raises DeformscopeError for an unknown one."""
     unknown = [mode for mode in modes if mode not in OFFSET_MODES]
     if unknown or not modes:
-        raise DeformscopeError(f"modes={list(modes)}: expected some of {', '.join(MODES)}")
-    return [mode for mode in MODES if mode in modes]
+        raise DeformscopeError(f"modes={list(modes)}: expected some of {', '.join(OFFSET_MODES)}")
+    return [mode for mode in OFFSET_MODES if mode in modes]
 
 
 def _shown(value: float | None) -> str:

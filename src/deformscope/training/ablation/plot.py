@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ...detectors.offset_mode import OFFSET_MODES
 from ...draw.style import BOX, FAINT, INK, save
-from .experiment import MODES
 from .table import NAMES, PAPER, Summary
 
 
@@ -15,7 +15,7 @@ def plot(summary: Summary, path: Path) -> Path:
     """Left, this ablation: a thin line a seed and the mean; right, the paper's figures on COCO. Shared mode axis."""
     figure = Figure(figsize=(8.4, 3.4), facecolor="white", layout="constrained")
     own, paper = figure.subplots(1, 2)
-    modes = [mode for mode in MODES if mode in summary.values]
+    modes = [mode for mode in OFFSET_MODES if mode in summary.values]
     places = {mode: place for place, mode in enumerate(modes)}
     for seed in sorted({seed for values in summary.values.values() for seed in values}):
         line = [(places[mode], summary.values[mode][seed]) for mode in modes if seed in summary.values[mode]]

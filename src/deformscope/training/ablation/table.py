@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...detectors.offset_mode import OFFSET_MODES, OffsetMode
 from ...errors import DeformscopeError
 from ...metrics import bootstrap
 from ..run.callbacks import write_whole
 from ..run.run_folder import Result
-from .experiment import MODES
 
 NAMES = {"none": "none", "feature": "only d_f", "kernel": "only d_k", "full": "both"}
 PAPER = {
@@ -79,14 +79,15 @@ def summarise(results: Sequence[Result], measure: str = "ap", resampled: Resampl
     ``resampled`` holds each run's measure on samples of the photos, the same samples for all.
     """
     values: dict[str, dict[int, float]] = {}
-    for mode in MODES:
+    for mode in OFFSET_MODES:
         own = {r.seed: r.scores.get(measure) for r in results if r.offset_mode == mode}
         known = {seed: value for seed, value in own.items() if value is not None}
         if known:
             values[mode] = known
     if not values:
         raise DeformscopeError(f"measure={measure!r}: no run has it; expected one of {', '.join(results[0].scores)}")
-    pairs = [(mode, "none") for mode in MODES[1:]] + [("full", "feature"), ("full", "kernel"), ("kernel", "feature")]
+    pairs: list[tuple[OffsetMode, OffsetMode]] = [(mode, "none") for mode in OFFSET_MODES if mode != "none"]
+    pairs += [("full", "feature"), ("full", "kernel"), ("kernel", "feature")]
     differences = [_difference(values, resampled or {}, *pair) for pair in pairs if set(pair) <= values.keys()]
     return Summary(measure, values, [one for one in differences if one is not None])
 

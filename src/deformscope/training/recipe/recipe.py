@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...detectors.checkpoints.former_names import ARCHITECTURES
+from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
-
-OffsetMode = Literal["none", "feature", "kernel", "full"]
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
         if network.weights is not None:
             _load_trunk(detector, network)
     for module in detector.modules():
-        # Without these the convolution learns nothing, and DistributedDataParallel would wait for its gradients.
-        if isinstance(module, DeformConv) and network.offset_mode == "none":
+        # Where nothing uses it, it learns nothing, and DistributedDataParallel would wait for its gradients.
+        if isinstance(module, DeformConv) and network.offset_mode == "none" and not module.modulated:
             module.conv_offset.requires_grad_(False)
     names = [name for name, _ in detector.named_parameters()]
     for pattern in network.freeze:
