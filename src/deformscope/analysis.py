@@ -15,7 +15,7 @@ from .capture.recorder import Fields, capture
 from .errors import DeformscopeError
 from .fields.field import CellGrid, OffsetField, Placement
 from .fields.stack import DEEPEST, composed, upstream
-from .files import write
+from .files import write_tensors
 from .photo import Photo, read
 
 FORMAT = "deformscope.analysis.1"
@@ -58,7 +58,7 @@ class Analysis:
             placements = [asdict(placement) for placement in field.placements]
             records.append(geometry | {"cells": asdict(field.cells), "placements": placements, "below": field.below})
         header = {"fields": records, "class_names": self.class_names, "detector": self.detector}
-        write(tensors, Path(path), {"format": FORMAT, "header": json.dumps(header)})
+        write_tensors(path, tensors, {"format": FORMAT, "header": json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path | str) -> Analysis:

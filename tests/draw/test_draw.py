@@ -235,7 +235,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", breaks)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DeformscopeError, match="disk full"):
         draw.save(Figure(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]

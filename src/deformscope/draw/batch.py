@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field
@@ -17,6 +16,7 @@ from ..analysis import Analysis, analyse
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.stack import DEEPEST, composed, upstream
+from ..files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,10 +87,7 @@ class Run:
                 for one in self.outcomes
             ],
         }
-        path, beside = self.out / MANIFEST, self.out / f".{MANIFEST}.tmp"
-        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(path)
-        return path
+        return write_json(self.out / MANIFEST, record, indent=2)
 
 
 def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Settings) -> Iterable[Outcome]:

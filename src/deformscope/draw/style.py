@@ -6,11 +6,13 @@ import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..files import whole_file
 from ..photo import Photo, read
 
 ARROW = "#d7191c"
@@ -153,16 +155,12 @@ def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
 
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
-    beside = path.with_name(f".{path.name}.tmp")
     options: dict = {"dpi": dpi, "format": kind}
     if kind == "png":
         options |= {"pil_kwargs": {"compress_level": 1}, "metadata": {"Software": "deformscope"}}
     elif kind in ("svg", "pdf"):
         options["metadata"] = {"Date" if kind == "svg" else "CreationDate": None}
-    try:
-        with mpl.rc_context({"svg.hashsalt": "deformscope", "svg.fonttype": "none", "pdf.fonttype": 42}):
-            figure.savefig(beside, **options)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    fixed: dict[Any, Any] = {"svg.hashsalt": "deformscope", "svg.fonttype": "none", "pdf.fonttype": 42}
+    with whole_file(path) as beside, mpl.rc_context(fixed):
+        figure.savefig(beside, **options)
     return path

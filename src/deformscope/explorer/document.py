@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..analysis import Analysis
 from ..errors import DeformscopeError
+from ..files import write_text
 from .payload import THUMBNAIL_PX, Segments, data_uri, photo_record, script_text, titles_of
 
 MODULES = (
@@ -80,21 +81,6 @@ def page(
 def write(path: Path | str, analyses: Sequence[Analysis], titles: Sequence[str] = (), **settings) -> Path:
     """Write :func:`page` to a file, which appears whole or not at all; returns its path."""
     return write_text(path, page(analyses, titles, **settings))
-
-
-def write_text(path: Path | str, text: str) -> Path:
-    """Write a page's text; raises DeformscopeError where that cannot be done."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    except OSError as error:
-        raise DeformscopeError(f"{path}: cannot be written ({error.strerror or error}); give another path") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
 
 
 def policy(style: str, script: str) -> str:

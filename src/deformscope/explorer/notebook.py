@@ -14,8 +14,9 @@ from ..analysis import Analysis
 from ..capture.recorder import Fields
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
+from ..files import write_text
 from ..photo import Photo, read
-from .document import page, write_text
+from .document import page
 from .payload import Segments
 
 FieldsLike: TypeAlias = OffsetField | Sequence[OffsetField] | Mapping[str, OffsetField]

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from torch import nn
 
 from ..errors import DeformscopeError
+from ..files import write_json
 from .measures.annotations import Photos
 from .summary.columns import Record, read_records
 
@@ -73,12 +74,6 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         if isinstance(error, DeformscopeError):
             raise
         raise DeformscopeError(f"--out {folder}: cannot be used ({error}); give another folder") from None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 def process_group(world: int) -> AbstractContextManager[None]:

@@ -21,10 +21,11 @@ import numpy as np
 from torch import nn
 
 from ..errors import DeformscopeError
+from ..files import write_json, write_text
 from .measures.annotations import Photos, Scene, off_centre, open_folder
 from .measures.inference import Seen, Task, look, measured, offset_convolutions
 from .measures.nulls import fresh_copy
-from .run_folder import appending, claim, describe, known_records, process_group, wait, write_json
+from .run_folder import appending, claim, describe, known_records, process_group, wait
 from .summary.columns import Record
 from .summary.summary import Scores, summarise
 from .summary.tables import as_markdown
@@ -139,7 +140,7 @@ def score(
             return None
         scores = summarise(lambda: known_records(folder, total), run | {"limit": total}, chosen.draws)
         write_json(folder / "scores.json", scores.to_json())
-        (folder / "tables.md").write_text(as_markdown(scores), encoding="utf-8")
+        write_text(folder / "tables.md", as_markdown(scores))
         return scores
 
 

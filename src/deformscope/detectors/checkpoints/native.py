@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...errors import DeformscopeError
-from ...files import write
+from ...files import write_tensors
 from ..dense.dense import DenseConfig, DenseDetector
 from ..dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
 from .former_names import ARCHITECTURES, CONFIG_KEYS
@@ -69,4 +69,4 @@ def save(detector: DenseDetector, path: Path, dtype: torch.dtype = torch.float16
     }
     architecture = next(name for name, (_, kind) in KINDS.items() if type(detector) is kind)
     metadata = {"architecture": architecture, "config": json.dumps(asdict(detector.config))}
-    write(tensors, path, metadata)
+    write_tensors(path, tensors, metadata)

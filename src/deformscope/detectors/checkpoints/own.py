@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ...errors import DeformscopeError
-from ...files import write
+from ...files import write_tensors
 from ..rcnn.config import RCNNConfig
 from ..rcnn.rcnn import RCNN
 from .architecture import assemble
@@ -48,4 +48,4 @@ def load(path: Path, name: str) -> RCNN:
 def save(detector: RCNN, path: Path) -> None:
     """Write weights and configuration; the file appears whole or not at all."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}
-    write(tensors, path, {"architecture": ARCHITECTURE, "config": json.dumps(detector.config.to_values())})
+    write_tensors(path, tensors, {"architecture": ARCHITECTURE, "config": json.dumps(detector.config.to_values())})

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from ...files import write_text
 from ..measures.annotations import open_folder
 from ..measures.nulls import MEANING
 from ..runner import Settings
@@ -63,10 +64,7 @@ def write_report(scores: Scores, detector: nn.Module, data: Path | str, out: Pat
         f"<title>deformscope score: {_text(scores.run['detector'])}</title><style>{STYLE}</style>"
         f"{''.join(parts)}</html>\n"
     )
-    path, beside = folder / REPORT, folder / f".{REPORT}.tmp"
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
-    return path
+    return write_text(folder / REPORT, page)
 
 
 def _layer(scores: Scores) -> str:

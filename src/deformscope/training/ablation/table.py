@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,8 @@ import numpy as np
 
 from ...detectors.offset_mode import OFFSET_MODES, OffsetMode
 from ...errors import DeformscopeError
+from ...files import write_json, write_text
 from ...metrics import bootstrap
-from ..run.callbacks import write_whole
 from ..run.run_folder import Result
 
 NAMES = {"none": "none", "feature": "only d_f", "kernel": "only d_k", "full": "both"}
@@ -179,9 +178,9 @@ def write(
         "summaries": [asdict(one) for one in summaries],
         "paper": PAPER,
     }
-    write_whole(folder / f"{name}.md", markdown(results, command, resampled))
-    write_whole(folder / f"{name}.csv", table_csv(results))
-    write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / f"{name}.md", markdown(results, command, resampled))
+    write_text(folder / f"{name}.csv", table_csv(results))
+    write_json(folder / f"{name}.json", content)
     plot(summarise(results), folder / f"{name}.png")
     return [folder / f"{name}.{ending}" for ending in ("md", "csv", "json", "png")]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...detectors.dense.dense import DenseDetector
 from ...detectors.dense.dense_rcnn import DenseRCNN
 from ...errors import DeformscopeError
+from ...files import whole_folder
 from ...metrics.coco import library, run_lengths
 from ..recipe.recipe import Data
 from ..run.networks import Preparation
@@ -80,13 +80,11 @@ def cached(detector: Any, source: Source, data: Data, workers: int | None = None
 
 
 def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    beside.mkdir(parents=True, exist_ok=True)
     views = Views(source, data, Preparation(detector), _with_masks(detector))
     device = next(detector.parameters()).device
     files: dict[str, Any] = {}
     objects: list[dict[str, torch.Tensor]] = []
-    try:
+    with whole_folder(folder) as beside:
         for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
             batch = collate(items).to(device)
             objects += [_packed(item.target) for item in items]
@@ -106,9 +104,6 @@ def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, wor
         for values in files.values():
             values.flush()
         torch.save({"objects": objects, "levels": list(files)}, beside / INDEX)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:

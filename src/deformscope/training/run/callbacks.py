@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch.distributed as distributed
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from ...files import whole_file, write_text
+
 LOG = "log.jsonl"
 
 
@@ -23,14 +24,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write and move. Lightning's own writes below /tmp, from where moving is copying."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with whole_file(path, durable=True) as beside:
+            torch.save(checkpoint, beside)
 
 
 class LossLog(lightning.Callback):
@@ -65,9 +60,7 @@ class LossLog(lightning.Callback):
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= trainer.global_step]
-            beside = self.path.with_name(self.path.name + ".tmp")
-            beside.write_text("".join(kept))
-            beside.replace(self.path)
+            write_text(self.path, "".join(kept))
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -145,13 +138,6 @@ def _mean_of_processes(value: Tensor) -> Tensor:
     value = value.clone()
     distributed.all_reduce(value)
     return value / distributed.get_world_size()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text)
-    beside.replace(path)
 
 
 class StepBar(lightning.Callback):

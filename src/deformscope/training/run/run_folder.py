@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...errors import DeformscopeError
+from ...files import write_json
 from ...from_dict import from_dict
 from ..recipe.recipe import Recipe
 from ..recipe.renamed import translated
-from .callbacks import write_whole
 
 RECIPE, RESULT, LAST, DETECTOR = "recipe.json", "result.json", "last.ckpt", "detector.safetensors"
 DETECTIONS, LOCK = "detections.json", ".lock"
@@ -50,7 +50,7 @@ def result(folder: Path, recipe: Recipe) -> Result | None:
     if not path.exists():
         return None
     try:
-        found = Result(**json.loads(path.read_text()))
+        found = Result(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DeformscopeError(f"{path}: no result ({error}); remove it to repeat the evaluation") from None
     if (folder / RECIPE).exists():
@@ -96,14 +96,14 @@ def claim(recipe: Recipe, folder: Path) -> None:
     if (folder / RECIPE).exists():
         _check_same(folder, recipe)
     else:
-        write_whole(folder / RECIPE, json.dumps(recipe.to_dict(), indent=1) + "\n")
+        write_json(folder / RECIPE, recipe.to_dict())
 
 
 def kept_recipe(folder: Path) -> Recipe:
     """The recipe of the run in the folder. Old names of keys are translated."""
     path = folder / RECIPE
     try:
-        return from_dict(Recipe, translated(json.loads(path.read_text())))
+        return from_dict(Recipe, translated(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, RecursionError) as error:
         raise DeformscopeError(f"{path}: no recipe of a run ({error}); expected the folder of a run") from None
 

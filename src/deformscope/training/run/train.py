@@ -7,7 +7,6 @@ The folder has ``recipe.json``, ``log.jsonl``, ``last.ckpt``, ``best.ckpt`` wher
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import warnings
@@ -27,10 +26,11 @@ from ...detectors.dense.dense import DenseDetector
 from ...detectors.detector import Detector
 from ...detectors.rcnn.rcnn import RCNN
 from ...errors import DeformscopeError
+from ...files import write_json
 from ..data.datamodule import RecipeData, evaluated, source
 from ..recipe.recipe import Recipe
 from . import networks
-from .callbacks import LossLog, Snapshots, StepBar, WholeCheckpoints, write_whole
+from .callbacks import LossLog, Snapshots, StepBar, WholeCheckpoints
 from .module import Learning
 from .run_folder import (
     DETECTIONS,
@@ -99,8 +99,8 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     )
     if trainer.is_global_zero:
         save(detector, folder / DETECTOR)
-        write_whole(folder / DETECTIONS, json.dumps(learning.detections, separators=(",", ":")))
-        write_whole(folder / RESULT, json.dumps(asdict(found), indent=1) + "\n")
+        write_json(folder / DETECTIONS, learning.detections, indent=None)
+        write_json(folder / RESULT, asdict(found))
     trainer.strategy.barrier()
     return found
 
