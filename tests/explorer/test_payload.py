@@ -179,3 +179,11 @@ def test_exploring_takes_fields_with_their_photo(tmp_path):
     saved = all_of_them.save(tmp_path / "page.html")
     assert saved.read_text(encoding="utf-8") == all_of_them.text
     assert all_of_them._repr_html_().startswith('<iframe sandbox="allow-scripts allow-downloads"')
+
+
+def test_the_pages_sources_can_be_read_in_an_editor():
+    for file in Path(document.__file__).parent.iterdir():
+        if file.suffix in (".js", ".css", ".html"):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            assert len(lines) <= 350, file.name
+            assert max(map(len, lines)) <= 120, file.name

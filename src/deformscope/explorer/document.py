@@ -30,6 +30,9 @@ MODULES = (
     "numbers",
     "panel",
     "save",
+    "layers",
+    "legend",
+    "help",
 )
 """The page's modules, each before those that import it; ``page.js``, which starts everything, comes last."""
 

@@ -45,7 +45,8 @@ export class Field {
   // Network px, along one axis, to output cells.
   networkToOutput(value, axis) {
     const { cells, stride, padding, dilation, kernel } = this;
-    const origin = cells.origin[axis] + cells.reduction[axis] * (-padding[axis] + dilation[axis] * (kernel[axis] - 1) / 2);
+    const origin =
+      cells.origin[axis] + cells.reduction[axis] * (-padding[axis] + (dilation[axis] * (kernel[axis] - 1)) / 2);
     return (value - origin) / (cells.reduction[axis] * stride[axis]);
   }
 
@@ -63,7 +64,8 @@ export class Field {
 
   // The regular place p0 · stride − padding + p_k · dilation of kernel point k (of the middle: k = null), input cells.
   regular(cell, k, axis) {
-    const rank = k === null ? (this.kernel[axis] - 1) / 2 : axis === 0 ? Math.floor(k / this.kernel[1]) : k % this.kernel[1];
+    const rank =
+      k === null ? (this.kernel[axis] - 1) / 2 : axis === 0 ? Math.floor(k / this.kernel[1]) : k % this.kernel[1];
     return cell * this.stride[axis] - this.padding[axis] + rank * this.dilation[axis];
   }
 
@@ -106,7 +108,8 @@ export class Field {
         height[i] += (this.offsetAt(group, (rows - 1) * columns + c, 0, i) - this.offsetAt(group, c, 0, i)) / columns;
       }
       for (let r = 0; r < rows; r++) {
-        width[i] += (this.offsetAt(group, r * columns + columns - 1, 1, i) - this.offsetAt(group, r * columns, 1, i)) / rows;
+        width[i] +=
+          (this.offsetAt(group, r * columns + columns - 1, 1, i) - this.offsetAt(group, r * columns, 1, i)) / rows;
       }
       radius[i] = Math.sqrt(Math.max(height[i], 0) * Math.max(width[i], 0));
     }

@@ -40,7 +40,8 @@ export function painted(raster, color) {
 }
 
 export function rasterOn({ pen, frame, field }, canvas, alpha) {
-  const corner = (y, x) => frame.xy([field.toPhoto(field.regular(y, null, 0), 0), field.toPhoto(field.regular(x, null, 1), 1)]);
+  const corner = (y, x) =>
+    frame.xy([field.toPhoto(field.regular(y, null, 0), 0), field.toPhoto(field.regular(x, null, 1), 1)]);
   const [x0, y0] = corner(-1, -1);
   const [x1, y1] = corner(field.h, field.w);
   pen.image(canvas, x0, y0, x1 - x0, y1 - y0, { alpha });
@@ -49,7 +50,9 @@ export function rasterOn({ pen, frame, field }, canvas, alpha) {
 // A veil where the divergence is below `threshold`, stronger where features converge more.
 export function divergenceVeil(field, group, threshold) {
   const { div } = field.viewpoint(group);
-  const raster = cached(field, `d${group}`, () => Object.assign(raised(field, div), { full: Math.max(convergenceLimit(div), 1e-9) }));
+  const raster = cached(field, `d${group}`, () =>
+    Object.assign(raised(field, div), { full: Math.max(convergenceLimit(div), 1e-9) }),
+  );
   if (raster.threshold === threshold) return raster.canvas;
   raster.threshold = threshold;
   const [r, g, b] = COLORS.converge;
@@ -95,7 +98,8 @@ export function spreadOf(values, bins) {
 export function contour(field, values, level, frame) {
   const { h, w } = field;
   const value = (y, x) => values[Math.min(Math.max(y, 0), h - 1) * w + Math.min(Math.max(x, 0), w - 1)] - level;
-  const on = (y, x) => frame.xy([field.toPhoto(field.regular(y, null, 0), 0), field.toPhoto(field.regular(x, null, 1), 1)]);
+  const on = (y, x) =>
+    frame.xy([field.toPhoto(field.regular(y, null, 0), 0), field.toPhoto(field.regular(x, null, 1), 1)]);
   const parts = [];
   for (let y = -1; y < h; y++) {
     for (let x = -1; x < w; x++) {

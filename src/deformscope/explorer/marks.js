@@ -31,7 +31,10 @@ export function drawPlace(pen, frame, app, place, { color, letter = "" }) {
   let [ways, hollow, full] = ["", "", ""];
   const { points } = depths[0];
   for (let k = 0; k < field.points; k++) {
-    const start = frame.xy([field.toPhoto(field.regular(cell[0], k, 0), 0), field.toPhoto(field.regular(cell[1], k, 1), 1)]);
+    const start = frame.xy([
+      field.toPhoto(field.regular(cell[0], k, 0), 0),
+      field.toPhoto(field.regular(cell[1], k, 1), 1),
+    ]);
     hollow += shapes.circle(...start, 2.2);
     const end = frame.xy([points[2 * k], points[2 * k + 1]]);
     if (!Number.isFinite(end[0] + end[1])) continue;
@@ -99,7 +102,9 @@ export function particleOf(field, state) {
 
 export function detectionsShown({ photo, state }) {
   if (!state.boxes) return [];
-  return photo.detections.map((one, index) => ({ ...one, index })).filter((one) => one.score >= state.score && !state.hide.includes(one.index));
+  return photo.detections
+    .map((one, index) => ({ ...one, index }))
+    .filter((one) => one.score >= state.score && !state.hide.includes(one.index));
 }
 
 // Boxes, masks, classes and scores of the detections that are switched on.
@@ -117,7 +122,11 @@ export function drawDetections(pen, frame, app) {
     pen.stroke(d, { color: COLORS.dark.halo, width: 4, alpha: 0.45 });
     pen.stroke(d, { color: COLORS.box, width: 1.8 });
     const words = `${label} ${score.toFixed(2)}`.trim();
-    pen.text(words, Math.max(x0, frame.left) + 6, Math.max(y0, frame.top) + 15, { color: "#00161b", size: 12, back: COLORS.box });
+    pen.text(words, Math.max(x0, frame.left) + 6, Math.max(y0, frame.top) + 15, {
+      color: "#00161b",
+      size: 12,
+      back: COLORS.box,
+    });
   }
 }
 

@@ -54,7 +54,8 @@ function texts(n) {
     spread: `${digits(n.spread[0])} × ${digits(n.spread[1])}`,
     radius: `${digits(n.radius[0])} · ${digits(n.radius[1], 1)}`,
     modulation: n.modulation === null ? "" : digits(n.modulation, 3),
-    segment: n.segment === null ? "" : n.segment.number ? `${n.segment.number} · ${digits(n.segment.score ?? NaN)}` : "none",
+    segment:
+      n.segment === null ? "" : n.segment.number ? `${n.segment.number} · ${digits(n.segment.score ?? NaN)}` : "none",
   };
 }
 
@@ -92,12 +93,21 @@ export class Numbers {
     this.shown = {};
     const head = COLUMNS.map(([key, words]) => {
       const title = el("span", {}, words);
-      const button = key === "here" ? null : el("button", { type: "button", class: "unpin", "aria-label": `remove pin ${words}`, click: () => unpin(key) }, "×");
+      const button =
+        key === "here"
+          ? null
+          : el(
+              "button",
+              { type: "button", class: "unpin", "aria-label": `remove pin ${words}`, click: () => unpin(key) },
+              "×",
+            );
       this.shown[key] = { title, button };
       return el("th", { scope: "col", "data-column": key }, title, button);
     });
     const body = ROWS.map(([row, words, unit]) => {
-      this.cells[row] = Object.fromEntries(COLUMNS.map(([column]) => [column, el("td", { "data-row": row, "data-column": column })]));
+      this.cells[row] = Object.fromEntries(
+        COLUMNS.map(([column]) => [column, el("td", { "data-row": row, "data-column": column })]),
+      );
       const heading = el("th", { scope: "row" }, words ? `${words} ` : "", el("small", {}, unit));
       this.rows[row] = el("tr", {}, heading, ...Object.values(this.cells[row]));
       return this.rows[row];
@@ -107,13 +117,37 @@ export class Numbers {
       "details",
       {},
       el("summary", {}, "Sampling points"),
-      el("div", { class: "scroll" }, el("table", { class: "points" },
-        el("thead", {}, el("tr", {}, ...["k", "Δp dy, dx cells", "at y, x px", "Δm"].map((words) => el("th", { scope: "col" }, words)))),
-        this.points)),
+      el(
+        "div",
+        { class: "scroll" },
+        el(
+          "table",
+          { class: "points" },
+          el(
+            "thead",
+            {},
+            el(
+              "tr",
+              {},
+              ...["k", "Δp dy, dx cells", "at y, x px", "Δm"].map((words) => el("th", { scope: "col" }, words)),
+            ),
+          ),
+          this.points,
+        ),
+      ),
     );
     this.list.addEventListener("toggle", () => this.listPoints());
-    this.hint = el("p", { class: "hint" }, "Point at the photo, or touch it. A click pins a place, a second one is compared with it.");
-    const table = el("table", { class: "numbers" }, el("thead", {}, el("tr", {}, el("td", {}, el("small", {}, "pairs: y, x")), ...head)), el("tbody", {}, ...body));
+    this.hint = el(
+      "p",
+      { class: "hint" },
+      "Point at the photo, or touch it. A click pins a place, a second one is compared with it.",
+    );
+    const table = el(
+      "table",
+      { class: "numbers" },
+      el("thead", {}, el("tr", {}, el("td", {}, el("small", {}, "pairs: y, x")), ...head)),
+      el("tbody", {}, ...body),
+    );
     byId("numbers").append(table, this.hint, this.list);
   }
 
@@ -121,7 +155,9 @@ export class Numbers {
   update(app, hover) {
     const { field, state } = app;
     const places = { here: hover, a: state.a, b: state.b };
-    const found = Object.fromEntries(COLUMNS.map(([key]) => [key, places[key] ? numbersAt(field, state.group, places[key], app.photo.size) : null]));
+    const found = Object.fromEntries(
+      COLUMNS.map(([key]) => [key, places[key] ? numbersAt(field, state.group, places[key], app.photo.size) : null]),
+    );
     const compared = !hover && found.a && found.b;
     for (const [key] of COLUMNS) {
       const shown = key === "here" && compared ? difference(found.a, found.b) : found[key] ? texts(found[key]) : null;
@@ -148,7 +184,8 @@ export class Numbers {
     }
     [...this.points.children].forEach((row, k) => {
       const offset = one ? [0, 1].map((axis) => field.offsetAt(state.group, k, axis, one.i)) : null;
-      const at = one && offset.map((value, axis) => field.toPhoto(field.regular(one.cell[axis], k, axis) + value, axis));
+      const at =
+        one && offset.map((value, axis) => field.toPhoto(field.regular(one.cell[axis], k, axis) + value, axis));
       write(row.children[0], String(k));
       write(row.children[1], one ? offset.map((value) => digits(value, 2, true)).join(", ") : "");
       write(row.children[2], one ? at.map((value) => digits(value, 1)).join(", ") : "");

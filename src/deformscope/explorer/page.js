@@ -1,5 +1,8 @@
 // Starts the page and keeps state, drawing, controls and the URL's hash together.
-import { brief, byId, clamp, el } from "./dom.js";
+import { byId, clamp, el } from "./dom.js";
+import { helpContent } from "./help.js";
+import { layerNumber, stackNumbers } from "./layers.js";
+import { legendOf } from "./legend.js";
 import { drawMarks, drawPlace, particleOf } from "./marks.js";
 import { Numbers, spoken } from "./numbers.js";
 import { Panel } from "./panel.js";
@@ -9,12 +12,6 @@ import { captionOf, download, drawGround, pngOf, svgOf } from "./save.js";
 import { Stage } from "./stage.js";
 import { VIEWS, fromHash, toHash } from "./state.js";
 
-const KEYS_HELP = [
-  ["1 – 6", "view"], ["[ ]", "layer before, after"], [", .", "photo before, after"], ["G", "offset group"], ["K", "kernel point"],
-  ["D", "layers deep"], ["arrow keys", "from cell to cell, on the photo"], ["Enter", "pin the cell"], ["F", "follow the flow"],
-  ["Escape", "remove pins and particle"], ["+ − 0", "zoom, whole photo"], ["Shift + arrow keys", "pan"], ["B", "detections"],
-  ["M", "divergence mask"], ["< >", "threshold"], ["S, Shift S", "save as PNG, SVG"], ["L", "copy the link"], ["T", "dark or light"],
-];
 const PAN = 60;
 const HASH_PAUSE = 200; // ms: browsers refuse a history that changes faster
 const FRAMED = location.protocol === "about:"; // a notebook's iframe has no address of its own
@@ -23,7 +20,15 @@ const index = readIndex();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const photos = new Map();
-const app = { state: fromHash(location.hash), photo: null, field: null, stack: [], theme: "light", hover: null, drawn: null };
+const app = {
+  state: fromHash(location.hash),
+  photo: null,
+  field: null,
+  stack: [],
+  theme: "light",
+  hover: null,
+  drawn: null,
+};
 const stage = new Stage({ hover, click, view: set, resized: () => stage.fit() && redraw() });
 const numbers = new Numbers((pin) => set({ [pin]: null }));
 const panel = new Panel({ set, theme: turnTheme, png: savePng, svg: saveSvg, link: copyLink, help: openHelp });
@@ -34,29 +39,10 @@ let wanted = 0; // counts the openings, so that a slow one does not overtake a l
 function set(patch) {
   const before = app.state;
   app.state = { ...before, ...patch };
-  if ("photo" in patch && patch.photo !== before.photo) Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [] });
+  if ("photo" in patch && patch.photo !== before.photo)
+    Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [] });
   if ("layer" in patch || "photo" in patch || "depth" in patch) open();
   else show();
-}
-
-// The layer that is asked for, or one whose cells are about a twentieth of the photo apart.
-function layerNumber({ layers, size }, name) {
-  const found = layers.findIndex((layer) => layer.name === name);
-  if (found >= 0) return found;
-  const far = (layer) => Math.abs(Math.log((20 * Math.abs(layer.cells.reduction[0] * layer.stride[0]) / layer.placement.scale[0]) / Math.max(...size)));
-  return layers.reduce((best, layer, i) => (far(layer) <= far(layers[best]) ? i : best), 0);
-}
-
-// A layer and those below it through which its input came, lowest first; where that is not known, those before it.
-function stackNumbers(layers, top, depth) {
-  const order = [top];
-  while (order.length < depth) {
-    const { below } = layers[order[0]];
-    const next = below === null ? order[0] - 1 : layers.findIndex((layer) => below && layer.name === below);
-    if (next < 0) break;
-    order.unshift(next);
-  }
-  return order;
 }
 
 async function open() {
@@ -75,7 +61,8 @@ async function open() {
     app.hover = null;
     panel.open(app);
     stage.node.style.setProperty("--tall", photo.size[0] / photo.size[1]);
-    for (const [i, one] of [...byId("thumbnails").children].entries()) one.setAttribute("aria-current", String(i === number));
+    for (const [i, one] of [...byId("thumbnails").children].entries())
+      one.setAttribute("aria-current", String(i === number));
   }
   show();
 }
@@ -88,7 +75,8 @@ function show() {
   state.photo = photo.number;
   state.group = clamp(state.group, 0, field.groups - 1);
   for (const key of ["k", "mk"]) state[key] = clamp(Math.round(state[key]), -1, field.points - 1);
-  if ((state.view === "modulation" && !field.modulation) || (state.view === "segments" && !field.segments)) state.view = "flow";
+  if ((state.view === "modulation" && !field.modulation) || (state.view === "segments" && !field.segments))
+    state.view = "flow";
   for (const key of ["a", "b", "from"]) if (state[key] && !field.onPhoto(state[key], photo.size)) state[key] = null;
   app.state = state;
   app.theme = state.theme === "auto" ? (dark.matches ? "dark" : "light") : state.theme;
@@ -121,9 +109,12 @@ function redraw() {
     marks(1);
     drawHover();
     panel.update(app, app.drawn);
-    legend(frame);
+    byId("legend").replaceChildren(...legendOf(app, frame));
     const { layers } = app.photo;
-    stage.node.setAttribute("aria-label", `${app.photo.title}, ${app.field.name} of ${layers.length} layers: ${captionOf(app, app.drawn)}`);
+    stage.node.setAttribute(
+      "aria-label",
+      `${app.photo.title}, ${app.field.name} of ${layers.length} layers: ${captionOf(app, app.drawn)}`,
+    );
     tellParticle();
     if (!performance.getEntriesByName("photo drawn").length) performance.mark("photo drawn");
   });
@@ -149,22 +140,6 @@ function drawHover() {
   const context = stage.clear(2);
   if (app.hover) drawPlace(new CanvasPen(context), stage.frame(app), app, app.hover, { color: "#ffffff" });
   numbers.update(app, app.hover);
-}
-
-// A line of words, how long a cell is drawn, and the colours' scale.
-function legend(frame) {
-  const { drawn, field, state } = app;
-  const node = byId("legend");
-  const words = el("span", { class: "words" }, captionOf(app, drawn));
-  const parts = [words];
-  if (drawn.kind === "scale") parts.push(el("span", { class: "scale" }, drawn.low, el("i"), drawn.high));
-  if (["flow", "points", "circles"].includes(state.view)) {
-    const cell = field.radiusScale * drawn.factor * frame.scale;
-    const count = [0.1, 0.2, 0.5, 1, 2, 5, 10].reduce((best, n) => (n * cell < 120 ? n : best), 0.1);
-    const bar = el("svg", { width: Math.min(count * cell, 160) + 2, height: 8 }, el("path", { d: `M1 1V7M1 4H${count * cell}M${count * cell} 1V7` }));
-    parts.push(el("span", { class: "bar" }, bar, `${brief(count)} cell${count > 1 ? "s" : ""}`));
-  }
-  node.replaceChildren(...parts);
 }
 
 // --- places ---------------------------------------------------------------------------------------------------------
@@ -202,12 +177,15 @@ function send(from) {
 
 function tellParticle() {
   const { state, field } = app;
-  const words = !state.from ? "" : (() => {
-    const way = particleOf(field, state);
-    const last = way.path[way.path.length - 1];
-    const ended = { sink: "came to rest", edge: "left the map", "on its way": "still goes round" }[way.end];
-    return `The particle ${ended} at ${last.map((value) => value.toFixed(1)).join(", ")} px (y, x), cell ${field.cellAt(last).join(", ")}.`;
-  })();
+  const words = !state.from
+    ? ""
+    : (() => {
+        const way = particleOf(field, state);
+        const last = way.path[way.path.length - 1];
+        const ended = { sink: "came to rest", edge: "left the map", "on its way": "still goes round" }[way.end];
+        const at = last.map((value) => value.toFixed(1)).join(", ");
+        return `The particle ${ended} at ${at} px (y, x), cell ${field.cellAt(last).join(", ")}.`;
+      })();
   if (byId("ended").textContent === words) return;
   byId("ended").textContent = words;
   if (words) say(words);
@@ -216,7 +194,9 @@ function tellParticle() {
 function moveCursor(down, across) {
   const { field, photo, state } = app;
   const from = app.hover || state.b || state.a || photo.size.map((length) => length / 2);
-  const cell = field.cellAt(from).map((value, axis) => clamp(value + [down, across][axis], 0, [field.h, field.w][axis] - 1));
+  const cell = field
+    .cellAt(from)
+    .map((value, axis) => clamp(value + [down, across][axis], 0, [field.h, field.w][axis] - 1));
   const place = field.centre(app.hover || state.a ? cell : field.cellAt(from));
   hover(place.map((value, axis) => clamp(value, 0, photo.size[axis])));
   say(spoken(numbers.update(app, app.hover).here));
@@ -313,7 +293,8 @@ function onKey(event) {
   if (tag === "SELECT" || tag === "TEXTAREA") return;
   const onStage = event.target === stage.node || event.target === document.body;
   let done = true;
-  if (event.key in ARROWS && event.shiftKey && onStage) stage.panBy(...ARROWS[event.key].map((value) => -value * PAN).reverse());
+  if (event.key in ARROWS && event.shiftKey && onStage)
+    stage.panBy(...ARROWS[event.key].map((value) => -value * PAN).reverse());
   else if (event.key in ARROWS && onStage) moveCursor(...ARROWS[event.key]);
   else if (event.key === "Enter" && event.target === stage.node && app.hover) click(app.hover);
   else if (/^[1-6]$/.test(event.key)) set({ view: VIEWS[Number(event.key) - 1] });
@@ -326,15 +307,21 @@ function onKey(event) {
 
 function build() {
   byId("thumbnails").hidden = index.photos.length < 2;
-  byId("thumbnails").append(...index.photos.map(({ title, thumbnail }, number) =>
-    el("button", { type: "button", "aria-label": `photo ${title}`, title, click: () => set({ photo: number, layer: app.field.name }) }, el("img", { src: thumbnail, alt: "" }))));
-  const rows = KEYS_HELP.map(([keys, words]) => el("tr", {}, el("th", { scope: "row" }, keys), el("td", {}, words)));
-  byId("help").append(
-    el("h2", { id: "help-title" }, "Keys"),
-    el("table", {}, el("tbody", {}, ...rows)),
-    el("p", { class: "hint" }, "Wheel or two fingers zoom, dragging with the mouse pans. Marks at a place have true size; arrows and circles are drawn as many times longer as the line below the photo says. Numbers come from offsets in 16 bits, at most 1/512 cell beside the network's own unless a layer's largest exceeds 128 cells, and then below 1/100."),
-    el("form", { method: "dialog" }, el("button", { type: "submit" }, "Close")),
+  byId("thumbnails").append(
+    ...index.photos.map(({ title, thumbnail }, number) =>
+      el(
+        "button",
+        {
+          type: "button",
+          "aria-label": `photo ${title}`,
+          title,
+          click: () => set({ photo: number, layer: app.field.name }),
+        },
+        el("img", { src: thumbnail, alt: "" }),
+      ),
+    ),
   );
+  byId("help").append(...helpContent());
   document.addEventListener("keydown", onKey);
   dark.addEventListener("change", show);
   window.addEventListener("hashchange", () => { app.state = fromHash(location.hash); open(); });

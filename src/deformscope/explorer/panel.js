@@ -50,8 +50,20 @@ export class Panel {
       this.slider("length", "Length", -4, 4, 0.25),
       this.slider("opacity", "Opacity", 0, 1, 0.05),
       this.slider("light", "Photo", 0, 1, 0.05),
-      el("p", { class: "row" }, toggle("true", "true length (× 1)", (value) => set({ true: value })),
-        el("button", { type: "button", class: "quiet", click: () => set(pick(defaults(), ["density", "length", "true", "opacity", "light", "div", "mask"])) }, "Reset")),
+      el(
+        "p",
+        { class: "row" },
+        toggle("true", "true length (× 1)", (value) => set({ true: value })),
+        el(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            click: () => set(pick(defaults(), ["density", "length", "true", "opacity", "light", "div", "mask"])),
+          },
+          "Reset",
+        ),
+      ),
     );
     this.histogram = el("canvas", { class: "histogram", "aria-hidden": "true" });
     this.area = el("output", { id: "area", for: "div" });
@@ -70,18 +82,36 @@ export class Panel {
     );
     this.place = group(
       "At a place",
-      el("div", { class: "row depths", role: "radiogroup", "aria-label": "Layers through which the sampling points are followed" },
+      el(
+        "div",
+        {
+          class: "row depths",
+          role: "radiogroup",
+          "aria-label": "Layers through which the sampling points are followed",
+        },
         el("span", {}, "Layers deep"),
         ...[1, 2, 3].map((depth) => choice("depth", depth, [String(depth)], () => set({ depth })))),
       el("p", { class: "hint", id: "through" }),
-      toggle("follow", "follow the flow: a click sends a particle along d_f", (value) => set({ follow: value, ...(value ? {} : { from: null }) })),
+      toggle("follow", "follow the flow: a click sends a particle along d_f", (value) =>
+        set({ follow: value, ...(value ? {} : { from: null }) }),
+      ),
       el("p", { class: "hint", id: "ended" }),
     );
-    byId("controls").append(this.views, this.layers, this.groupRow, this.kernel, this.mask, this.place, this.drawing, this.detections);
+    byId("controls").append(
+      this.views,
+      this.layers,
+      this.groupRow,
+      this.kernel,
+      this.mask,
+      this.place,
+      this.drawing,
+      this.detections,
+    );
   }
 
   head({ theme, png, svg, link, help }) {
-    const button = (words, label, click) => el("button", { type: "button", "aria-label": label, title: label, click }, words);
+    const button = (words, label, click) =>
+      el("button", { type: "button", "aria-label": label, title: label, click }, words);
     this.title = el("h1");
     this.about = el("p", { class: "about" });
     byId("head").append(
@@ -110,15 +140,28 @@ export class Panel {
     this.about.textContent = [photo.detector, `${photo.size[1]} × ${photo.size[0]} px`].filter(Boolean).join(" · ");
     const rows = photo.layers.map((layer) => {
       const px = layer.cells.reduction.map((value, axis) => brief(value * layer.stride[axis]));
-      const words = [el("b", { title: layer.name }, layer.name), el("small", {}, `${layer.size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`)];
+      const words = [
+        el("b", { title: layer.name }, layer.name),
+        el("small", {}, `${layer.size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`),
+      ];
       return choice("layer", layer.name, words, () => set({ layer: layer.name }));
     });
-    this.layers.replaceChildren(el("legend", {}, "Layer"), el("div", { class: "list", tabindex: -1 }, ...rows), this.gaps);
+    this.layers.replaceChildren(
+      el("legend", {}, "Layer"),
+      el("div", { class: "list", tabindex: -1 }, ...rows),
+      this.gaps,
+    );
     this.detections.hidden = !photo.detections.length;
-    this.found.replaceChildren(...photo.detections.map(({ label, score }, index) => {
-      const input = el("input", { type: "checkbox", change: () => set({ hide: toggled(this.state.hide, index) }) });
-      return el("li", {}, el("label", { class: "toggle" }, input, el("span", {}, label || "object"), el("small", {}, score.toFixed(2))));
-    }));
+    this.found.replaceChildren(
+      ...photo.detections.map(({ label, score }, index) => {
+        const input = el("input", { type: "checkbox", change: () => set({ hide: toggled(this.state.hide, index) }) });
+        return el(
+          "li",
+          {},
+          el("label", { class: "toggle" }, input, el("span", {}, label || "object"), el("small", {}, score.toFixed(2))),
+        );
+      }),
+    );
     this.state = state;
     this.kernelOf = null;
   }
@@ -127,11 +170,15 @@ export class Panel {
   update(app, drawn) {
     const { state, field, photo } = app;
     this.state = state;
-    const usable = { modulation: photo.layers.some((one) => one.modulation), segments: photo.layers.some((one) => one.segments) };
+    const usable = {
+      modulation: photo.layers.some((one) => one.modulation),
+      segments: photo.layers.some((one) => one.segments),
+    };
     for (const input of this.views.querySelectorAll("input")) {
       input.checked = input.value === state.view;
       input.closest("label").hidden = usable[input.value] === false;
-      input.disabled = (input.value === "modulation" && !field.modulation) || (input.value === "segments" && !field.segments);
+      input.disabled =
+        (input.value === "modulation" && !field.modulation) || (input.value === "segments" && !field.segments);
     }
     this.views.lastChild.dataset.count = VIEWS.filter((view) => usable[view] !== false).length;
     for (const input of this.layers.querySelectorAll("input")) {
@@ -145,29 +192,46 @@ export class Panel {
     ].filter(Boolean).join("; ");
     this.groupRow.hidden = field.groups < 2;
     if (this.groups.options.length !== field.groups) {
-      this.groups.replaceChildren(...Array.from({ length: field.groups }, (_, g) => el("option", { value: g }, `${g}`)));
+      this.groups.replaceChildren(
+        ...Array.from({ length: field.groups }, (_, g) => el("option", { value: g }, `${g}`)),
+      );
     }
     this.groups.value = state.group;
     this.kernel.hidden = state.view !== "points" && state.view !== "modulation";
     if (!this.kernel.hidden) this.kernelGrid(app);
     this.mask.hidden = state.view !== "flow";
     this.threshold(app);
-    for (const input of this.place.querySelectorAll("input[name=depth]")) input.checked = Number(input.value) === state.depth;
+    for (const input of this.place.querySelectorAll("input[name=depth]"))
+      input.checked = Number(input.value) === state.depth;
     for (const id of ["true", "mask", "boxes", "follow"]) byId(id).checked = state[id];
-    const say = { density: `${state.density}`, length: `× ${brief(drawn.factor)}`, opacity: percent(state.opacity), light: percent(state.light), score: state.score.toFixed(2), div: digits(state.div, 3) };
+    const say = {
+      density: `${state.density}`,
+      length: `× ${brief(drawn.factor)}`,
+      opacity: percent(state.opacity),
+      light: percent(state.light),
+      score: state.score.toFixed(2),
+      div: digits(state.div, 3),
+    };
     for (const [key, { input, output }] of Object.entries(this.controls)) {
       input.value = state[key];
       output.textContent = say[key];
       input.setAttribute("aria-valuetext", say[key]);
     }
-    this.controls.length.input.disabled = state.true || state.view === "sampling" || state.view === "modulation" || state.view === "segments";
+    this.controls.length.input.disabled =
+      state.true || state.view === "sampling" || state.view === "modulation" || state.view === "segments";
     [...this.found.children].forEach((row, index) => {
       row.hidden = photo.detections[index].score < state.score;
       const input = row.querySelector("input");
       input.checked = !state.hide.includes(index);
       input.disabled = !state.boxes;
     });
-    byId("through").textContent = app.stack.length > 1 ? `through ${app.stack.map((one) => one.name).reverse().join(" → ")}` : "";
+    byId("through").textContent =
+      app.stack.length > 1
+        ? `through ${app.stack
+            .map((one) => one.name)
+            .reverse()
+            .join(" → ")}`
+        : "";
   }
 
   // The slider's range is the layer's own; beside it what the mask covers.
@@ -177,7 +241,12 @@ export class Panel {
     const { low, high } = spread;
     const { input } = this.controls.div;
     const step = Math.max((high - low) / 400, 1e-6);
-    for (const [name, value] of [["min", low - step], ["max", high + step], ["step", "any"]]) input.setAttribute(name, value);
+    for (const [name, value] of [
+      ["min", low - step],
+      ["max", high + step],
+      ["step", "any"],
+    ])
+      input.setAttribute(name, value);
     const { inside, all } = maskArea(field, state.group, state.div, photo.size);
     this.area.textContent = `${inside} of ${all} cells, ${all ? ((100 * inside) / all).toFixed(1) : 0} %`;
     if (!this.mask.hidden) histogram(this.histogram, spread, state.div);
@@ -192,7 +261,11 @@ export class Panel {
       const means = meanOffsets(field, state.group);
       const most = Math.max(...means.map(([y, x]) => Math.hypot(y, x)), 1e-9);
       const button = (k, words, ...more) => choice("k", k, words, () => this.calls.set({ [own]: k }), ...more);
-      const grid = el("div", { class: "kernel" }, ...means.map((mean, k) => button(k, [], glyph(mean, most, k, field))));
+      const grid = el(
+        "div",
+        { class: "kernel" },
+        ...means.map((mean, k) => button(k, [], glyph(mean, most, k, field))),
+      );
       grid.style.gridTemplateColumns = `repeat(${field.kernel[1]}, 34px)`;
       this.kernel.replaceChildren(el("legend", {}, "Kernel point"), grid, button(-1, [own === "k" ? "all" : "mean"]));
     }
@@ -203,9 +276,15 @@ export class Panel {
 // An arrow in a 34 px square: the mean offset, the longest 12 px.
 function glyph([y, x], most, k, field) {
   const [dy, dx] = [(12 * y) / most, (12 * x) / most];
-  const words = `point ${k}, row ${Math.floor(k / field.kernel[1])}, column ${k % field.kernel[1]}; mean offset ${digits(y)}, ${digits(x)} cells`;
-  return el("svg", { viewBox: "-17 -17 34 34", width: 34, height: 34, role: "img", "aria-label": words },
-    el("circle", { r: 2.4 }), el("path", { d: `M0 0L${dx} ${dy}` }), el("circle", { class: "end", cx: dx, cy: dy, r: 2 }));
+  const place = `row ${Math.floor(k / field.kernel[1])}, column ${k % field.kernel[1]}`;
+  const words = `point ${k}, ${place}; mean offset ${digits(y)}, ${digits(x)} cells`;
+  return el(
+    "svg",
+    { viewBox: "-17 -17 34 34", width: 34, height: 34, role: "img", "aria-label": words },
+    el("circle", { r: 2.4 }),
+    el("path", { d: `M0 0L${dx} ${dy}` }),
+    el("circle", { class: "end", cx: dx, cy: dy, r: 2 }),
+  );
 }
 
 function meanOffsets(field, group) {
@@ -242,5 +321,6 @@ function reveal(list, row) {
 }
 
 const percent = (value) => `${Math.round(100 * value)} %`;
-const toggled = (values, index) => (values.includes(index) ? values.filter((one) => one !== index) : [...values, index]);
+const toggled = (values, index) =>
+  values.includes(index) ? values.filter((one) => one !== index) : [...values, index];
 const pick = (object, keys) => Object.fromEntries(keys.map((key) => [key, object[key]]));

@@ -20,7 +20,9 @@ export function stackedPoints(fields, cell, group) {
       const i = at ? at[0] * field.w + at[1] : 0;
       for (let k = 0; k < field.points; k++, n++) {
         const weight = parent.weight * field.modulationAt(own, k, i);
-        const place = [0, 1].map((axis) => (at ? field.regular(at[axis], k, axis) + field.offsetAt(own, k, axis, i) : NaN));
+        const place = [0, 1].map((axis) =>
+          at ? field.regular(at[axis], k, axis) + field.offsetAt(own, k, axis, i) : NaN,
+        );
         points[2 * n] = field.toPhoto(place[0], 0);
         points[2 * n + 1] = field.toPhoto(place[1], 1);
         weights[n] = weight;

@@ -74,7 +74,8 @@ export class Photo {
 
   async readMasks({ size: [h, w], data }) {
     const bytes = await unpackBytes(data);
-    for (let d = 0; d < this.detections.length; d++) this.masks.push({ h, w, inside: bytes.subarray(d * h * w, (d + 1) * h * w) });
+    for (let d = 0; d < this.detections.length; d++)
+      this.masks.push({ h, w, inside: bytes.subarray(d * h * w, (d + 1) * h * w) });
   }
 
   // The field of a layer, as a promise the first time.

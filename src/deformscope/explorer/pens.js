@@ -6,7 +6,8 @@ const at = (value) => Math.round(value * 100) / 100;
 export const shapes = {
   line: (x0, y0, x1, y1) => `M${at(x0)} ${at(y0)}L${at(x1)} ${at(y1)}`,
   polyline: (points) => (points.length ? `M${points.map(([x, y]) => `${at(x)} ${at(y)}`).join("L")}` : ""),
-  circle: (x, y, r) => `M${at(x - r)} ${at(y)}a${at(r)} ${at(r)} 0 1 0 ${at(2 * r)} 0a${at(r)} ${at(r)} 0 1 0 ${at(-2 * r)} 0`,
+  circle: (x, y, r) =>
+    `M${at(x - r)} ${at(y)}a${at(r)} ${at(r)} 0 1 0 ${at(2 * r)} 0a${at(r)} ${at(r)} 0 1 0 ${at(-2 * r)} 0`,
   square: (x, y, r) => `M${at(x - r)} ${at(y - r)}h${at(2 * r)}v${at(2 * r)}h${at(-2 * r)}Z`,
   box: (x0, y0, x1, y1) => `M${at(x0)} ${at(y0)}H${at(x1)}V${at(y1)}H${at(x0)}Z`,
   cross: (x, y, r) => `M${at(x - r)} ${at(y)}H${at(x + r)}M${at(x)} ${at(y - r)}V${at(y + r)}`,
@@ -58,7 +59,11 @@ export class CanvasPen {
 
   text(words, x, y, { color, size = 12, back = null, bold = false }) {
     const c = this.context;
-    Object.assign(c, { font: `${bold ? "600 " : ""}${size}px system-ui, sans-serif`, textBaseline: "alphabetic", globalAlpha: 1 });
+    Object.assign(c, {
+      font: `${bold ? "600 " : ""}${size}px system-ui, sans-serif`,
+      textBaseline: "alphabetic",
+      globalAlpha: 1,
+    });
     if (back) {
       const width = c.measureText(words).width;
       c.fillStyle = back;
@@ -84,9 +89,8 @@ export class SvgPen {
   stroke(d, { color, width = 1, alpha = 1, dash = [] }) {
     if (!d || alpha <= 0) return;
     const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
-    this.parts.push(
-      `<path d="${d}" fill="none" stroke="${color}" stroke-width="${at(width)}" stroke-opacity="${at(alpha)}"${dashes}/>`,
-    );
+    const line = `stroke="${color}" stroke-width="${at(width)}" stroke-opacity="${at(alpha)}"${dashes}`;
+    this.parts.push(`<path d="${d}" fill="none" ${line}/>`);
   }
 
   fill(d, { color, alpha = 1 }) {
@@ -113,7 +117,9 @@ export class SvgPen {
     // A paint-order outline stands in for the canvas's plate, whose width only a canvas could measure.
     const plate = back ? ` paint-order="stroke" stroke="${back}" stroke-width="5" stroke-linejoin="round"` : "";
     const weight = bold ? ` font-weight="600"` : "";
-    this.parts.push(`<text x="${at(x)}" y="${at(y)}" font-size="${size}" fill="${color}"${weight}${plate}>${escaped(words)}</text>`);
+    this.parts.push(
+      `<text x="${at(x)}" y="${at(y)}" font-size="${size}" fill="${color}"${weight}${plate}>${escaped(words)}</text>`,
+    );
   }
 
   document(width, height, ground) {

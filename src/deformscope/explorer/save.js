@@ -25,7 +25,10 @@ export function captionOf({ state, field, photo }, drawn) {
   const what = {
     flow: `d_f${times}${state.mask ? `, divergence below ${brief(state.div)}/cell in red` : ""}`,
     circles: `circles of radius r of d_k${times}`,
-    points: state.k < 0 ? `offsets of all kernel points${times}` : `offsets of kernel point ${state.k}${times}, in yellow their mean × ${brief(drawn.trend)}`,
+    points:
+      state.k < 0
+        ? `offsets of all kernel points${times}`
+        : `offsets of kernel point ${state.k}${times}, in yellow their mean × ${brief(drawn.trend)}`,
     sampling: "sampling points",
     modulation: state.mk < 0 ? "modulation, mean over the kernel" : `modulation of kernel point ${state.mk}`,
     segments: `${drawn.count ?? 0} segments`,
@@ -41,7 +44,11 @@ function cropped(stage, app) {
   const top = Math.max(frame.top, 0);
   const width = Math.floor(Math.min(frame.left + frame.width, stage.width) - left);
   const height = Math.floor(Math.min(frame.top + frame.height, stage.height) - top);
-  return { width, height, frame: framed(frame.scale, frame.left - left, frame.top - top, frame.zoom, frame.theme, app.photo.size) };
+  return {
+    width,
+    height,
+    frame: framed(frame.scale, frame.left - left, frame.top - top, frame.zoom, frame.theme, app.photo.size),
+  };
 }
 
 function compose(pen, { width, height, frame }, app) {
@@ -52,7 +59,10 @@ function compose(pen, { width, height, frame }, app) {
   // Pictures are narrower than some captions: these end early rather than run out of the picture.
   const words = captionOf(app, drawn);
   const room = Math.floor((width - 20) / 6.4);
-  pen.text(words.length > room ? `${words.slice(0, room - 1)}…` : words, 10, height + 20, { color: COLORS[frame.theme].ink, size: 12 });
+  pen.text(words.length > room ? `${words.slice(0, room - 1)}…` : words, 10, height + 20, {
+    color: COLORS[frame.theme].ink,
+    size: 12,
+  });
 }
 
 export async function pngOf(stage, app) {
@@ -69,7 +79,9 @@ export function svgOf(stage, app) {
   const crop = cropped(stage, app);
   const pen = new SvgPen();
   compose(pen, crop, app);
-  return new Blob([pen.document(crop.width, crop.height + STRIP, COLORS[crop.frame.theme].ground)], { type: "image/svg+xml" });
+  return new Blob([pen.document(crop.width, crop.height + STRIP, COLORS[crop.frame.theme].ground)], {
+    type: "image/svg+xml",
+  });
 }
 
 // Hand a file to the user, named after what it shows.

@@ -38,7 +38,8 @@ export class Stage {
     const ratio = Math.min(window.devicePixelRatio || 1, 3);
     if (width === this.width && height === this.height && ratio === this.ratio) return false;
     Object.assign(this, { width, height, ratio });
-    for (const canvas of this.canvases) [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
+    for (const canvas of this.canvases)
+      [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     return true;
   }
 
@@ -98,7 +99,12 @@ export class Stage {
   down(event) {
     if (event.button > 0) return;
     this.node.setPointerCapture(event.pointerId);
-    this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY, startX: event.clientX, startY: event.clientY });
+    this.pointers.set(event.pointerId, {
+      x: event.clientX,
+      y: event.clientY,
+      startX: event.clientX,
+      startY: event.clientY,
+    });
     if (this.pointers.size === 1) this.moved = false;
     else this.moved = true; // a second finger: no click any more
     if (event.pointerType !== "mouse") this.calls.hover(this.placeOf(event));

@@ -12,11 +12,16 @@ const whole = (low, high) => ({
   write: String,
 });
 const word = (...words) => ({ read: (text) => (words.includes(text) ? text : undefined), write: String });
-const flag = { read: (text) => (text === "1" ? true : text === "0" ? false : undefined), write: (value) => (value ? "1" : "0") };
+const flag = {
+  read: (text) => (text === "1" ? true : text === "0" ? false : undefined),
+  write: (value) => (value ? "1" : "0"),
+};
 const place = {
   read: (text) => {
     const values = text.split(",").map(Number);
-    return values.length === 2 && text.length < 60 && values.every(Number.isFinite) ? [values[1], values[0]] : undefined;
+    return values.length === 2 && text.length < 60 && values.every(Number.isFinite)
+      ? [values[1], values[0]]
+      : undefined;
   },
   write: ([y, x]) => [x, y].map((value) => Number(value.toFixed(2))).join(","), // x,y: as `--at` takes them
 };

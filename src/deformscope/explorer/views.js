@@ -52,7 +52,17 @@ export function drawView(pen, frame, app) {
   const { state, field, photo } = app;
   const theme = COLORS[frame.theme];
   const factor = factorOf(field, state, photo.size);
-  const context = { pen, frame, field, state, photo, theme, factor, view: field.viewpoint(state.group), alpha: state.opacity };
+  const context = {
+    pen,
+    frame,
+    field,
+    state,
+    photo,
+    theme,
+    factor,
+    view: field.viewpoint(state.group),
+    alpha: state.opacity,
+  };
   context.bold = boldness(field, frame, photo.size, state.density);
   const draw = { flow, circles, points, sampling, modulation, segments }[state.view] || flow;
   return { factor, ...draw(context) };
@@ -149,7 +159,10 @@ function sampling(c) {
   }
   paths.forEach((d, level) => {
     pen.stroke(d, { color: c.theme.halo, width: 1.6, alpha: 0.5 * c.alpha });
-    pen.fill(d, { color: field.modulation ? `rgb(${scaleColor((level + 0.5) / LEVELS)})` : c.theme.ink, alpha: c.alpha });
+    pen.fill(d, {
+      color: field.modulation ? `rgb(${scaleColor((level + 0.5) / LEVELS)})` : c.theme.ink,
+      alpha: c.alpha,
+    });
   });
   return field.modulation ? { kind: "scale", low: "Δm = 0", high: "1" } : { kind: "sampling" };
 }
