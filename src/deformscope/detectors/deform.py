@@ -46,11 +46,11 @@ class DeformConv(nn.Module):
         for parameter in self.conv_offset.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n in_channels h w]`` to ``[n out_channels h' w']``."""
+    def forward(self, x: Tensor, offsets: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+        """``[n in_channels h w]`` to ``[n out_channels h' w']``; ``offsets``: :meth:`offsets` of ``x``."""
         if self.offset_mode == "none" and not self.modulated:
             return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
-        offset, modulation = self.offsets(x)
+        offset, modulation = self.offsets(x) if offsets is None else offsets
         return deform_conv2d(x, offset, self.weight, None, self.stride, self.padding, self.dilation, modulation)
 
     def offsets(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

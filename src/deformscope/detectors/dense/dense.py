@@ -26,10 +26,13 @@ from torchvision.ops import (
 )
 
 from ...capture.recorder import placed
+from ...errors import DeformscopeError
 from ...fields.field import Placement
+from ...ops.gradient import graded
 from ..deform import DeformConv
 from ..detector import Detection, Detector
 from ..offset_mode import OffsetMode
+from . import decode
 
 STRIDES = (8, 16, 32)
 MULTIPLE = 32
@@ -53,6 +56,8 @@ class DenseConfig:
     """The levels' heads have the same weights."""
     deform_layers: int = 1
     """Deformable convolutions a head, one after the other."""
+    decode: str = "D0"
+    """How boxes are made: one of :data:`.decode.DECODES`."""
 
 
 class Trunk(nn.Module):
@@ -85,6 +90,8 @@ class LevelHead(nn.Module):
 
     def __init__(self, config: DenseConfig, classes: int) -> None:
         super().__init__()
+        if config.decode not in decode.DECODES:
+            raise DeformscopeError(f"decode={config.decode!r}: expected one of {', '.join(map(repr, decode.DECODES))}")
         channels = config.channels
 
         def deform() -> DeformConv:
@@ -100,14 +107,42 @@ class LevelHead(nn.Module):
         self.box = nn.Conv2d(2 * channels, 4, 1)
         self.iou = nn.Conv2d(2 * channels, 1, 1)
         # The class bias is a prior of 1 %, as focal loss wants it (Lin et al., ICCV 2017).
-        for layer, bias in ((self.cls, -4.6), (self.box, 1.0), (self.iou, 0.0)):
+        for layer, bias in ((self.cls, -4.6), (self.box, decode.BIAS[config.decode]), (self.iou, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             layer.bias = nn.Parameter(torch.full((layer.out_channels,), bias))
+        # After the others, which so have the same initial weights however boxes are decoded.
+        self.decoding = config.decode
+        if config.decode in decode.FROM_KERNEL_ALONE:
+            del self.box
+        if config.decode in decode.SCALED:
+            self.log_scale = nn.Parameter(torch.full((2,), decode.LOG_SCALE[config.decode]))
+        if config.decode == "D4":
+            self.told = nn.utils.skip_init(nn.Conv2d, 4, 2 * channels, 1, bias=False)  # draws no random numbers
+            nn.init.zeros_(self.told.weight)
+        self.task_gradient = 1.0
+        """What of the boxes' gradient flows into the offsets, where they are decoded from them."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu(self.norm(self.deform(self.before(x))))
-        x = F.relu(self.mix(x))
-        return self.cls(x), self.box(x), self.iou(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
+        """Class logits, what boxes are decoded from, IoU logits, and the offsets of the head's layers, lowest first.
+
+        Where boxes are not decoded from offsets these are not given.
+        """
+        if self.decoding in decode.FROM_CELL:
+            x = F.relu(self.mix(F.relu(self.norm(self.deform(self.before(x))))))
+            return self.cls(x), self.box(x), self.iou(x), []
+        offsets = []
+        for layer in (*self.before, self.deform):
+            if isinstance(layer, DeformConv):
+                offset, modulation = layer.offsets(x)
+                offsets.append(graded(offset, self.task_gradient))
+                x = layer(x, (offset, modulation))
+            else:
+                x = layer(x)
+        x = self.mix(F.relu(self.norm(x)))
+        if self.decoding == "D4":
+            x = x + self.told(decode.numbers(offsets).to(x.dtype))
+        x = F.relu(x)
+        return self.cls(x), None if self.decoding in decode.FROM_KERNEL_ALONE else self.box(x), self.iou(x), offsets
 
 
 @dataclass(frozen=True)
@@ -216,13 +251,17 @@ class DenseDetector(Detector):
         maps = self.fpn(maps)
         cls, boxes, iou, centres, level = [], [], [], [], []
         for index, stride in enumerate(STRIDES):
-            logits, distances, quality = self.heads[f"stride{stride}"](maps[f"stride{stride}"])
+            head = self.heads[f"stride{stride}"]
+            logits, raw, quality, offsets = head(maps[f"stride{stride}"])
             _, _, h, w = logits.shape
             # A cell's receptive field is centred on pixel stride · index, whose own centre lies half a pixel further.
             y, x = (torch.arange(size, device=logits.device) * stride + 0.5 for size in (h, w))
             centre = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2)
-            reach = distances.flatten(2).transpose(1, 2).float().clamp(max=5.0).exp() * stride
-            boxes.append(torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], dim=-1))
+            raw = None if raw is None else raw.flatten(2).transpose(1, 2).float()
+            kernel = decode.seen(offsets, stride) if offsets else None
+            boxes.append(
+                decode.boxes(self.config.decode, centre, stride, raw, kernel, getattr(head, "log_scale", None))
+            )
             cls.append(logits.flatten(2).transpose(1, 2).float())
             iou.append(quality.flatten(1).float())
             centres.append(centre)

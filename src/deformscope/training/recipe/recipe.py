@@ -14,6 +14,11 @@ from ...detectors.checkpoints.former_names import ARCHITECTURES
 from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
 
+Decode = Literal["D0", "D0c", "D1", "D2", "D3", "D4", "D5", "D6"]
+OffsetLoss = Literal["centre", "extent", "box", "inside", "lattice"]
+DENSE = ("small", "dense", "dense_rcnn")
+"""Architectures with dense heads."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -34,6 +39,9 @@ class Network:
     """For the same: all pyramid levels share the weights of one head."""
     deform_layers: int = 1
     """For the same: number of deformable convolutions in a head."""
+    decode: Decode = "D0"
+    """For the same: how boxes are predicted, from the cell (``D0``) or from where its kernel looks (``D2``); see
+    :mod:`deformscope.detectors.dense.decode`."""
     proposals: int | None = None
     """For ``dense_rcnn``: regions per image that reach the second stage; null for 100."""
     rois_per_image: int | None = None
@@ -103,6 +111,41 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """A loss on the offsets: see :class:`deformscope.training.OffsetSupervision`."""
+
+    weight: float = 0.5
+    loss: tuple[OffsetLoss, ...] = ("centre", "extent")
+    """Added up."""
+    layers: tuple[str, ...] = ()
+    """Shell patterns of deformable layers; empty: the uppermost of each head, or, without such heads, all."""
+    composed: int | None = None
+    """Stacked layers that are supervised as one field; null: all of a dense detector's head, one of others."""
+    schedule: Literal["constant", "decay", "warmup"] = "constant"
+    schedule_steps: int | None = None
+    """Steps after which ``decay`` has reached zero, or ``warmup`` all of ``weight``; null: half of the run."""
+    targets: Literal["boxes", "shuffled"] = "boxes"
+    """``shuffled``, a control: each photo gets the boxes of the next one of its batch."""
+    side_branch: bool = False
+    """A control: the loss is on other convolutions beside those that make the offsets, and steers no kernel."""
+    task_gradient: float = 1.0
+    """What of the other losses' gradient flows into the offsets."""
+
+    def __post_init__(self) -> None:
+        least: dict[str, tuple[float, float]] = {
+            "weight": (self.weight, 0),
+            "composed": (1 if self.composed is None else self.composed, 1),
+            "schedule_steps": (1 if self.schedule_steps is None else self.schedule_steps, 1),
+            "task_gradient": (self.task_gradient, 0),
+        }
+        for name, (value, bound) in least.items():
+            if value < bound:
+                raise DeformscopeError(f"optimiser.offset_supervision.{name}: {value}; expected at least {bound}")
+        if not self.loss:
+            raise DeformscopeError("optimiser.offset_supervision.loss: []; expected such as [centre, extent]")
+
+
+@dataclass(frozen=True)
 class Optimiser:
     """The optimiser and its learning-rate schedule."""
 
@@ -114,6 +157,8 @@ class Optimiser:
     """Learning-rate multiplier of the convolutions that predict the offsets."""
     offset_penalty: float = 0.0
     """Weight of the offsets' mean square (cells², summed over the layers) in the loss; 0 for no penalty."""
+    offset_supervision: Supervision | None = None
+    """A loss on the offsets, by the boxes; null for none."""
     grad_clip_norm: float | None = None
     """Gradients are scaled down to this total norm; null for no clipping."""
     schedule: Literal["constant", "multi_step", "one_cycle"] = "multi_step"
@@ -215,6 +260,21 @@ class Recipe:
             raise DeformscopeError(
                 "network.proposals, network.rois_per_image, network.masks: settings of dense_rcnn, not of "
                 f"{network.architecture}; leave them out"
+            )
+        if network.decode != "D0" and network.architecture not in DENSE:
+            raise DeformscopeError(
+                f"network.decode: {network.decode!r}; {self.network.architecture} has no dense heads; leave it "
+                f"out, or take one of {', '.join(DENSE)}"
+            )
+        supervision = optimiser.offset_supervision
+        if supervision is not None and network.offset_mode == "none":
+            raise DeformscopeError(
+                "optimiser.offset_supervision: network.offset_mode is 'none', there are no offsets; set it to null"
+            )
+        if supervision is not None and supervision.targets == "shuffled" and data.batch < 2 * run.devices * run.nodes:
+            raise DeformscopeError(
+                "optimiser.offset_supervision.targets: 'shuffled' needs two photos a device; "
+                f"data.batch is {data.batch}"
             )
         processes = run.devices * run.nodes
         if data.batch % processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import lightning
@@ -16,15 +17,19 @@ from ...detectors.detector import Detector
 from ...metrics.coco import scores
 from ..data.sample import Batch, Source
 from ..recipe.recipe import Optimiser, Recipe
+from ..supervision import OffsetSupervision
 from .networks import losses
 from .offset_penalty import OffsetPenalty
 from .predict import detections
+from .supervise import targets
 
 
 class Learning(lightning.LightningModule):
     """One network under one recipe. ``scores`` holds what the last evaluation measured."""
 
-    def __init__(self, recipe: Recipe, detector: Detector, val: Source) -> None:
+    def __init__(
+        self, recipe: Recipe, detector: Detector, val: Source, supervision: OffsetSupervision | None = None
+    ) -> None:
         super().__init__()
         self.recipe, self.detector = recipe, detector
         self.scores: dict[str, float | None] = {}
@@ -35,6 +40,9 @@ class Learning(lightning.LightningModule):
         self._val = val
         self._penalty = OffsetPenalty(detector) if recipe.optimiser.offset_penalty else None
         self._results: list[dict[str, Any]] = []
+        self._supervision = supervision
+        if supervision is not None and supervision.side_branches:
+            self.side_branches = supervision.side_branches  # learn too
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what a step draws at random by its number, so that a resumed run draws the same."""
@@ -43,7 +51,11 @@ class Learning(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The sum of the losses, and each of them for the log."""
-        parts = losses(self.detector, batch)
+        with self._supervision or nullcontext():
+            parts = losses(self.detector, batch)
+        if self._supervision is not None:
+            told = targets(batch.targets, self._shuffled)
+            parts["loss_supervision"] = self._supervision.loss(told, self.global_step)
         if self._penalty is not None:
             parts["loss_offset"] = self.recipe.optimiser.offset_penalty * self._penalty.take()
         total = torch.stack(list(parts.values())).sum()
@@ -74,7 +86,7 @@ class Learning(lightning.LightningModule):
         settings, steps = self.recipe.optimiser, self.recipe.run.steps
         groups = [
             {"params": parameters, "lr": settings.lr * factor}
-            for parameters, factor in parameter_groups(self.detector, settings.offset_lr)
+            for parameters, factor in parameter_groups(self, settings.offset_lr)
         ]
         optimiser: torch.optim.Optimizer
         if settings.kind == "sgd":
@@ -85,15 +97,20 @@ class Learning(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
+    def _shuffled(self) -> bool:
+        settings = self.recipe.optimiser.offset_supervision
+        return settings is not None and settings.targets == "shuffled"
+
+    @property
     def _truth(self) -> dict[str, Any]:
         if not hasattr(self, "_kept_truth"):
             self._kept_truth = self._val.truth()
         return self._kept_truth
 
 
-def parameter_groups(detector: nn.Module, offset_lr: float) -> Iterator[tuple[list[nn.Parameter], float]]:
+def parameter_groups(network: nn.Module, offset_lr: float) -> Iterator[tuple[list[nn.Parameter], float]]:
     """The parameters that learn, with their learning-rate multipliers: offset convolutions and the rest."""
-    learning = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    learning = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     rest = [parameter for name, parameter in learning if ".conv_offset." not in f".{name}"]
     offset = [parameter for name, parameter in learning if ".conv_offset." in f".{name}"]
     yield rest, 1.0

@@ -67,6 +67,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
             offset_mode=network.offset_mode,
             shared=network.shared,
             deform_layers=network.deform_layers,
+            decode=network.decode,
             **{key: value for key, value in second_stage.items() if value is not None},
         )
         if recipe.data.folder is None:  # drawn images come in the size in which they are shown

@@ -29,7 +29,7 @@ from ...errors import DeformscopeError
 from ...files import write_json
 from ..data.datamodule import RecipeData, evaluated, source
 from ..recipe.recipe import Recipe
-from . import networks
+from . import networks, supervise
 from .callbacks import LossLog, Snapshots, StepBar, WholeCheckpoints
 from .module import Learning
 from .run_folder import (
@@ -69,7 +69,7 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     evaluated(recipe, val_source)  # unknown classes are an error now, not after the training
     _warn_of_slow_halves(recipe)
     detector = networks.build(recipe, train_source.names)
-    learning = Learning(recipe, detector, val_source)
+    learning = Learning(recipe, detector, val_source, supervise.attached(recipe, detector, train_source))
     data = RecipeData(recipe, detector, train_source, val_source)
     claim(recipe, folder)  # not before: a recipe that does not fit its data would keep the folder from the mended one
     log = LossLog(folder, recipe.run.log_every, recipe.run.steps)
@@ -124,7 +124,8 @@ def load(folder: Path) -> tuple[Recipe, Detector]:
     recipe = kept_recipe(folder)
     detector = networks.build(recipe, source(recipe, "val").names)
     weights = state(folder / LAST)["state_dict"]
-    detector.load_state_dict({key.removeprefix("detector."): value for key, value in weights.items()})
+    own = {key.removeprefix("detector."): value for key, value in weights.items() if key.startswith("detector.")}
+    detector.load_state_dict(own)
     return recipe, detector.eval()
 
 

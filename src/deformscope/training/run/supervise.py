@@ -1,0 +1,62 @@
+"""A recipe's supervision of offsets, attached to its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ...detectors.dense.dense import LEVEL_RANGES, STRIDES, DenseDetector, LevelHead
+from ...detectors.detector import Detector
+from ...errors import DeformscopeError
+from ..data.sample import Source
+from ..recipe.recipe import Recipe
+from ..supervision import OffsetSupervision, Schedule
+
+
+def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSupervision | None:
+    """The supervision that the recipe asks for, None where it asks for none.
+
+    Raises DeformscopeError where it fits no layer, or ``source`` has no object to tell of.
+    """
+    settings = recipe.optimiser.offset_supervision
+    if settings is None:
+        return None
+    if not any(len(source.load(index).boxes) for index in range(len(source))):
+        raise DeformscopeError("optimiser.offset_supervision: no photo has a box; expected annotated objects")
+    photo = np.full((*recipe.data.canvas, 3), 128, dtype=np.uint8)
+
+    def example() -> None:
+        detector.detect(*detector.prepare([photo]))
+
+    layers: Sequence[str] | Mapping[str, tuple[float, float]]
+    deepest = 1
+    if not isinstance(detector, DenseDetector):
+        layers = settings.layers or ("*",)
+    else:
+        deepest = recipe.network.deform_layers
+        heads = {f"heads.stride{stride}": sizes for stride, sizes in zip(STRIDES, LEVEL_RANGES, strict=True)}
+        uppermost = {f"{head}.deform": sizes for head, sizes in heads.items()}
+        chosen = OffsetSupervision(detector, example, settings.layers).layers if settings.layers else uppermost
+        # A level's cells are told of the boxes that the level predicts.
+        layers = {name: next((s for head, s in heads.items() if name.startswith(head)), (0, np.inf)) for name in chosen}
+        for head in detector.heads.values():
+            assert isinstance(head, LevelHead)
+            head.task_gradient = settings.task_gradient  # where boxes are decoded from offsets
+    return OffsetSupervision(
+        detector,
+        example,
+        layers,
+        loss=settings.loss,
+        weight=Schedule(settings.weight, settings.schedule, settings.schedule_steps or max(1, recipe.run.steps // 2)),
+        composed=settings.composed or deepest,
+        task_gradient=settings.task_gradient,
+        side_branch=settings.side_branch,
+    )
+
+
+def targets(batch: Sequence[Mapping[str, Tensor]], shuffled: bool) -> list[dict[str, Tensor]]:
+    """Boxes and what is ignored; ``shuffled``, of the next photo of the batch."""
+    own = [{key: one[key] for key in ("boxes", "ignore") if key in one} for one in batch]
+    return own[1:] + own[:1] if shuffled else own

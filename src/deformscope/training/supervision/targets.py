@@ -1,0 +1,87 @@
+"""Which cells are told what: the smallest box around a cell is the cell's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ...errors import DeformscopeError
+
+Target = Mapping[str, Tensor] | Tensor
+"""``boxes`` (xyxy [t 4]) alone, or torchvision's dict with ``boxes`` or ``masks`` (bool [t h w]), on wish ``ignore``
+(bool [t]: the cells of such a box are told nothing)."""
+
+
+def checked(targets: Sequence[Target], images: int, within: str) -> list[dict[str, Tensor]]:
+    """The targets as dicts with ``boxes``, ``ignore`` and, where ``within`` is ``"mask"``, ``masks``.
+
+    Boxes are those of the masks where there are no others. Raises DeformscopeError for anything else than boxes with an
+    area, one entry an image.
+    """
+    if isinstance(targets, (Tensor, Mapping)) or len(targets) != images:
+        given = "one" if isinstance(targets, (Tensor, Mapping)) else len(targets)
+        raise DeformscopeError(f"targets: {given} for {images} images; expected a list with one entry an image")
+    return [_checked(target, index, within) for index, target in enumerate(targets)]
+
+
+def _checked(target: Target, index: int, within: str) -> dict[str, Tensor]:
+    given: dict[str, Any] = {"boxes": target} if isinstance(target, Tensor) else dict(target)
+    where, masks = f"targets[{index}]", given.get("masks")
+    if within == "mask" and masks is None:
+        raise DeformscopeError(f"{where}: no 'masks', which within='mask' needs; give them, or within='box'")
+    if masks is not None and (masks.ndim != 3 or not bool(masks.flatten(1).any(dim=1).all())):
+        raise DeformscopeError(f"{where}['masks'] of shape {tuple(masks.shape)}: expected [t h w], each with a pixel")
+    boxes = given.get("boxes")
+    if boxes is None:
+        if masks is None:
+            raise DeformscopeError(f"{where}: {', '.join(given) or 'nothing'}; expected 'boxes', xyxy in network px")
+        boxes = boxes_of(masks)
+    boxes = boxes.float().reshape(0, 4) if boxes.numel() == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DeformscopeError(f"{where}['boxes'] of shape {tuple(boxes.shape)}: expected [t 4], xyxy in network px")
+    if len(boxes) and not bool((boxes[:, 2:] > boxes[:, :2]).all() & boxes.isfinite().all()):
+        bad = next(box for box in boxes.tolist() if not (box[2] > box[0] and box[3] > box[1]) or sum(box) != sum(box))
+        raise DeformscopeError(f"{where}['boxes']: {bad} has no area; expected x1 < x2, y1 < y2; leave such boxes out")
+    ignore = given.get("ignore")
+    if ignore is None:
+        ignore = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    if ignore.shape != (len(boxes),) or (masks is not None and len(masks) != len(boxes)):
+        raise DeformscopeError(f"{where}: {len(boxes)} boxes; expected as many 'ignore' and 'masks'")
+    found = {"boxes": boxes, "ignore": ignore}
+    return found | {"masks": masks} if within == "mask" and masks is not None else found
+
+
+def boxes_of(masks: Bool[Tensor, "t h w"]) -> Float[Tensor, "t 4"]:
+    """The boxes around masks, xyxy; pixel j spans [j, j + 1)."""
+    edges = []
+    for axis in (1, 2):  # columns that hold a pixel, then rows
+        held = masks.bool().any(dim=axis).int()
+        edges.append((held.argmax(dim=1), held.shape[1] - held.flip(1).argmax(dim=1)))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def assigned(
+    centres: Float[Tensor, "h w 2"], target: Mapping[str, Tensor], sizes: tuple[float, float]
+) -> Int[Tensor, "h w"]:
+    """Each cell's box, by index: the smallest around its centre (y, x) with a sqrt(area) in ``sizes``; −1: none.
+
+    With ``masks`` in ``target`` a cell has to lie on the object, not only in its box.
+    """
+    boxes = target["boxes"]
+    if not len(boxes):
+        return torch.full(centres.shape[:2], -1, dtype=torch.long, device=centres.device)
+    y, x = centres[..., None, :].unbind(-1)
+    within = (x > boxes[:, 0]) & (x < boxes[:, 2]) & (y > boxes[:, 1]) & (y < boxes[:, 3])
+    if "masks" in target:
+        masks = target["masks"].bool()
+        row, column = (centres[..., axis].floor().long().clamp(0, masks.shape[1 + axis] - 1) for axis in (0, 1))
+        within = within & masks[:, row, column].movedim(0, -1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    size = area.sqrt()
+    smallest, index = torch.where(within & (size >= sizes[0]) & (size < sizes[1]), area, torch.inf).min(dim=-1)
+    return torch.where(smallest.isfinite() & ~target["ignore"][index], index, -1)

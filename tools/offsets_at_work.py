@@ -1,0 +1,306 @@
+"""Train and measure what docs/results/offsets_at_work.md tells of: supervised offsets, boxes decoded from them.
+
+    python tools/offsets_at_work.py run FOLDER --animals PHOTOS    # goes on where it was broken off
+    python tools/offsets_at_work.py table FOLDER                   # docs/results/offsets_at_work_runs.{json,md}
+
+A run's folder is FOLDER/RECIPE/ARM-seedN, as `deformscope train` makes it, and `field.json` beside the result.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+import deformscope as ds
+from deformscope.detectors.dense.dense import LEVEL_RANGES, STRIDES, DenseDetector
+from deformscope.fields.stack import composed, upstream
+from deformscope.metrics import bootstrap
+from deformscope.training.ablation.ap_bootstrap import resampled
+from deformscope.training.data.datamodule import evaluated, source
+from deformscope.training.recipe.reading import read
+from deformscope.training.recipe.recipe import Recipe
+from deformscope.training.run.run_folder import DETECTIONS, RESULT
+from deformscope.training.run.train import load, train
+from deformscope.training.supervision.losses import kernels_of
+from deformscope.training.supervision.targets import assigned
+
+DOCS = Path(__file__).parents[1] / "docs/results"
+TOLD = "optimiser.offset_supervision="
+ARMS: dict[str, list[str]] = {
+    "D0": [],
+    "D0-told": [TOLD + "{weight: 0.5}"],
+    "D2": ["network.decode=D2"],
+    "D2-told": ["network.decode=D2", TOLD + "{weight: 0.5}"],
+    "D0c": ["network.decode=D0c"],
+    "D0c-told": ["network.decode=D0c", TOLD + "{weight: 0.5}"],
+    "D1": ["network.decode=D1"],
+    "D1-told": ["network.decode=D1", TOLD + "{weight: 0.5}"],
+    "D3": ["network.decode=D3"],
+    "D3-told": ["network.decode=D3", TOLD + "{weight: 0.5}"],
+    "D4": ["network.decode=D4"],
+    "D4-told": ["network.decode=D4", TOLD + "{weight: 0.5}"],
+    "D5": ["network.decode=D5"],
+    "D6": ["network.decode=D6"],
+    **{f"D2-{mode}": ["network.decode=D2", f"network.offset_mode={mode}"] for mode in ("none", "feature", "kernel")},
+    "D0-decay": [TOLD + "{weight: 0.5, schedule: decay}"],
+    "D2-decay": ["network.decode=D2", TOLD + "{weight: 0.5, schedule: decay}"],
+    "D2-shuffled": ["network.decode=D2", TOLD + "{weight: 0.5, targets: shuffled}"],
+    "D2-side": ["network.decode=D2", TOLD + "{weight: 0.5, side_branch: true}"],
+    "D2-centre": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [centre]}"],
+    "D2-extent": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [extent]}"],
+    "D2-box": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [box]}"],
+    "D2-inside": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [inside]}"],
+    "D2-lattice": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [lattice]}"],
+    "D2-task0": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.0}"],
+    "D2-task0.1": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.1}"],
+}
+"""By name: what differs from the recipe. ``told``: supervised with weight .5 by the centre and the extent."""
+PILOT = ("D0", "D0-told", "D2", "D2-told", "D0c")
+FACTORIAL = PILOT[:4]
+TABLE1 = ("D2-none", "D2-feature", "D2-kernel")
+CONTROLS = ("D2-shuffled", "D2-side", "D0-decay", "D2-decay", "D2-task0", "D2-task0.1", "D2-centre", "D2-extent")
+OTHERS = (
+    "D0c-told",
+    "D4",
+    "D4-told",
+    "D1",
+    "D1-told",
+    "D3",
+    "D3-told",
+    "D5",
+    "D6",
+    "D2-box",
+    "D2-inside",
+    "D2-lattice",
+)
+PLAN = [
+    *[("shapes", arm, 0) for arm in PILOT],
+    *[("shapes", arm, 1) for arm in PILOT],
+    *[("animals", arm, 0) for arm in FACTORIAL],
+    *[("shapes", arm, 2) for arm in PILOT],
+    *[("shapes", arm, 0) for arm in (*TABLE1, *CONTROLS)],
+    *[("shapes", arm, 1) for arm in TABLE1],
+    *[("shapes", arm, 2) for arm in TABLE1],
+    *[("animals", arm, 1) for arm in FACTORIAL],
+    *[("shapes", arm, 1) for arm in CONTROLS],
+    *[("shapes", arm, seed) for seed in (0, 1) for arm in OTHERS],
+]
+"""Runs in their order: whole comparisons of one seed first."""
+STEPS = {"shapes": ["run.steps=600"], "animals": ["run.steps=1500"]}
+
+
+def main() -> None:
+    """One of the two commands."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--animals", help="photos in COCO's layout; without them the animals are left out")
+    parser.add_argument("--cache", default="cache", help="folder of the frozen trunk's maps")
+    chosen = parser.parse_args()
+    if chosen.command == "table":
+        tables(chosen.folder)
+        return
+    torch.set_num_threads(1)
+    for name, arm, seed in PLAN:
+        if name == "animals" and chosen.animals is None:
+            continue
+        overrides = [*STEPS[name], f"run.seed={seed}", *ARMS[arm]]
+        if name == "animals":
+            overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}", "run.precision='32'"]
+        recipe, folder = read(name, overrides), chosen.folder / name / f"{arm}-seed{seed}"
+        result = train(recipe, folder, progress=False)
+        measured(recipe, folder)
+        print(f"{name} {arm} seed {seed}: AP {result.scores['ap']:.2f}, {result.seconds:.0f} s", flush=True)
+
+
+def measured(recipe: Recipe, folder: Path, photos: int = 400) -> dict[str, Any]:
+    """How well the trained field finds centres and sizes, by stride, on the first ``photos`` of the validation split.
+
+    Over the cells in boxes, each with the smallest box of its level: distance of p0 and of p0 + d_f from the box's
+    centre in √area (means over the objects); Spearman's ρ of √(width·height) of the kernel with √area, over objects.
+    """
+    path = folder / "field.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    found: dict[str, Any] = {}
+    if recipe.network.offset_mode != "none":
+        _, detector = load(folder)
+        assert isinstance(detector, DenseDetector)
+        rows = defaultdict(list)
+        val = source(recipe, "val")
+        for index in evaluated(recipe, val)[:photos]:
+            sample = val.load(index)
+            batch, placements = detector.prepare([sample.image.permute(1, 2, 0).numpy()])
+            scale = torch.tensor([placements[0].scale[1], placements[0].scale[0]] * 2)
+            target = {"boxes": sample.boxes * scale, "ignore": sample.ignore}
+            with torch.no_grad(), ds.capture(detector) as fields:
+                detector.detect(batch, placements)
+            for stride, sizes in zip(STRIDES, LEVEL_RANGES, strict=True):
+                chain = upstream(fields, f"heads.stride{stride}.deform", recipe.network.deform_layers)
+                rows[stride] += objects(composed(chain), target, sizes)
+        for stride, values in rows.items():
+            if len(values) < 10:
+                continue
+            table = np.array(values)
+            found[str(stride)] = {
+                "objects": len(values),
+                "still": float(table[:, 0].mean()),
+                "error": float(table[:, 1].mean()),
+                "rho": float(spearmanr(table[:, 2], table[:, 3]).statistic),
+            }
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def objects(field: ds.OffsetField, target: dict[str, torch.Tensor], sizes: tuple[float, float]) -> list[list[float]]:
+    """Of each object with a cell: distances of p0 and p0 + d_f, the kernels' size (px), the object's."""
+    *_, h, w, _ = field.offset.shape
+    cells = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), dim=-1).float()
+    places = field.output_cells.to_network(cells)
+    index, rows = assigned(places, target, sizes), []
+    for number in index.unique().tolist():
+        if number < 0:
+            continue
+        y, x = torch.nonzero(index == number, as_tuple=True)
+        box = target["boxes"][number]
+        middle, size = (box[:2] + box[2:]).flip(0) / 2, (box[2:] - box[:2]).prod().sqrt()
+        kernels = kernels_of(field, torch.zeros_like(y), y, x)
+        still, moved = places[y, x] - middle, kernels.centre[:, 0] - middle
+        rows.append(
+            [
+                (still.norm(dim=1).mean() / size).item(),
+                (moved.norm(dim=1).mean() / size).item(),
+                kernels.extent[:, 0].prod(dim=1).sqrt().mean().item(),
+                size.item(),
+            ]
+        )
+    return rows
+
+
+def tables(folder: Path) -> None:
+    """Write what the finished runs measured, their means, and their differences."""
+    runs, draws = [], {}
+    for path in sorted(folder.glob(f"*/*/{RESULT}")):
+        result = json.loads(path.read_text())
+        arm, _, seed = path.parent.name.rpartition("-seed")
+        recipe = json.loads((path.parent / "recipe.json").read_text())
+        field = path.parent / "field.json"
+        scores = {key: result["scores"].get(key) for key in ("ap", "ap50", "ap75")}
+        runs.append(
+            {
+                "recipe": path.parent.parent.name,
+                "arm": arm,
+                "seed": int(seed),
+                "steps": result["steps"],
+                "seconds": result["seconds"],
+                **scores,
+                "field": json.loads(field.read_text()) if field.exists() else {},
+            }
+        )
+        kept = path.parent / "resampled.npy"
+        if not kept.exists():
+            np.save(kept, _resampled(recipe, path.parent / DETECTIONS))
+        draws[path.parent.parent.name, arm, int(seed)] = np.load(kept)
+    (DOCS / "offsets_at_work_runs.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (DOCS / "offsets_at_work_runs.md").write_text(_markdown(runs, draws))
+
+
+def _resampled(values: dict[str, Any], detections: Path) -> np.ndarray:
+    from deformscope.from_dict import build
+
+    recipe = build(Recipe, values)
+    recipe = replace(recipe, data=replace(recipe.data, cache=None))
+    val = source(recipe, "val")
+    truth = val.truth()
+    images = [truth["images"][index] for index in evaluated(recipe, val)]
+    ids = {image["id"] for image in images}
+    truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
+    return resampled(truth, json.loads(detections.read_bytes()), recipe.evaluation.classes)
+
+
+DIFFERENCES = (
+    ("D0-told", "D0"),
+    ("D2-told", "D2"),
+    ("D2", "D0"),
+    ("D2", "D0c"),
+    ("D2-told", "D0"),
+    ("D0c-told", "D0c"),
+    ("D4", "D0"),
+    ("D4-told", "D4"),
+    ("D2-shuffled", "D2"),
+    ("D2-side", "D2"),
+    ("D2-feature", "D2-none"),
+    ("D2-kernel", "D2-none"),
+    ("D2", "D2-none"),
+    ("D2", "D2-kernel"),
+)
+INTERACTION = ("D2-told", "D2", "D0-told", "D0")
+
+
+def _markdown(runs: list[dict[str, Any]], draws: dict[tuple[str, str, int], np.ndarray]) -> str:
+    lines = ["# Offsets at work: every run", "", "Written by `tools/offsets_at_work.py table`.", ""]
+    for name in dict.fromkeys(run["recipe"] for run in runs):
+        own = [run for run in runs if run["recipe"] == name]
+        arms = [arm for arm in ARMS if any(run["arm"] == arm for run in own)]
+        lines += [f"## {name}, {own[0]['steps']} steps", ""]
+        lines += ["| arm | seeds | AP | AP50 | AP75 | error, strides 8 / 16 / 32 | ρ, strides 8 / 16 / 32 |"]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+        for arm in arms:
+            of = [run for run in own if run["arm"] == arm]
+            cells = [_spread([run[key] for run in of]) for key in ("ap", "ap50", "ap75")]
+            fields = [" / ".join(_mean(of, stride, key) for stride in STRIDES) for key in ("error", "rho")]
+            lines.append("| " + " | ".join([arm, str(len(of)), *cells, *fields]) + " |")
+        still = [_mean(own, stride, "still") for stride in STRIDES]
+        lines += ["", f"Not moving has an error of {' / '.join(still)}.", ""]
+        lines += ["| difference of AP, paired by seed | seeds | mean | each seed | 95 % over photos |"]
+        lines += ["|---|---:|---:|---:|---:|"]
+        for over, under in DIFFERENCES:
+            seeds = _common(own, (over, under))
+            if seeds:
+                lines.append(
+                    _difference(f"{over} − {under}", [draws[name, over, s] - draws[name, under, s] for s in seeds])
+                )
+        seeds = _common(own, INTERACTION)
+        if seeds:
+            gaps = [
+                sum(sign * draws[name, arm, s] for sign, arm in zip((1, -1, -1, 1), INTERACTION, strict=True))
+                for s in seeds
+            ]
+            lines.append(_difference("interaction (D2-told − D2) − (D0-told − D0)", gaps))
+        lines += ["", "| arm | seed | AP | AP50 | AP75 | seconds |", "|---|---:|---:|---:|---:|---:|"]
+        for run in sorted(own, key=lambda run: (arms.index(run["arm"]), run["seed"])):
+            numbers = [f"{run[key]:.2f}" for key in ("ap", "ap50", "ap75")]
+            lines.append("| " + " | ".join([run["arm"], str(run["seed"]), *numbers, f"{run['seconds']:.0f}"]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _common(runs: list[dict[str, Any]], arms: tuple[str, ...]) -> list[int]:
+    return sorted(set.intersection(*({run["seed"] for run in runs if run["arm"] == arm} for arm in arms)))
+
+
+def _difference(name: str, gaps: list[Any]) -> str:
+    low, high = bootstrap.interval(np.mean([gap[1:] for gap in gaps], axis=0))
+    each = ", ".join(f"{gap[0]:+.2f}" for gap in gaps)
+    return f"| {name} | {len(gaps)} | {np.mean([gap[0] for gap in gaps]):+.2f} | {each} | {low:+.2f} to {high:+.2f} |"
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def _mean(runs: list[dict[str, Any]], stride: int, key: str) -> str:
+    values = [run["field"][str(stride)][key] for run in runs if str(stride) in run["field"]]
+    return f"{statistics.fmean(values):.2f}".replace("0.", ".") if values else "–"
+
+
+if __name__ == "__main__":
+    main()
