@@ -10,6 +10,7 @@ with install_import_hook("deformscope", "typechecker.check"):
     import deformscope
     import deformscope.analysis
     import deformscope.draw
+    import deformscope.explain.explain
     import deformscope.fields.stack
 
 import matplotlib

@@ -122,3 +122,13 @@ def test_two_hundred_random_argument_sets_agree_with_torchvision():
 @pytest.mark.slow
 def test_two_thousand_random_argument_sets_agree_with_torchvision():
     assert fuzz(range(1000, 3000)) == []
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_an_output_that_does_not_matter_has_gradients_of_zero(modulated):
+    case = asymmetric(modulated=modulated)
+    leaves = [t for t in (case.input, case.offset, case.mask) if t is not None]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    gradients = torch.autograd.grad(0 * case.call(), leaves, torch.ones_like(case.call()))
+    assert all(torch.equal(found, torch.zeros_like(leaf)) for found, leaf in zip(gradients, leaves, strict=True))

@@ -48,16 +48,17 @@ def test_the_operator_gets_what_was_put_in_place(call, operator, modulated):
     run, mask = OPERATORS[operator], call["mask"] if modulated else None
     seen = []
 
-    def change(number, offset, modulation):
-        seen.append((number, modulation))
-        return 2 * offset, 3 * (torch.ones_like(call["mask"]) if modulation is None else modulation)
+    def change(number, got):
+        seen.append((number, got.mask))
+        modulation = torch.ones_like(call["mask"]) if got.mask is None else got.mask
+        return got._replace(offset=2 * got.offset, mask=3 * modulation, weight=-got.weight)
 
     with intercepting(change):
         got = [run(call["x"], call["offset"], call["weight"], mask=mask, **PLACES) for _ in range(2)]
     assert [number for number, _ in seen] == [0, 1]
     assert all((modulation is not None) == modulated for _, modulation in seen)
     wanted = torchvisions(
-        call["x"], 2 * call["offset"], call["weight"], mask=3 * (call["mask"] if modulated else 1 + 0 * call["mask"]),
+        call["x"], 2 * call["offset"], -call["weight"], mask=3 * (call["mask"] if modulated else 1 + 0 * call["mask"]),
         **PLACES,
     )  # fmt: skip
     torch.testing.assert_close(got, [wanted, wanted])
@@ -68,7 +69,7 @@ def test_the_operator_gets_what_was_put_in_place(call, operator, modulated):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_what_was_put_in_place_has_gradients(call, operator):
     share = torch.ones_like(call["mask"], requires_grad=True)
-    with intercepting(lambda number, offset, mask: (offset, share)):
+    with intercepting(lambda number, got: got._replace(mask=share)):
         out = OPERATORS[operator](call["x"], call["offset"], call["weight"], **PLACES)
     (gradient,) = torch.autograd.grad(out.sum(), share)
     torch.testing.assert_close(gradient.sum(), out.sum())  # the output is linear in the modulation
@@ -77,13 +78,13 @@ def test_what_was_put_in_place_has_gradients(call, operator):
 def test_modules_of_any_model_are_reached():
     model = torch.nn.ModuleDict({"deform": DeformConv2d(4, 4, 3, padding=1)})
     x, offset = torch.randn(1, 4, 5, 6), torch.randn(1, 18, 5, 6)
-    with intercepting(lambda number, offset, mask: (torch.zeros_like(offset), mask)):
+    with intercepting(lambda number, got: got._replace(offset=torch.zeros_like(got.offset))):
         got = model["deform"](x, offset)
     layer = model["deform"]
     torch.testing.assert_close(got, torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
 def test_a_block_that_raises_leaves_nothing_behind(call):
-    with pytest.raises(ZeroDivisionError), intercepting(lambda number, offset, mask: 1 / 0):
+    with pytest.raises(ZeroDivisionError), intercepting(lambda number, got: 1 / 0):
         torchvisions(call["x"], call["offset"], call["weight"], **PLACES)
     torchvisions(call["x"], call["offset"], call["weight"], **PLACES)

@@ -97,6 +97,10 @@ def _backward(
     geometry: Geometry,
 ) -> tuple[Tensor | None, ...]:
     needs_input, needs_offset, needs_weight, needs_bias, needs_mask = needed[:5]
+    if not (needs_weight or needs_bias or bool(grad.any())):  # an output may not depend on all of a network
+        wanted = ((input, needs_input), (offset, needs_offset), (mask, needs_mask))
+        zeros = [None if one is None or not need else torch.zeros_like(one) for one, need in wanted]
+        return zeros[0], zeros[1], None, None, zeros[2]
     moves = needs_offset or needs_mask
     g, table = geometry.offset_groups, to_table(input, geometry, _wide(input))
     finite, rows = _finite(table), table.view(-1, table.shape[1] // g)
