@@ -1,13 +1,19 @@
 """The command line as a person uses it: files where they were asked for, one clear line where something is wrong."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+import deformscope
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +55,7 @@ def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, 
 def test_views_layers_and_format_can_be_chosen(kind, command, photo, weights, tmp_path):
     code, _, _ = command(
         *("figures", photo, "--detector", weights, "--out", tmp_path, "--format", kind),
-        *("--view", "figure2", "--view", "figure1", "--layer", "*stride16.deform", "--every", 1, "--scale", 2),
+        *("--view", "figure2", "--view", "figure1", "--layer", "*stride16.deform", "--cell-step", 1, "--scale", 2),
     )
     assert code == 0
     names = {path.name for path in (tmp_path / "a photo").iterdir()}
@@ -88,11 +94,11 @@ def test_stacked_layers_are_drawn_as_one_field_and_their_sampling_points_through
 def test_the_manifest_says_what_the_run_was_made_from(command, photo, weights, tmp_path):
     import hashlib
 
-    command("figures", photo, "--detector", weights, "--out", tmp_path, "--view", "figure3", "--every", 2)
+    command("figures", photo, "--detector", weights, "--out", tmp_path, "--view", "figure3", "--cell-step", 2)
     record = json.loads((tmp_path / "manifest.json").read_text())
     assert record["photos"][0]["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
     assert record["photos"][0]["files"] == ["a photo/figure3.png"]
-    assert record["settings"]["every"] == 2
+    assert record["settings"]["cell_step"] == 2
     assert record["detector"] == "small"
     assert record["versions"]["torch"] == torch.__version__
 
@@ -123,15 +129,17 @@ def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(command, photo, 
         (["{photo}x"], r"a photo.jpgx: no such file; check the path"),
         (
             ["{photo}", "--view", "figure9"],
-            "--view figure9: expected one of figure1, figure2",
+            'Invalid value "figure9" for --view. Choose from: "figure1", "figure2"',
         ),
-        (["{photo}", "--format", "bmp"], "--format bmp: expected one of png, svg, pdf"),
+        (["{photo}", "--format", "bmp"], 'Invalid value "bmp" for --format. Choose from: "png", "svg", "pdf".'),
         (["{photo}", "--layer", "layer9"], "no deformable call named 'layer9'; captured: 'heads.stride8.deform'"),
-        (["{photo}", "--every", "0"], "--every 0: expected a whole number from 1"),
-        (["{photo}", "--every", "few"], "--every"),
-        (["{photo}", "--at", "here"], "--at here: expected X,Y in photo px, such as --at 120,80"),
+        (["{photo}", "--cell-step", "0"], 'Invalid value "0" for --cell-step. Must be >= 1.'),
+        (["{photo}", "--cell-step", "few"], "--cell-step"),
+        (["{photo}", "--every", "2"], "--every is now called --cell-step"),
+        (["{photo}", "--least=0.3"], "--least is now called --min-score"),
+        (["{photo}", "--at", "here"], 'Invalid value for --at: "here"; expected X,Y in photo px, such as 120,80'),
         (["{photo}", "--at", "900,3"], "outside the photo, which is 90 high and 130 wide"),
-        (["{photo}", "--group", "4"], "group=4: expected below 1"),
+        (["{photo}", "--group", "4"], "--group 4: expected below 1"),
         (["{photo}", "--detector", "nope"], "nope"),
         (["{photo}", "--colour", "red"], "--colour"),
         ([], "PHOTOS"),
@@ -242,9 +250,10 @@ def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(command, weights, co
     [
         (["--data", "{coco}/nowhere"], "expected a folder in COCO's layout"),
         (["--data", "{coco}", "--split", "test"], "instances_SPLIT.json with a folder SPLIT/ for SPLIT = test"),
-        (["--data", "{coco}", "--device", "abacus"], "--device abacus: not to be had here"),
-        (["--data", "{coco}", "--offset-mode", "half"], 'Invalid value "half" for --offset-mode'),
-        (["--data", "{coco}", "--limit", "0"], "expected at least 1"),
+        (["--data", "{coco}", "--device", "abacus"], 'Invalid value "abacus" for --device. Not available here'),
+        (["--data", "{coco}", "--offset-mode", "half"], 'Invalid value "half" for --offset-mode. Choose from'),
+        (["--data", "{coco}", "--max-photos", "0"], 'Invalid value "0" for --max-photos. Must be >= 1.'),
+        (["--data", "{coco}", "--limit", "3"], "--limit is now called --max-photos"),
     ],
 )
 def test_evaluate_names_what_is_wrong(arguments, message, command, weights, coco):
@@ -253,6 +262,94 @@ def test_evaluate_names_what_is_wrong(arguments, message, command, weights, coco
     assert code == 2
     assert message in complaints
     assert complaints.count("\n") == 1
+
+
+COMMANDS = (
+    "figures",
+    "layers",
+    "demo",
+    "score",
+    "diagnose",
+    "detectors",
+    "evaluate",
+    "explore",
+    "serve",
+    "train",
+    "ablate",
+)
+
+
+@pytest.mark.parametrize("name", ["score", "diagnose", "evaluate"])
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(name, device, command, weights, photo, coco, tmp_path):
+    given = {"score": [coco, "--out", tmp_path / "out"], "diagnose": [photo], "evaluate": ["--data", coco]}[name]
+    code, _, complaints = command(name, *given, "--detector", weights, "--device", device)
+    assert code == 2
+    assert f'Invalid value "{device}" for --device. Not available here' in complaints
+    assert complaints.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_command_that_takes_a_device_is_in_the_test_above(command):
+    from deformscope.cli import app
+
+    takes = {
+        name for name in COMMANDS if any("--device" in one.names for one in app[name].assemble_argument_collection())
+    }
+    assert takes == {"score", "diagnose", "evaluate"}
+
+
+def test_the_commands_choices_are_the_librarys():
+    from deformscope.cli import look
+    from deformscope.draw import batch, style
+
+    assert get_args(look.View) == batch.CHOICES
+    assert get_args(look.Format) == tuple(style.FORMATS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_every_option_does(name, command):
+    from deformscope.cli import app
+
+    code, text, _ = command(name, "--help")
+    assert code == 0
+    for one in app[name].assemble_argument_collection():
+        assert one.parameter.help, one.names
+        assert one.names[0] in text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message", "shown"),
+    [
+        (["figures"], "cell_step=0: expected 1", "--cell-step 0: expected 1"),
+        (["figures"], "views='x': expected figure1", "--view 'x': expected figure1"),
+        (["ablate", "shapes"], "seeds=0, jobs=1: expected at least 1", "--seeds 0, --jobs 1: expected at least 1"),
+        (["train", "shapes"], "folder=runs/a: cannot be used", "--out runs/a: cannot be used"),
+        (["figures"], "images=[]: expected a photo", "images=[]: expected a photo"),
+        (["train", "shapes"], "data.folder: 3; expected text", "data.folder: 3; expected text"),
+        (["figures"], "photos/format=1.jpg: no such file", "photos/format=1.jpg: no such file"),
+        ([], "format=1: expected", "format=1: expected"),
+        (["nonsense"], "format=1: expected", "format=1: expected"),
+    ],
+)
+def test_the_librarys_arguments_are_shown_as_the_commands_flags(tokens, message, shown):
+    from deformscope.cli.app import in_flags
+
+    assert in_flags(message, tokens) == shown
+
+
+def test_only_the_command_line_names_flags():
+    """Users of the library have arguments; flags in its errors would be another program's."""
+    package = Path(deformscope.__file__).parent
+    for file in package.rglob("*.py"):
+        if "cli" in file.relative_to(package).parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Raise):
+                texts = [
+                    one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
+                assert not [text for text in texts if re.search(r"(?<!\w)--[a-z]", text)], (file, node.lineno)
 
 
 def test_explore_writes_one_page_of_all_photos_and_names_the_bad_one(command, weights, photo, tmp_path):

@@ -56,7 +56,7 @@ def test_the_kernel_points_fields_of_figure_1_average_to_the_arrows_of_figure_2(
 
 def test_figure_1_has_a_panel_a_kernel_point_in_the_kernels_layout_with_its_own_offsets():
     field = field_on()
-    figure = draw.figure1(field, PHOTO, scale=1.0, every=1, group=1)
+    figure = draw.figure1(field, PHOTO, scale=1.0, cell_step=1, group=1)
     tops = [round(ax.get_position().y0, 6) for ax in figure.axes]
     lefts = [round(ax.get_position().x0, 6) for ax in figure.axes]
     assert len(figure.axes) == 6
@@ -106,7 +106,7 @@ def test_the_mask_lies_on_the_cells_it_belongs_to():
 
 def test_figure_3s_circles_have_the_radius_of_the_formula_around_their_cells():
     field = field_on(kernel=(3, 3), g=1)
-    figure = draw.figure3(field, PHOTO, scale=2.0, every=1)
+    figure = draw.figure3(field, PHOTO, scale=2.0, cell_step=1)
     (circles,) = [a for a in figure.axes[0].collections if isinstance(a, EllipseCollection)]
     px = radius(split(field.offset)[1])[0, 0].numpy().ravel() * field.pixels_per_cell()[0]
     assert np.sort(circles.get_widths()) == pytest.approx(np.sort(2 * 2.0 * px), abs=1e-3)
@@ -127,7 +127,7 @@ def test_sampling_points_are_drawn_all_and_coloured_by_modulation_where_there_is
 
 def test_growth_shows_all_moments_in_the_scales_of_the_last():
     small, large = field_on(spread=0.1, g=1), field_on(spread=1.0, g=1)
-    figure = draw.growth({"early": small, "late": large}, PHOTO, every=1)
+    figure = draw.growth({"early": small, "late": large}, PHOTO, cell_step=1)
     early, late, circles, last_circles = figure.axes
     lengths = [np.hypot(*(quivers(ax)[0].U, quivers(ax)[0].V)) for ax in (early, late)]
     np.testing.assert_allclose(lengths[0] * 10, lengths[1], rtol=1e-3)
@@ -158,7 +158,7 @@ def test_dense_fields_are_thinned_and_every_overrides_it():
     field = field_on(reduction=1.0, kernel=(3, 3), g=1)
     arrows = quivers(draw.figure2(field, PHOTO).axes[0])[0]
     assert len(np.unique(arrows.X)) <= 40
-    every = quivers(draw.figure2(field, PHOTO, every=1).axes[0])[0]
+    every = quivers(draw.figure2(field, PHOTO, cell_step=1).axes[0])[0]
     assert field.offset.shape[3] * field.offset.shape[4] == every.N
 
 
@@ -262,7 +262,7 @@ def test_a_dead_field_is_drawn_too(tmp_path):
     [
         (lambda: draw.figure2([], PHOTO), "fields: none given"),
         (lambda: draw.figure1(field_on(), PHOTO, group=2), "group=2: expected below 2"),
-        (lambda: draw.figure1(field_on(), PHOTO, every=0), "every=0: expected a whole number from 1"),
+        (lambda: draw.figure1(field_on(), PHOTO, cell_step=0), "cell_step=0: expected a whole number from 1"),
         (lambda: draw.sampling(field_on(), PHOTO, depth=2), "depth=2: expected 1 to 1"),
         (lambda: draw.sampling(field_on(), PHOTO, [(500, 3)]), r"\(500, 3\): outside the photo, which is 120 high"),
     ],

@@ -109,7 +109,7 @@ def test_an_error_names_the_file_and_not_its_folder():
 
 
 def test_a_port_that_is_taken_is_said(address):
-    with pytest.raises(DeformscopeError, match="--port"):
+    with pytest.raises(DeformscopeError, match="port="):
         serve.run(["packaged"], port=int(address.rsplit(":", 1)[1]))
 
 

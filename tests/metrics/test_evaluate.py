@@ -119,7 +119,7 @@ def test_a_wrong_class_is_no_detection_and_no_detection_is_zero(dataset, perfect
 
 def test_only_the_photos_asked_for_count(dataset, perfect):
     detector = Oracle(perfect)
-    box, _ = evaluate(detector, dataset, most_photos=1)  # the lowest id: the dog
+    box, _ = evaluate(detector, dataset, max_photos=1)  # the lowest id: the dog
     assert detector.batches == [1] and box.ap == pytest.approx(100)
 
 
@@ -150,5 +150,5 @@ def test_a_real_detector_runs_through_it(shared):
     """Random weights find nothing; what counts is that ids, sizes and masks fit the annotations."""
     coco = locate(shared / "data" / "coco_small")
     path = shared / "oracle" / "mask_rcnn_r50_fpn_mdconv_c3-c5_tiny.pth"
-    box, mask = evaluate(load(path, shorter_side=200, longer_side=320), coco, most_photos=3, batch=3)
+    box, mask = evaluate(load(path, shorter_side=200, longer_side=320), coco, max_photos=3, batch=3)
     assert 0 <= box.ap < 5 and 0 <= mask.ap < 5

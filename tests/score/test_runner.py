@@ -96,7 +96,7 @@ def test_processes_of_torchrun_give_the_same_records(run, tmp_path):
 def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
     with torch.no_grad():
         small.heads["stride16"].deform.conv_offset.bias[3] = torch.nan
-    scores = score(small, folder, tmp_path / "one", Settings(draws=40, limit=4))
+    scores = score(small, folder, tmp_path / "one", Settings(draws=40, max_photos=4))
     scored = [r for r in lines(tmp_path / "one").values() if r["status"] == "scored"]
     assert len(scores.problems["offsets not finite"]) == len(scored) > 0
     assert scores.problems["offsets not finite"][0].endswith(": heads.stride16.deform")
@@ -104,7 +104,7 @@ def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
     with torch.no_grad():
         for head in small.heads.values():
             head.deform.conv_offset.bias[0] = torch.inf
-    scores = score(small, folder, tmp_path / "all", Settings(draws=40, limit=4))
+    scores = score(small, folder, tmp_path / "all", Settings(draws=40, max_photos=4))
     assert scores.parts == ()
     assert len(scores.problems["offsets not finite"]) == len(scored)
     assert [table.title for table in as_tables(scores)] == ["not scored"]
@@ -112,9 +112,9 @@ def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
 
 def test_more_photos_later_keep_those_that_are_measured(small, folder, tmp_path):
     out = tmp_path / "grown"
-    score(small, folder, out, Settings(draws=40, limit=3))
+    score(small, folder, out, Settings(draws=40, max_photos=3))
     few = lines(out)
-    score(small, folder, out, Settings(draws=40, limit=6))
+    score(small, folder, out, Settings(draws=40, max_photos=6))
     assert {index: record for index, record in lines(out).items() if index < 3} == few
     assert sorted(lines(out)) == list(range(6))
 
@@ -127,16 +127,16 @@ def test_a_folder_that_holds_another_run_is_refused(run):
         other.heads["stride8"].deform.weight[0] += 1
     with pytest.raises(DeformscopeError, match="its weights differ"):
         score(other, run.folder, run.out, Settings(draws=40))
-    with pytest.raises(DeformscopeError, match="expected at least one"):
-        score(run.detector, run.folder, run.out, Settings(limit=0))
+    with pytest.raises(DeformscopeError, match="no photos to measure"):
+        score(run.detector, run.folder, run.out, Settings(max_photos=0))
 
 
 def test_composed_and_single_layers_do_not_mix_in_one_folder(run, tmp_path):
     with pytest.raises(DeformscopeError, match="its composed differ"):
         score(run.detector, run.folder, run.out, Settings(draws=40, composed=True))
-    score(run.detector, run.folder, tmp_path, Settings(draws=40, limit=1, crops=False, composed=True))
+    score(run.detector, run.folder, tmp_path, Settings(draws=40, max_photos=1, crops=False, composed=True))
     with pytest.raises(DeformscopeError, match="its composed differ"):
-        score(run.detector, run.folder, tmp_path, Settings(draws=40, limit=1, crops=False))
+        score(run.detector, run.folder, tmp_path, Settings(draws=40, max_photos=1, crops=False))
 
 
 def test_the_report_holds_everything_in_one_file(run):

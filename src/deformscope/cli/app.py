@@ -1,55 +1,112 @@
-"""The application itself: how errors reach the user, and what options mean in every command."""
+"""The application: options that several commands share, and errors as one line on stderr."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import __version__
 from ..errors import DeformscopeError
 
-app = App(name="deformscope", version=__version__, help="See, measure and use what deformable convolutions learn.")
+app = App(
+    name="deformscope",
+    version=__version__,
+    help="See, measure and use what deformable convolutions learn.",
+    default_parameter=Parameter(negative=()),
+)
 
-Detector = Annotated[str, Parameter(help="A name (`deformscope detectors` lists them) or a checkpoint file.")]
+RENAMED = {"--least": "--min-score", "--every": "--cell-step", "--limit": "--max-photos"}
+"""Former and present names of options."""
+
+
+def _available(_: Any, device: str | None) -> None:
+    """Raise ValueError for a device that this machine does not have."""
+    if device is None or device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"Not available here ({reason}); expected cpu, cuda or cuda:N.") from None
+
+
+Detector = Annotated[str, Parameter(help="Name (see `deformscope detectors`) or checkpoint file of a detector.")]
 Layers = Annotated[
     list[str] | None,
-    Parameter(name="--layer", help="Layers to show: a name, a part of it or a pattern (`*layer3*`); may be repeated."),
+    Parameter(
+        name="--layer", help="Layers to use: a name, a part of one, or a pattern such as `*layer3*`. Can be repeated."
+    ),
 ]
+Composed = Annotated[
+    bool,
+    Parameter(
+        help="Compose the offsets of each layer and of up to two layers below it into one field.", show_default=False
+    ),
+]
+Device = Annotated[str, Parameter(help="Device to run on: cpu, cuda or cuda:N.", validator=_available)]
+
+POSITIVE = Number(gte=1)
 
 
 def progress() -> Progress:
-    """A progress bar on stderr, shown where a person watches and gone when done."""
+    """A progress bar on stderr, only if that is a terminal; removed when done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def console() -> Console:
-    """Where tables go: stdout, as wide as the terminal, or wide enough for any table where there is none."""
+    """The console for tables on stdout; 160 columns wide where that is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
-    print("deformscope: " + " ".join(message.split()), file=sys.stderr)
+    """Print an error as one line on stderr, with the library's arguments as flags of the command."""
+    print("deformscope: " + in_flags(" ".join(message.split()), sys.argv[1:]), file=sys.stderr)
+
+
+def in_flags(message: str, tokens: Sequence[str]) -> str:
+    """Replace the arguments with which an error of the library begins by the flags of the command in ``tokens``.
+
+    ``cell_step=0: expected …`` becomes ``--cell-step 0: expected …``. The rest, with file names in it, stays.
+    """
+    command = next((app[token] for token in tokens[:1] if token in app), None)
+    if command is None or not re.match(r"\w+=", message):
+        return message
+    flags = {one.field_info.name: one.names[0] for one in command.assemble_argument_collection()}
+    flags = {name: flag for name, flag in flags.items() if flag.startswith("--")}
+    head, colon, rest = message.partition(": ")
+    head = re.sub(r"(^|, )(\w+)=", lambda m: f"{m[1]}{flags[m[2]]} " if m[2] in flags else m[0], head)
+    return head + colon + rest
 
 
 def main() -> None:
-    """Run the command line; bad input gives one line on stderr and exit code 2."""
+    """Run the command line. Bad input gives one line on stderr and exit code 2."""
+    code: Any = 2
     try:
         code = app(sys.argv[1:], exit_on_error=False, print_error=False)
         sys.stdout.flush()
-    except (DeformscopeError, CycloptsError) as error:
-        complain(f"{error}" + (" (see --help)" if isinstance(error, CycloptsError) else ""))
-        code = 2
+    except UnknownOptionError as error:
+        given = (error.token.keyword or error.token.value).partition("=")[0]
+        renamed = f"{given} is now called {RENAMED[given]}" if given in RENAMED else str(error)
+        complain(f"{renamed} (see --help)")
+    except CycloptsError as error:
+        complain(f"{error} (see --help)")
+    except DeformscopeError as error:
+        complain(str(error))
     except KeyboardInterrupt:
         complain("interrupted")
         code = 130
-    except BrokenPipeError:  # the reader of a pipe has had enough
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""Commands that train: one recipe, or the whole ablation of Table 1."""
+"""Commands that train: a recipe, or the ablation of the offsets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from .app import app, console
+from ..detectors.offset_mode import OffsetMode
+from .app import POSITIVE, app, console
 
-Recipe = Annotated[str, Parameter(help="A recipe's name (`shapes`, `table1_coco/faster_full`) or a YAML file.")]
-Overrides = Annotated[str, Parameter(help="KEY=VALUE in YAML, such as optimiser.lr=0.01.")]
-RunFolder = Annotated[Path | None, Parameter(help="Folder of the run; by default runs/NAME.")]
+Recipe = Annotated[
+    str, Parameter(help="Name of a recipe, such as `shapes` or `table1_coco/faster_full`, or a YAML file.")
+]
+Overrides = Annotated[str, Parameter(help="Changes to the recipe as KEY=VALUE, such as `optimiser.lr=0.01`.")]
+RunFolder = Annotated[Path | None, Parameter(name="--out", help="Folder of the run. [default: runs/NAME]")]
 
 
 @app.command
-def train(recipe: Recipe, /, *overrides: Overrides, out: RunFolder = None) -> int:
-    """Train a detector by a recipe; the same command goes on where it was broken off."""
+def train(recipe: Recipe, /, *overrides: Overrides, folder: RunFolder = None) -> int:
+    """Train a detector as a recipe says. To resume an interrupted run, repeat the command."""
     from ..training.recipe.reading import read
     from ..training.run.train import train as run
 
     chosen = read(recipe, overrides)
-    folder = out or Path("runs") / chosen.name
+    folder = folder or Path("runs") / chosen.name
     result = run(chosen, folder)
     table = Table(title=f"{chosen.name}, {result.offset_mode}, seed {result.seed}, {result.steps} steps")
     for heading in ("measure", "percent"):
@@ -42,22 +45,25 @@ def ablate(
     /,
     *overrides: Overrides,
     modes: Annotated[
-        list[str] | None, Parameter(consume_multiple=True, help="Some of none, feature, kernel, full; by default all.")
+        list[OffsetMode] | None,
+        Parameter(consume_multiple=True, help="Offset modes to compare. [default: all]"),
     ] = None,
-    seeds: Annotated[int, Parameter(help="Runs of each mode.")] = 3,
-    jobs: Annotated[int, Parameter(help="Runs at a time, each with its share of the CPU's threads.")] = 1,
+    seeds: Annotated[int, Parameter(help="Number of seeds, each a run per mode.", validator=POSITIVE)] = 3,
+    jobs: Annotated[
+        int, Parameter(help="Runs at the same time, which share the CPU's threads.", validator=POSITIVE)
+    ] = 1,
     at_test_time: Annotated[
         str | None,
-        Parameter(help="Train nothing: replace the offsets of this trained detector (a run's folder, a name or file)."),
+        Parameter(help="Do not train; change the offsets of this trained detector (folder of a run, name or file)."),
     ] = None,
-    out: RunFolder = None,
+    folder: RunFolder = None,
 ) -> int:
-    """Which part of the offsets earns the AP: train every offset mode on every seed, and write the table."""
+    """Compare the AP with all offsets, only d_f, only d_k and none: train each with several seeds, write a table."""
     from ..training.ablation import ap_bootstrap as photos, experiment as room, table
     from ..training.recipe.reading import read
 
     chosen = read(recipe, overrides)
-    folder = out or Path("runs") / chosen.name
+    folder = folder or Path("runs") / chosen.name
     wanted = room.checked(modes or room.OFFSET_MODES)
     if at_test_time is None:
         results = room.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)

@@ -1,15 +1,36 @@
-"""Commands that show: figures, layers, demo."""
+"""Commands that draw: figures, layers, demo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 from rich.table import Table
 
-from ..errors import DeformscopeError
-from .app import Detector, Layers, app, complain, console, progress
+from .app import POSITIVE, Composed, Detector, Layers, app, complain, console, progress
+
+View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments"]
+Format = Literal["png", "svg", "pdf"]
+
+
+class XY(NamedTuple):
+    """A place in photo px."""
+
+    x: float
+    y: float
+
+
+def _places(_: Any, tokens: tuple[Token, ...]) -> list[XY]:
+    places = []
+    for token in tokens:
+        try:
+            x, y = (float(part) for part in token.value.split(","))
+        except ValueError:
+            raise ValueError(f'"{token.value}"; expected X,Y in photo px, such as 120,80') from None
+        places.append(XY(x, y))
+    return places
 
 
 @app.command
@@ -18,36 +39,63 @@ def figures(
     /,
     *,
     detector: Detector = "packaged",
-    layer: Layers = None,
-    view: Annotated[list[str] | None, Parameter(help="figure1 to figure3, sampling, overview, segments.")] = None,
-    out: Annotated[Path, Parameter(help="Folder for the figures.")] = Path("deformscope-figures"),
-    format: Annotated[str, Parameter(help="png, svg or pdf.")] = "png",
-    at: Annotated[list[str] | None, Parameter(help="Place X,Y in photo px for the sampling points.")] = None,
-    depth: Annotated[int, Parameter(help="Layers through which the sampling points are stacked, 1 to 3.")] = 1,
-    composed: Annotated[
-        bool, Parameter(help="See each layer and the up to two below it as one field.", negative=())
-    ] = False,
-    every: Annotated[int | None, Parameter(help="Draw each so-manieth cell (default: what can be read).")] = None,
-    scale: Annotated[float | None, Parameter(help="Factor on arrows and circles (default: readable).")] = None,
-    group: Annotated[int, Parameter(help="Offset group, from 0.")] = 0,
-    least: Annotated[float, Parameter(help="Least score of the detections shown.")] = 0.4,
-    dpi: Annotated[int, Parameter(help="Resolution of PNG figures.")] = 150,
+    layers: Layers = None,
+    views: Annotated[
+        list[View] | None,
+        Parameter(name="--view", help="Figure to draw. Can be repeated. [default: all but segments]"),
+    ] = None,
+    out: Annotated[Path, Parameter(help="Output folder.")] = Path("deformscope-figures"),
+    format: Annotated[Format, Parameter(help="File format.")] = "png",
+    at: Annotated[
+        list[XY] | None,
+        Parameter(
+            help="Place in photo px, as `120,80`, whose sampling points are drawn. Can be repeated. "
+            "[default: centres of detected boxes]",
+            converter=_places,
+            n_tokens=1,
+        ),
+    ] = None,
+    depth: Annotated[
+        int,
+        Parameter(help="Number of layers through which sampling points are followed.", validator=Number(gte=1, lte=3)),
+    ] = 1,
+    composed: Composed = False,
+    cell_step: Annotated[
+        int | None,
+        Parameter(
+            help="Draw every n-th cell along rows and columns. [default: as many as can be told apart]",
+            validator=POSITIVE,
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        Parameter(help="Scale factor of arrows and circles. [default: chosen by the figure]", validator=Number(gt=0)),
+    ] = None,
+    group: Annotated[int, Parameter(help="Offset group, counted from 0.", validator=Number(gte=0))] = 0,
+    min_score: Annotated[
+        float, Parameter(help="Lowest score of drawn detections.", validator=Number(gte=0, lte=1))
+    ] = 0.4,
+    dpi: Annotated[int, Parameter(help="Resolution of PNG files.", validator=Number(gte=20))] = 150,
 ) -> int:
-    """Draw the paper's figures of photos: kernel points' fields (1), d_f and divergence (2), circles of d_k (3)."""
+    """Draw the paper's figures for photos.
+
+    figure1: offsets of each kernel point; figure2: d_f and its divergence; figure3: d_k as circles; sampling: sampling
+    points; overview: all of these on one sheet; segments: regions found from d_f.
+    """
     from .. import load
     from ..draw.batch import VIEWS, Settings, check
     from ..photo import find
 
     settings = Settings(
-        layers=tuple(layer or ()),
-        views=tuple(view or VIEWS),
-        at=tuple(_place(text) for text in at or ()),
+        layers=tuple(layers or ()),
+        views=tuple(views or VIEWS),
+        at=tuple(at or ()),
         depth=depth,
         composed=composed,
-        every=every,
+        cell_step=cell_step,
         scale=scale,
         group=group,
-        min_score=least,
+        min_score=min_score,
         format=format,
         dpi=dpi,
     )
@@ -57,12 +105,12 @@ def figures(
 
 @app.command
 def layers(
-    photo: Annotated[Path | None, Parameter(help="With a photo, the offsets' figures on it.")] = None,
+    photo: Annotated[Path | None, Parameter(help="Photo on which to measure the offsets.")] = None,
     /,
     *,
     detector: Detector = "packaged",
 ) -> int:
-    """List a detector's deformable convolutions: stride, reduction, kernel, groups and, on a photo, their offsets."""
+    """List the deformable convolutions of a detector and, given a photo, statistics of their offsets."""
     import numpy as np
 
     from .. import analyse, load
@@ -75,7 +123,7 @@ def layers(
     if photo:
         for heading in ("mean dy, dx", "median |offset|", "max |offset|"):
             table.add_column(heading, justify="right")
-        table.caption = "offsets in cells of the layer's input; |offset| is each kernel point's length"
+        table.caption = "offsets in cells of the layer's input; |offset|: lengths of the kernel points' offsets"
     for field in analysis.fields.values():
         row = [
             field.name,
@@ -95,8 +143,8 @@ def layers(
 
 
 @app.command
-def demo(*, out: Annotated[Path, Parameter(help="Folder for what is made.")] = Path("deformscope-demo")) -> int:
-    """Draw every figure of a public-domain photo, and its page to explore, with the packaged detector: no download."""
+def demo(*, out: Annotated[Path, Parameter(help="Output folder.")] = Path("deformscope-demo")) -> int:
+    """Draw all figures and the HTML page of a sample photo with the packaged detector. Downloads nothing."""
     import shutil
 
     import skimage.data
@@ -131,11 +179,3 @@ def _draw(photos: list[Path], detector: Any, out: Path, settings: Any) -> int:
                 print(file)
     print(out / MANIFEST)
     return 2 if failed else 0
-
-
-def _place(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise DeformscopeError(f"--at {text}: expected X,Y in photo px, such as --at 120,80") from None
-    return x, y

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from .app import Detector, Layers, app, console, progress
+from .app import POSITIVE, Composed, Detector, Device, Layers, app, console, progress
 
 
 @app.command
@@ -18,21 +19,35 @@ def score(
     /,
     *,
     detector: Detector = "packaged",
-    layer: Layers = None,
-    composed: Annotated[
-        bool, Parameter(help="See each layer and the up to two below it as one field.", negative=())
-    ] = False,
-    limit: Annotated[int | None, Parameter(help="So many photos, of a fixed random order.")] = None,
-    split: Annotated[str, Parameter(help="annotations/instances_SPLIT….json and SPLIT…/.")] = "val",
-    out: Annotated[Path, Parameter(help="Folder for records, scores.json, tables.md and report.html.")] = Path(
+    layers: Layers = None,
+    composed: Composed = False,
+    max_photos: Annotated[
+        int | None,
+        Parameter(help="Number of photos, drawn at random by --seed. [default: all]", validator=POSITIVE),
+    ] = None,
+    split: Annotated[
+        str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
+    ] = "val",
+    out: Annotated[Path, Parameter(help="Output folder for records, scores.json, tables.md and report.html.")] = Path(
         "deformscope-score"
     ),
-    crops: Annotated[bool, Parameter(help="Measure off-centre crops too.")] = True,
-    workers: Annotated[int | None, Parameter(help="Processes that compute figures (default: as many as pay).")] = None,
-    seed: int = 0,
-    device: Annotated[str, Parameter(help="cpu, cuda, …; under torchrun each process takes its own GPU.")] = "cpu",
+    crops: Annotated[bool, Parameter(help="Also measure on off-centre crops.", negative="--no-crops")] = True,
+    workers: Annotated[
+        int | None,
+        Parameter(
+            help="Processes that compute the metrics beside the detector's. [default: one less than cores, at most 8]",
+            validator=Number(gte=0),
+        ),
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed of the choice of photos and of the nulls.", validator=Number(gte=0))] = 0,
+    device: Device = "cpu",
 ) -> int:
-    """Measure the paper's claims against their nulls: condensation, segmentation, size. Resumes."""
+    """Measure the paper's claims on annotated photos and compare them with nulls.
+
+    The claims: offsets gather on objects, their divergence segments objects, and the radius tells their size. An
+    interrupted run resumes from its records. Under torchrun each process takes a share of the photos, and with --device
+    cuda the GPU of its rank.
+    """
     from .. import load
     from ..score import Settings, score as measure
     from ..score.report.html import write_report
@@ -42,7 +57,7 @@ def score(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     model = load(detector).to(device)
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
-    settings = Settings(tuple(layer or ()), limit, split, crops, seed, workers=helpers, composed=composed)
+    settings = Settings(tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed)
     with progress() as bar:
         task = bar.add_task("photos", total=None)
         scores = measure(
@@ -54,7 +69,7 @@ def score(
                 task, total=state.total, completed=state.done, description=str(state) or "photos"
             ),
         )
-    if scores is None:  # another of torchrun's processes has the figures
+    if scores is None:  # under torchrun the first process has the scores
         return 0
     for table in as_tables(scores):
         console().print(table)
@@ -68,10 +83,10 @@ def diagnose(
     /,
     *,
     detector: Detector = "packaged",
-    json_: Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.")] = False,
-    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1, …")] = "cpu",
+    json_: Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.", show_default=False)] = False,
+    device: Device = "cpu",
 ) -> int:
-    """Look at the health of every deformable convolution's offsets; exit code 1 when something is broken."""
+    """Check the offsets of every deformable convolution for faults. The exit code is 1 if a layer is broken."""
     from .. import load
     from ..health.diagnose import as_table, diagnose as examine
     from ..photo import find

@@ -1,4 +1,4 @@
-"""Commands about detectors: which there are, and how well one does."""
+"""Commands about detectors: list them, measure their AP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from ..detectors.offset_mode import OffsetMode
-from .app import Detector, app, console
+from .app import POSITIVE, Detector, Device, app, console
 
 
 @app.command
 def detectors() -> int:
-    """List the published detectors that a name stands for, with their AP on COCO val2017 as published."""
+    """List the detectors that can be loaded by name, with their published AP on COCO val2017."""
     from ..detectors.download import cache_folder
     from ..detectors.zoo import COLUMNS, PACKAGED, rows
 
@@ -33,21 +33,28 @@ def detectors() -> int:
 @app.command
 def evaluate(
     *,
-    data: Annotated[Path, Parameter(help="Folder in COCO's layout: annotations/instances_SPLIT.json beside SPLIT/.")],
+    data: Annotated[
+        Path, Parameter(help="Folder in COCO's layout: annotations/instances_SPLIT.json and photos in SPLIT/.")
+    ],
     detector: Detector = "packaged",
-    split: Annotated[str | None, Parameter(help="Split's name (default: val2017, else val).")] = None,
-    limit: Annotated[int | None, Parameter(help="Only the first so many photos.")] = None,
-    batch: Annotated[int, Parameter(help="Photos at a time.")] = 4,
-    offset_mode: Annotated[OffsetMode | None, Parameter(help="Part of the offsets that is used.")] = None,
-    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1, …")] = "cpu",
+    split: Annotated[str | None, Parameter(help="Name of the split. [default: val2017, or else val]")] = None,
+    max_photos: Annotated[
+        int | None, Parameter(help="Number of photos, by ascending id. [default: all]", validator=POSITIVE)
+    ] = None,
+    batch: Annotated[int, Parameter(help="Photos per batch.", validator=POSITIVE)] = 4,
+    offset_mode: Annotated[
+        OffsetMode | None,
+        Parameter(help="Use the whole offsets (full), only d_f (feature), only d_k (kernel), or none. [default: full]"),
+    ] = None,
+    device: Device = "cpu",
 ) -> int:
-    """Measure a detector's COCO AP for boxes and, where there are any, masks."""
+    """Measure the COCO AP of a detector, for boxes and, if it predicts them, masks."""
     from .. import load
     from ..metrics.evaluate import COLUMNS, evaluate as measure, locate, rows
 
     dataset = locate(data, split)
-    model = load(detector, offset_mode=offset_mode).to(_device(device))
-    scores = measure(model, dataset, batch=batch, most_photos=limit)
+    model = load(detector, offset_mode=offset_mode).to(device)
+    scores = measure(model, dataset, batch=batch, max_photos=max_photos)
     table = Table(title=f"{model.name} on {dataset.annotations}", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="right" if column else "left")
@@ -55,18 +62,3 @@ def evaluate(
         table.add_row(*row)
     console().print(table)
     return 0
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from ..errors import DeformscopeError
-
-    try:
-        torch.zeros(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise DeformscopeError(
-            f"--device {name}: not to be had here ({reason}); expected cpu or a CUDA device"
-        ) from None
-    return name

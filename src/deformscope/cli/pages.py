@@ -1,4 +1,4 @@
-"""Commands that make pages to explore by hand: explore, serve."""
+"""Commands that make interactive pages: explore, serve."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from ..errors import DeformscopeError
 from .app import Detector, app, complain, progress
@@ -18,11 +19,12 @@ def explore(
     *,
     detector: Detector = "packaged",
     composed: Annotated[
-        bool, Parameter(help="Show what each layer and the up to two below it make, too.", negative=())
+        bool,
+        Parameter(help="Also show each layer composed with up to two layers below it.", show_default=False),
     ] = False,
-    out: Annotated[Path, Parameter(help="The HTML file.")] = Path("deformscope.html"),
+    out: Annotated[Path, Parameter(help="HTML file to write.")] = Path("deformscope.html"),
 ) -> int:
-    """Write one self-contained HTML page in which the photos' offsets can be explored by hand, offline."""
+    """Write an HTML page to explore the offsets on photos interactively. The page is one file and works offline."""
     from .. import analyse, load, segments
     from ..explorer import write
     from ..photo import find
@@ -48,13 +50,17 @@ def explore(
 @app.command
 def serve(
     *,
-    detector: Annotated[
-        list[str] | None, Parameter(help="Names or checkpoint files to choose from; may be repeated.")
+    detectors: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--detector",
+            help="Name or checkpoint file of a detector to offer. Can be repeated. [default: packaged]",
+        ),
     ] = None,
-    port: Annotated[int, Parameter(help="Port on 127.0.0.1.")] = 7860,
+    port: Annotated[int, Parameter(help="Port on 127.0.0.1.", validator=Number(gte=1, lte=65535))] = 7860,
 ) -> int:
-    """Open a small local app: drop a photo, choose a detector, explore. Needs deformscope[serve]."""
+    """Run a local web app to explore the offsets on photos that you upload. Needs deformscope[serve]."""
     from ..explorer.serve import run
 
-    run(tuple(detector or ("packaged",)), port)
+    run(tuple(detectors or ("packaged",)), port)
     return 0

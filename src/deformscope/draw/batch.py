@@ -42,7 +42,8 @@ class Settings:
     depth: int = 1
     composed: bool = False
     """Each layer's field is that of the layer and of up to two below it together."""
-    every: int | None = None
+    cell_step: int | None = None
+    """Draw every n-th cell along rows and columns; none: as many as can be told apart."""
     scale: float | None = None
     group: int = 0
     min_score: float = 0.4
@@ -114,16 +115,23 @@ def check(settings: Settings) -> None:
     """Raise DeformscopeError for settings that no photo could satisfy."""
     from .style import FORMATS
 
-    for name, value, choices in [("format", settings.format, FORMATS), *(("view", v, CHOICES) for v in settings.views)]:
+    for name, value, choices in [
+        ("format", settings.format, FORMATS),
+        *(("views", v, CHOICES) for v in settings.views),
+    ]:
         if value not in choices:
-            raise DeformscopeError(f"--{name} {value}: expected one of {', '.join(choices)}")
-    for name, number, least in (("every", settings.every, 1), ("depth", settings.depth, 1), ("dpi", settings.dpi, 20)):
+            raise DeformscopeError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+    for name, number, least in (
+        ("cell_step", settings.cell_step, 1),
+        ("depth", settings.depth, 1),
+        ("dpi", settings.dpi, 20),
+    ):
         if number is not None and number < least:
-            raise DeformscopeError(f"--{name} {number}: expected a whole number from {least}")
+            raise DeformscopeError(f"{name}={number}: expected a whole number from {least}")
     if settings.scale is not None and not settings.scale > 0:
-        raise DeformscopeError(f"--scale {settings.scale}: expected a factor above 0")
+        raise DeformscopeError(f"scale={settings.scale}: expected a factor above 0")
     if settings.group < 0:
-        raise DeformscopeError(f"--group {settings.group}: expected 0 or more")
+        raise DeformscopeError(f"group={settings.group}: expected 0 or more")
 
 
 def make_folder(out: Path) -> None:
@@ -135,7 +143,7 @@ def make_folder(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise DeformscopeError(
-            f"--out {out}: cannot be written to ({error.strerror or error}); give another folder"
+            f"out={out}: cannot be written to ({error.strerror or error}); give another folder"
         ) from None
 
 
@@ -167,7 +175,7 @@ def _drawings(
 
     array, found, names, group = analysis.photo, analysis.detection, analysis.class_names, settings.group
     places = [(y, x) for x, y in settings.at]
-    shaped: dict[str, Any] = {"every": settings.every, "scale": settings.scale, "group": group}
+    shaped: dict[str, Any] = {"cell_step": settings.cell_step, "scale": settings.scale, "group": group}
     found_too: dict[str, Any] = {"detection": found, "class_names": names, "min_score": settings.min_score}
     drawings: dict[str, Callable[[], Figure]] = {}
     shown = layers

@@ -2,7 +2,7 @@
 
 ``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 give each a panel. ``photo``
 is anything that ``deformscope.photo.read`` takes. Arrows and circles are multiplied by a factor that the figure states;
-``scale`` sets it, and ``every`` keeps only each so-manieth cell of a row and column.
+``scale`` sets it, and ``cell_step`` = n keeps every n-th cell along rows and columns.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
 
 
 def figure1(
-    field: OffsetField, photo: Photo, *, every: int | None = None, scale: float | None = None, group: int = 0
+    field: OffsetField, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
     """Figure 1: a panel for each kernel point, in the kernel's own layout, with its offsets and their mean.
 
     The small arrows start at the kernel point's regular place; multiplied by 1 they end where it samples.
     """
     backdrop = Backdrop.of(photo)
-    view = FieldView.of(field, backdrop.size, every, group)
+    view = FieldView.of(field, backdrop.size, cell_step, group)
     rows, columns = field.kernel_size
     result = sheet(
         rows, columns, backdrop.size, caption=0.0, foot=0.44 if backdrop.size[1] > backdrop.size[0] else 0.78
@@ -62,7 +62,7 @@ def figure2(
     detection: dict | None = None,
     class_names: Sequence[str] = (),
     min_score: float = 0.5,
-    every: int | None = None,
+    cell_step: int | None = None,
     scale: float | None = None,
     group: int = 0,
 ) -> Figure:
@@ -75,7 +75,7 @@ def figure2(
     result = _row(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
-        view = FieldView.of(field, backdrop.size, every, group)
+        view = FieldView.of(field, backdrop.size, cell_step, group)
         factor = panels.feature_panel(ax, backdrop, view, scale)
         if detection is not None:
             primitives.boxes(ax, detection, class_names, min_score=min_score)
@@ -92,7 +92,7 @@ def figure2(
 
 
 def figure3(
-    fields: FieldsLike, photo: Photo, *, every: int | None = None, scale: float | None = None, group: int = 0
+    fields: FieldsLike, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
     """Figure 3: at every cell a circle whose radius is r = sqrt(width · height) of d_k; one panel a field."""
     backdrop = Backdrop.of(photo)
@@ -100,7 +100,7 @@ def figure3(
     result = _row(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
-        view = FieldView.of(field, backdrop.size, every, group)
+        view = FieldView.of(field, backdrop.size, cell_step, group)
         factor = panels.kernel_panel(ax, backdrop, view, scale)
         shown = view.radii[view.on_photo(backdrop.size)]
         largest = float(shown.max()) if shown.size else 0.0
@@ -181,4 +181,8 @@ def _group(view: FieldView, group: int) -> str:
 
 
 def _thinning(view: FieldView) -> str:
-    return "every cell" if view.every == 1 else f"every {view.every}th cell"
+    step = view.cell_step
+    if step == 1:
+        return "every cell"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(step % 10 if step % 100 // 10 != 1 else 0, "th")
+    return f"every {step}{ending} cell"

@@ -16,7 +16,7 @@ from .view import FieldView
 
 
 def growth(
-    fields: Mapping[str, OffsetField], photo: Photo, *, every: int | None = None, group: int = 0, title: str = ""
+    fields: Mapping[str, OffsetField], photo: Photo, *, cell_step: int | None = None, group: int = 0, title: str = ""
 ) -> Figure:
     """A column a moment of training: d_f and its divergence (Fig. 2) above, circles of d_k (Fig. 3) below.
 
@@ -27,7 +27,7 @@ def growth(
         raise DeformscopeError("fields: none given; expected at least one OffsetField")
     backdrop = Backdrop.of(photo)
     size = backdrop.size
-    views = [FieldView.of(field, size, every, group) for field in fields.values()]
+    views = [FieldView.of(field, size, cell_step, group) for field in fields.values()]
     last = views[-1]
     shown = last.on_photo(size)
     arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)

@@ -36,23 +36,24 @@ class FieldView:
     """(top, bottom, left, right) px edges of the map of output cells."""
     spacing: float
     """Px between the cells that are left."""
-    every: int
+    cell_step: int
+    """Every n-th cell is left along rows and columns."""
 
     @classmethod
-    def of(cls, field: OffsetField, size: tuple[int, int], every: int | None = None, group: int = 0) -> FieldView:
-        """View ``field`` (n = 1) over a photo of ``size`` (h, w), keeping each ``every``-th cell (default: as fits)."""
+    def of(cls, field: OffsetField, size: tuple[int, int], cell_step: int | None = None, group: int = 0) -> FieldView:
+        """View ``field`` (n = 1) over a photo of ``size`` (h, w), every ``cell_step``-th cell (default: as fits)."""
         n, groups, _, h, w, _ = field.offset.shape
         if n != 1:
             raise DeformscopeError(f"field {field.name!r} of {n} images: expected one; take field.select(i)")
         if not 0 <= group < groups:
             raise DeformscopeError(f"group={group}: expected below {groups}, the offset groups of {field.name!r}")
-        if every is not None and every < 1:
-            raise DeformscopeError(f"every={every}: expected a whole number from 1")
+        if cell_step is not None and cell_step < 1:
+            raise DeformscopeError(f"cell_step={cell_step}: expected a whole number from 1")
         offset = field.offset[:, group : group + 1]
         d_f, d_k = split(offset)
         per_cell = np.array(field.pixels_per_cell())
         between = float(np.abs(per_cell * field.stride).mean())
-        step = every or max(1, round(max(size) / (between * MOST_ACROSS)))
+        step = cell_step or max(1, round(max(size) / (between * MOST_ACROSS)))
         rows, columns = (np.arange((length - 1) % step // 2, length, step) for length in (h, w))
         pixels = field.to_pixels(field.regular_points()).numpy().astype(float)
         middles = field.to_pixels(field.centres()).numpy().astype(float)
@@ -73,7 +74,7 @@ class FieldView:
             radii=thin(spread[..., None])[..., 0],
             corners=(*edges[0], *edges[1]),
             spacing=between * step,
-            every=step,
+            cell_step=step,
         )
 
     def on_photo(self, size: tuple[int, int]) -> np.ndarray:

@@ -158,7 +158,7 @@ def run(detectors: Sequence[str] = ("packaged",), port: int = 7860) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except (OSError, OverflowError):
-            raise DeformscopeError(f"--port {port}: not free on {LOOPBACK}; give another one") from None
+            raise DeformscopeError(f"port={port}: in use on {LOOPBACK}; choose another one") from None
     print(f"http://{LOOPBACK}:{port}")
     uvicorn.run(built, host=LOOPBACK, port=port, log_level="warning")
 

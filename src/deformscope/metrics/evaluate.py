@@ -68,19 +68,19 @@ def evaluate(
     dataset: Dataset,
     *,
     batch: int = 4,
-    most_photos: int | None = None,
+    max_photos: int | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> list[Score]:
-    """Box AP and, where detector and data have masks, mask AP on the dataset's photos (the first ``most_photos``).
+    """Box AP and, where detector and data have masks, mask AP on the dataset's photos (the first ``max_photos``).
 
     The detector runs where its weights lie, ``batch`` photos at a time, with a progress bar on stderr; ``settings`` go
     to it (as published: at most 100 detections a photo, score above .05).
     """
-    if batch < 1 or (most_photos is not None and most_photos < 1):
-        raise DeformscopeError(f"batch={batch}, most_photos={most_photos}: expected at least 1")
+    if batch < 1 or (max_photos is not None and max_photos < 1):
+        raise DeformscopeError(f"batch={batch}, max_photos={max_photos}: expected at least 1")
     truth = _read(dataset.annotations)
-    images = sorted(truth["images"], key=lambda image: image["id"])[:most_photos]
+    images = sorted(truth["images"], key=lambda image: image["id"])[:max_photos]
     ids = [image["id"] for image in images]
     categories = {category["name"]: category["id"] for category in truth["categories"]}
     shared = [name for name in detector.class_names if name in categories]

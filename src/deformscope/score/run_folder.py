@@ -67,13 +67,13 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
             other = [key for key in run | before if before.get(key) != run.get(key)]
             if other:
                 raise DeformscopeError(
-                    f"--out {folder}: holds another run (its {', '.join(other)} differ); give another folder"
+                    f"out={folder}: holds another run (its {', '.join(other)} differ); give another folder"
                 )
         write_json(path, run)
     except (OSError, ValueError, AttributeError) as error:
         if isinstance(error, DeformscopeError):
             raise
-        raise DeformscopeError(f"--out {folder}: cannot be used ({error}); give another folder") from None
+        raise DeformscopeError(f"out={folder}: cannot be used ({error}); give another folder") from None
 
 
 def process_group(world: int) -> AbstractContextManager[None]:

@@ -72,8 +72,8 @@ class Settings:
 
     layers: tuple[str, ...] = ()
     """Patterns of layer names; none: all."""
-    limit: int | None = None
-    """Photos, of the fixed random order; none: all."""
+    max_photos: int | None = None
+    """Number of photos, drawn at random by ``seed``; none: all."""
     split: str = "val"
     """``instances_<split>….json`` and ``<split>…/`` of the folder."""
     crops: bool = True
@@ -105,9 +105,9 @@ def score(
     """
     chosen = settings or Settings()
     photos = open_folder(Path(data), chosen.split, chosen.seed)
-    total = len(photos.images) if chosen.limit is None else min(chosen.limit, len(photos.images))
+    total = len(photos.images) if chosen.max_photos is None else min(chosen.max_photos, len(photos.images))
     if total < 1:
-        raise DeformscopeError(f"{photos.annotations}: {total} photos to measure; expected at least one (limit, split)")
+        raise DeformscopeError(f"{photos.annotations}: no photos to measure; check max_photos and split")
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(out)
     with process_group(world):
@@ -138,7 +138,7 @@ def score(
         wait(world)
         if rank != 0:
             return None
-        scores = summarise(lambda: known_records(folder, total), run | {"limit": total}, chosen.draws)
+        scores = summarise(lambda: known_records(folder, total), run | {"max_photos": total}, chosen.draws)
         write_json(folder / "scores.json", scores.to_json())
         write_text(folder / "tables.md", as_markdown(scores))
         return scores
