@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from ..detectors.offset_mode import OffsetMode
+from ..detectors.offset_mode import OFFSET_MODES, OffsetMode
 from .app import POSITIVE, app, console
 
 Recipe = Annotated[
@@ -45,9 +45,9 @@ def ablate(
     /,
     *overrides: Overrides,
     modes: Annotated[
-        list[OffsetMode] | None,
-        Parameter(consume_multiple=True, help="Offset modes to compare. [default: all]"),
-    ] = None,
+        tuple[OffsetMode, ...],
+        Parameter(consume_multiple=True, help="Offset modes to compare. [default: all]", show_default=False),
+    ] = OFFSET_MODES,
     seeds: Annotated[int, Parameter(help="Number of seeds, each a run per mode.", validator=POSITIVE)] = 3,
     jobs: Annotated[
         int, Parameter(help="Runs at the same time, which share the CPU's threads.", validator=POSITIVE)
@@ -64,7 +64,7 @@ def ablate(
 
     chosen = read(recipe, overrides)
     folder = folder or Path("runs") / chosen.name
-    wanted = room.checked(modes or room.OFFSET_MODES)
+    wanted = room.checked(modes)
     if at_test_time is None:
         results = room.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
         name, resampled = "ablation", photos.of_runs(chosen, folder, results)
