@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from skimage.feature import peak_local_max
 
 from deformscope import DeformscopeError, OffsetField
-from deformscope.fields.segments import segments
+from deformscope.fields.segments import _spaced, segments
 
 
 def field_of(sinks, shape=(24, 34), reduction=8.0, groups=1):
@@ -75,6 +76,17 @@ def test_groups_are_grown_apart_and_what_is_not_there_is_refused():
     two = OffsetField.from_tensor(torch.zeros(2, 18, 5, 7), kernel_size=3)
     with pytest.raises(DeformscopeError, match="2 images"):
         segments(two)
+
+
+def test_peaks_keep_the_distance_that_scikit_image_keeps():
+    random = np.random.default_rng(4)
+    for _ in range(30):
+        density = random.integers(0, 4, (30, 40)).astype(float)  # plateaus everywhere
+        window = np.ones((7, 7))
+        peaks = peak_local_max(density, footprint=window, threshold_abs=1.5, exclude_border=False)
+        expected = peak_local_max(density, min_distance=3, threshold_abs=1.5, exclude_border=False)
+        assert len(expected) < len(peaks)
+        assert np.array_equal(_spaced(peaks, 3), expected)
 
 
 def test_regions_are_drawn_over_the_photo():

@@ -6,6 +6,7 @@ the sinks over all places of negative divergence, and the circle at the sink (Fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from skimage.feature import peak_local_max
 from skimage.measure import regionprops
 from skimage.segmentation import watershed
 
-from .cell_maps import CellMaps, follow, sample
+from .cell_maps import CellMaps, ends, lattice, sample
 from .field import OffsetField
 
 Array = np.ndarray
@@ -66,9 +67,7 @@ class Regions:
 
     def at(self, cells: Float[Array, "*points 2"]) -> Int[Array, "*points"]:
         """The region at places (y, x) in cells; 0 where there is none."""
-        index = np.floor((cells + 0.5) * self.per_cell).astype(int)
-        rows, columns = (np.clip(index[..., axis], 0, self.labels.shape[axis] - 1) for axis in (0, 1))
-        return self.labels[rows, columns]
+        return self.labels[places_of(cells, self.labels.shape, self.per_cell)]
 
 
 def segments(field: OffsetField, group: int = 0) -> Segments:
@@ -93,52 +92,91 @@ def segments(field: OffsetField, group: int = 0) -> Segments:
 
 def regions(maps: CellMaps) -> Regions:
     """The regions of one map of cells, best first."""
-    h, w = maps.div.shape
+    return regions_of([maps])[0]
+
+
+def regions_of(maps: Sequence[CellMaps], arrived: Float[Array, "s rows columns 2"] | None = None) -> list[Regions]:
+    """The regions of each of ``maps``, all of one shape: quicker together than one by one.
+
+    ``arrived`` is what :func:`arrivals` says of them, where it is known already.
+    """
+    h, w = maps[0].div.shape
     fine = int(np.clip(MOST_FINE // max(h, w), 1, FINEST))
-    cells = _lattice((h, w), fine)
+    cells = lattice((h, w), fine)
+    known = arrivals(maps) if arrived is None else arrived
+    return [_grown(one, cells, _sinks(at, (h, w), fine), fine) for one, at in zip(maps, known, strict=True)]
+
+
+def arrivals(maps: Sequence[CellMaps]) -> Float[Array, "s rows columns 2"]:
+    """Where a lattice of places, at least one a cell, ends that follows d_f of each of ``maps``; (y, x) in cells."""
+    h, w = maps[0].div.shape
+    starts = lattice((h, w), int(np.clip(MOST_STARTS // max(h, w), 1, FINEST)))
+    return ends(maps, starts.reshape(-1, 2)).reshape(len(maps), *starts.shape)
+
+
+def places_of(
+    cells: Float[Array, "*points 2"], shape: tuple[int, int], per_cell: int
+) -> tuple[Int[Array, "*points"], Int[Array, "*points"]]:
+    """Row and column, in a lattice of ``shape`` with ``per_cell`` places a cell, of places (y, x) in cells."""
+    row, column = (
+        np.clip(np.floor((cells[..., axis] + 0.5) * per_cell).astype(int), 0, shape[axis] - 1) for axis in (0, 1)
+    )
+    return row, column
+
+
+def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Array, "s 2"], fine: int) -> Regions:
+    """The regions around ``sinks``, (row, column) of the lattice ``cells``."""
     inflow = ndimage.gaussian_filter(-sample(maps.div, cells), EVIDENCE_BLUR * fine)
-    sinks = _sinks(maps, fine)
     sinks = sinks[inflow[tuple(sinks.T)] > 0]
     if not len(sinks):
         return Regions(np.zeros(inflow.shape, dtype=int), np.zeros(0), np.zeros((0, 2)), fine)
     markers = np.zeros(inflow.shape, dtype=int)
     markers[tuple(sinks.T)] = np.arange(len(sinks)) + 1
     labels = watershed(-inflow, markers, mask=inflow > 0)
-    for number, sink in enumerate(sinks, start=1):
-        labels[(labels == number) & ~_within_reach(maps, cells, cells[tuple(sink)])] = 0
-    scores = ndimage.sum_labels(inflow, labels, np.arange(len(sinks)) + 1) / fine**2
+    centres = cells[tuple(sinks.T)]
+    reach = _reach(maps, centres)
+    # The number 0, no region, reaches everywhere.
+    centre_y, centre_x = np.append(0, centres[:, 0])[labels], np.append(0, centres[:, 1])[labels]
+    reach_y, reach_x = np.append(np.inf, reach[:, 0])[labels], np.append(np.inf, reach[:, 1])[labels]
+    away = ((cells[:, :1, 0] - centre_y) / reach_y) ** 2 + ((cells[:1, :, 1] - centre_x) / reach_x) ** 2
+    labels = np.where(away <= 1, labels, 0)
+    scores = np.bincount(labels.ravel(), inflow.ravel(), len(sinks) + 1)[1:] / fine**2
     order = np.argsort(-scores, kind="stable")
     rank = np.zeros(len(sinks) + 1, dtype=int)
     rank[order + 1] = np.arange(len(sinks)) + 1
-    return Regions(rank[labels], scores[order], cells[tuple(sinks[order].T)], fine)
+    return Regions(rank[labels], scores[order], centres[order], fine)
 
 
-def _lattice(shape: tuple[int, int], fine: int) -> Float[Array, "rows columns 2"]:
-    """``fine`` × ``fine`` places in each cell, (y, x) in cells."""
-    y, x = ((np.arange(length * fine) + 0.5) / fine - 0.5 for length in shape)
-    return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
-
-
-def _sinks(maps: CellMaps, fine: int) -> Int[Array, "s 2"]:
+def _sinks(arrived: Float[Array, "rows columns 2"], shape: tuple[int, int], fine: int) -> Int[Array, "s 2"]:
     """Where places end that follow d_f: peaks of the density of their ends, (row, column) of the lattice."""
-    h, w = maps.div.shape
-    starts = int(np.clip(MOST_STARTS // max(h, w), 1, fine))
-    ends = follow(maps.d_f / np.array(maps.step), _lattice((h, w), starts).reshape(-1, 2))
-    rows, columns = (np.clip(np.floor((ends[:, i] + 0.5) * fine).astype(int), 0, (h, w)[i] * fine - 1) for i in (0, 1))
-    arrivals = np.zeros((h * fine, w * fine))
-    np.add.at(arrivals, (rows, columns), (fine / starts) ** 2)
+    h, w = shape[0] * fine, shape[1] * fine
+    rows, columns = places_of(arrived, (h, w), fine)
+    arrivals = np.bincount((rows * w + columns).ravel(), minlength=h * w).reshape(h, w) * (h * w / rows.size)
     density = ndimage.gaussian_filter(arrivals, SINK_BLUR * fine)
     # Where nothing moves as many arrive everywhere as start, and that is no sink.
     least = max(LEAST_ARRIVALS * density.max(), 1.5)
-    return peak_local_max(density, min_distance=fine, threshold_abs=least, exclude_border=False).reshape(-1, 2)
+    window = np.ones((2 * fine + 1, 2 * fine + 1))
+    return _spaced(peak_local_max(density, footprint=window, threshold_abs=least, exclude_border=False), fine)
 
 
-def _within_reach(
-    maps: CellMaps, cells: Float[Array, "rows columns 2"], sink: Float[Array, 2]
-) -> Bool[Array, "rows columns"]:
-    """The ellipse of REACH kernel extents around a sink."""
-    axes = [
-        REACH * max(float(sample(extent, sink[None])[0]) + regular, step) / 2 / step
-        for extent, regular, step in zip((maps.height, maps.width), maps.regular, maps.step, strict=True)
-    ]
-    return (((cells - sink) / np.array(axes)) ** 2).sum(axis=-1) <= 1
+def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
+    """Those of the peaks, best first, that are no nearer than ``least`` to one before: only equally high ones are.
+
+    What ``peak_local_max`` does with ``min_distance``, which takes longer than all the rest of a region.
+    """
+    near = np.abs(peaks[:, None] - peaks[None]).max(axis=-1) < least
+    kept = np.ones(len(peaks), dtype=bool)
+    for place in np.flatnonzero(np.tril(near, -1).any(axis=1)):
+        kept[place] = not (near[place, :place] & kept[:place]).any()
+    return peaks[kept]
+
+
+def _reach(maps: CellMaps, sinks: Float[Array, "s 2"]) -> Float[Array, "s 2"]:
+    """Half axes (y, x), in cells, of the ellipse of REACH kernel extents around each sink."""
+    return np.stack(
+        [
+            REACH * np.maximum(sample(extent, sinks) + regular, step) / 2 / step
+            for extent, regular, step in zip((maps.height, maps.width), maps.regular, maps.step, strict=True)
+        ],
+        axis=-1,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 Array = np.ndarray
 IOUS = tuple(np.round(np.arange(0.5, 0.96, 0.05), 2).tolist())
@@ -31,9 +31,18 @@ def mask_iou(
 ) -> Float[Array, "s m"]:
     """IoU of masks given as places; against an ignored object the share of the segment that it covers, as COCO does."""
     a, b = segments.astype(np.float32), objects.astype(np.float32)
-    common = a @ b.T
-    area, other = a.sum(axis=1)[:, None], b.sum(axis=1)[None]
-    return (common / np.maximum(np.where(ignored[None], area, area + other - common), 1)).astype(float)
+    return iou_of_areas(a @ b.T, a.sum(axis=1), b.sum(axis=1), ignored)
+
+
+def iou_of_areas(
+    common: Shaped[Array, "s m"],
+    segments: Shaped[Array, " s"],
+    objects: Shaped[Array, " m"],
+    ignored: Bool[Array, " m"],
+) -> Float[Array, "s m"]:
+    """The same of areas: what a segment and an object have in common, and each one's own."""
+    whole = np.where(ignored[None], segments[:, None], segments[:, None] + objects[None] - common)
+    return common / np.maximum(whole.astype(float), 1)
 
 
 def match(iou: Float[Array, "s m"], scores: Float[Array, " s"], ignored: Bool[Array, " m"]) -> Matches:
@@ -45,9 +54,11 @@ def match(iou: Float[Array, "s m"], scores: Float[Array, " s"], ignored: Bool[Ar
     hit = np.zeros((len(IOUS), len(order)), dtype=bool)
     skipped = np.zeros_like(hit)
     counted, crowd = np.flatnonzero(~ignored), np.flatnonzero(ignored)
+    # A segment that overlaps nothing by the lowest threshold matches nothing: most are such.
+    near = [(place, segment) for place, segment in enumerate(order) if iou[segment].max(initial=0) >= IOUS[0]]
     for t, threshold in enumerate(IOUS):
         free = np.ones(iou.shape[1], dtype=bool)
-        for place, segment in enumerate(order):
+        for place, segment in near:
             best = _best(iou[segment], counted[free[counted]], threshold)
             if best is not None:
                 hit[t, place], free[best] = True, False

@@ -23,7 +23,8 @@ from torch import nn
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
 from .measures.annotations import Photos, Scene, off_centre, open_folder
-from .measures.inference import Seen, Task, look, measured, offset_convolutions
+from .measures.compare import Task, measured
+from .measures.inference import Seen, look, offset_convolutions
 from .measures.nulls import fresh_copy
 from .run_folder import appending, claim, describe, known_records, process_group, wait
 from .summary.columns import Record

@@ -20,22 +20,25 @@ def pointing(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> float:
 
 def ring_chance(score: Float[Array, " p"], inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
     """What the pointing game would give a random place as far from the photo's centre as the highest score is."""
-    share = np.array(
-        [inside[ring == number].mean() if (ring == number).any() else 0 for number in range(ring.max() + 1)]
-    )
+    share = np.bincount(ring, inside) / np.maximum(np.bincount(ring), 1)
     return float(share[ring[score >= score.max()]].mean())
 
 
-def sinks(score: Float[Array, " p"], points: Float[Array, "p 2"], on: Bool[Array, " p"]) -> Float[Array, "s 2"]:
-    """The places (y, x) px of the highest score on an object: one, unless several are as high; none off the lattice."""
-    return points[on][score[on] >= score[on].max()] if on.any() else points[:0]
+def sinks(
+    score: Float[Array, "s p"], on: Bool[Array, "m p"]
+) -> tuple[Int[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:
+    """Source, object and place of each source's highest score on each object: one, unless several are as high.
 
-
-def sink_distance(found: Float[Array, "s 2"], thing: Thing) -> float:
-    """Distance of an object's sink from its centre, in sqrt(box area); the mean over equally strong ones."""
-    if not len(found):
-        return float("nan")
-    return float(np.linalg.norm(found - np.array(thing.centre), axis=-1).mean() / scale(thing))
+    None on an object that lies between the places of the lattice.
+    """
+    found = [np.zeros((3, 0), dtype=int)]
+    for thing, places in enumerate(map(np.flatnonzero, on)):
+        if places.size:
+            there = score[:, places]
+            source, top = np.nonzero(there >= there.max(axis=1, keepdims=True))
+            found.append(np.stack([source, np.full(len(top), thing), places[top]]))
+    source, thing_of, place = np.concatenate(found, axis=1)
+    return source, thing_of, place
 
 
 def scale(thing: Thing) -> float:
@@ -44,46 +47,43 @@ def scale(thing: Thing) -> float:
 
 
 @dataclass(frozen=True)
-class Flow:
-    """How an object's cells move by d_f; distances in units of sqrt(box area)."""
+class Movement:
+    """How an object's cells move by the d_f of each of s sources; distances in units of sqrt(box area)."""
 
-    towards: float
+    towards: Float[Array, " s"]
     """Share of its cells whose d_f points towards its centre (less than 90° off); no d_f counts half."""
-    cosine: float
+    cosine: Float[Array, " s"]
     """Mean cosine of d_f with the direction to its centre; no d_f counts 0."""
-    ends_inside: float
+    ends_inside: Float[Array, " s"]
     """Share of its cells that end on it when they follow d_f."""
-    end_distance: float
+    end_distance: Float[Array, " s"]
     """Mean distance from its centre at which they end."""
-    moved_distance: float
+    moved_distance: Float[Array, " s"]
     """The same after moving by d_f once, as the arrows are drawn."""
 
 
-def flow(maps: CellMaps, ends: Float[Array, "h w 2"], thing: Thing) -> Flow:
-    """How the cells on ``thing`` move; an object between the cells is given the one nearest to its centre.
-
-    ``ends`` are those of :meth:`CellMaps.ends`, so that they are found once for all objects.
-    """
-    places = maps.centres()
-    on = cells_on(maps, thing)
+def movement(
+    d_f: Float[Array, "s c 2"], places: Float[Array, "c 2"], ends: Float[Array, "s c 2"], thing: Thing
+) -> Movement:
+    """How the c cells on ``thing`` move; ``places`` and where they end by following d_f are in (y, x) photo px."""
     middle = np.array(thing.centre)
-    direction, d_f = middle - places[on], maps.d_f[on]
+    direction = middle - places
     lengths = np.linalg.norm(direction, axis=-1) * np.linalg.norm(d_f, axis=-1)
     cosine = (direction * d_f).sum(axis=-1) / np.maximum(lengths, 1e-12)
-    reached = {"end": ends[on], "moved": places[on] + d_f}
-    distance = {name: np.linalg.norm(at - middle, axis=-1).mean() / scale(thing) for name, at in reached.items()}
-    return Flow(
-        towards=float(np.where(lengths > 1e-12, cosine > 0, 0.5).mean()),
-        cosine=float(cosine.mean()),
-        ends_inside=float(thing.covers(ends[on]).mean()),
-        end_distance=float(distance["end"]),
-        moved_distance=float(distance["moved"]),
+    reached = {"end": ends, "moved": places + d_f}
+    distance = {name: np.linalg.norm(at - middle, axis=-1).mean(axis=1) / scale(thing) for name, at in reached.items()}
+    return Movement(
+        towards=np.where(lengths > 1e-12, cosine > 0, 0.5).mean(axis=1),
+        cosine=cosine.mean(axis=1),
+        ends_inside=thing.covers(ends).mean(axis=1),
+        end_distance=distance["end"],
+        moved_distance=distance["moved"],
     )
 
 
-def cells_on(maps: CellMaps, thing: Thing) -> Bool[Array, "h w"]:
-    """The cells that lie on an object, or else the one nearest to its centre."""
-    on = thing.covers(maps.centres())
+def cells_on(maps: CellMaps, thing: Thing, places: Float[Array, "h w 2"] | None = None) -> Bool[Array, "h w"]:
+    """The cells, whose centres are ``places``, that lie on an object, or else the one nearest to its centre."""
+    on = thing.covers(maps.centres() if places is None else places)
     if not on.any():
         nearest = np.round(maps.to_cells(np.array(thing.centre))).astype(int)
         on[tuple(np.clip(nearest, 0, np.array(on.shape) - 1))] = True

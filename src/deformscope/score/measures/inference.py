@@ -1,10 +1,9 @@
-"""One photo through the detector: its fields, what stands in their place, and every figure of all of them."""
+"""One photo through the detector: the maps of its fields, and what it detects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -13,10 +12,6 @@ from ...capture.offset_sources import origins
 from ...capture.recorder import capture
 from ...fields.cell_maps import CellMaps, finite
 from ...fields.stack import DEEPEST, composed, upstream
-from . import nulls
-from .annotations import Scene
-from .marks import mark
-from .measure import central_segment, filled_segments, found_segments, measure
 
 Maps = dict[str, CellMaps]
 """By layer and offset group: ``layer`` or ``layer:group``."""
@@ -69,43 +64,3 @@ def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:
     with origins(detector) as calls, capture(detector):
         detector(grey)
     return tuple(sorted({name for call in calls for name in call.convolutions}))
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that the figures of one view of a photo are made from: small arrays, so that a worker can make them."""
-
-    scene: Scene
-    field: Seen
-    fresh: Maps
-    other: Maps
-    seed: int
-
-
-def measured(task: Task) -> dict[str, Any]:
-    """The figures of every layer and null of one view; layer ``*`` holds the nulls that know no layer."""
-    marks = mark(task.scene)
-    size = task.scene.size
-    centre = nulls.centre(size)
-    boxes, scores = task.field.boxes, task.field.scores
-    layers: dict[str, dict[str, Any]] = {
-        "*": {
-            "centre": measure(centre, marks, central_segment(centre, marks)),
-            "zero": measure(nulls.zero(size), marks, None),
-            "filled": measure(nulls.filled(size, boxes, scores), marks, filled_segments(marks, boxes, scores)),
-        }
-    }
-    for number, (key, maps) in enumerate(task.field.maps.items()):
-        sources = {"field": maps}
-        if key in task.fresh:
-            sources["fresh"] = nulls.as_strong(task.fresh[key], maps)
-        if key in task.other:
-            sources["shuffled"] = nulls.shuffled(maps, task.other[key])
-        sources["noise"] = nulls.noise(maps, np.random.default_rng([task.seed, number]), task.field.per_cell[key])
-        layers[key] = {name: measure(one, marks, found_segments(one, marks)) for name, one in sources.items()}
-    return {
-        "things": [[t.category, t.area_class, round(t.size[0], 2), round(t.size[1], 2)] for t in marks.things],
-        "masked": marks.masked,
-        "area": round(float(marks.inside[marks.valid].mean()), 6),
-        "layers": layers,
-    }

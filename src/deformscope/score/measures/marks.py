@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,10 +19,10 @@ RINGS = 12
 
 @dataclass(frozen=True)
 class Marks:
-    """The p = rows · columns places of a photo that its figures are computed on."""
+    """The p = rows · columns places of a photo that its metrics are computed on."""
 
     points: Float[Array, "p 2"]
-    """(y, x) photo px: the centres of every so-manieth pixel."""
+    """(y, x) photo px: the centres of every n-th pixel, n by :data:`ACROSS`."""
     shape: tuple[int, int]
     """Rows and columns."""
     things: tuple[Thing, ...]
@@ -37,15 +38,25 @@ class Marks:
     """The ring, 0 the innermost, by distance from the photo's centre in units of its sides."""
     masked: bool
 
-    @property
+    @cached_property
     def inside(self) -> Bool[Array, " p"]:
         """Places on any object."""
         return np.asarray(self.on.any(axis=0))
 
-    @property
+    @cached_property
     def valid(self) -> Bool[Array, " p"]:
         """Places that count: all but those on nothing but an ignored object."""
         return np.asarray(~self.ignored.any(axis=0) | self.inside)
+
+    @cached_property
+    def objects(self) -> Bool[Array, "m+i p"]:
+        """The objects that count, then the ignored ones."""
+        return np.concatenate([self.on, self.ignored])
+
+    @property
+    def are_ignored(self) -> Bool[Array, " m+i"]:
+        """Which of :attr:`objects` are ignored."""
+        return np.arange(len(self.on) + len(self.ignored)) >= len(self.on)
 
 
 def mark(scene: Scene) -> Marks:

@@ -1,22 +1,25 @@
-"""Every figure of one photo: of each field and of what stands beside it, as plain numbers that a line of JSON holds."""
+"""Every metric of one photo: of each field and of what stands beside it, as plain numbers that a line of JSON holds."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
+from torchvision.ops import box_iou
 
-from ...fields.cell_maps import CellMaps
-from ...fields.segments import regions
+from ...fields.cell_maps import CellMaps, ends
+from ...fields.segments import places_of, regions_of
 from ...metrics import matching
 from . import condensation, segmentation
 from .marks import Marks
 
 Array = np.ndarray
 Measured = dict[str, Any]
-"""``image``: figures of the photo; ``things``: lists with one figure an object; ``iou``: a figure a threshold;
+"""``image``: metrics of the photo; ``things``: lists with one number an object; ``iou``: a number a threshold;
 ``segments``: scores and, as bit masks over the IoU thresholds, what they matched."""
 
 IMAGE = (
@@ -47,96 +50,172 @@ THINGS = (
 )
 
 
-def measure(maps: CellMaps, marks: Marks, segments: tuple[Bool[Array, "s p"], Float[Array, " s"]] | None) -> Measured:
-    """The figures of one map of cells. ``segments`` are places and scores of regions, None: there are none.
+@dataclass(frozen=True)
+class Overlaps:
+    """A source's segments, as far as metrics need them."""
 
-    Units: distances in sqrt(box area), radii and extents in photo px, all else shares, ratios and areas under curves.
+    iou: Float[Array, "s m"]
+    """With each object that counts, then with each that is ignored (:func:`matching.mask_iou`)."""
+    scores: Float[Array, " s"]
+    first: Bool[Array, " p"]
+    """The places of the first of them."""
+
+
+def measure(
+    maps: Sequence[CellMaps],
+    marks: Marks,
+    segments: Sequence[Overlaps | None],
+    arrived: Float[Array, "s rows columns 2"] | None = None,
+) -> list[Measured]:
+    """The metrics of each of the s ``maps``, whose cells lie in the same places.
+
+    ``segments`` is None where a source has none. ``arrived`` is what :func:`deformscope.fields.segments.arrivals` says
+    of the maps, where it is known already. Units: distances in sqrt(box area), radii and extents in photo px, all else
+    shares, ratios and areas under curves.
     """
-    score = -maps.at(maps.div, marks.points)
+    score = -np.array([one.at(one.div, marks.points) for one in maps])
+    things = _things(maps, score, marks, arrived)
+    nothing = np.zeros(len(marks.points), dtype=bool)
+    corloc = _corloc(marks, score > 0)
+    corloc_segment = _corloc(marks, np.array([nothing if found is None else found.first for found in segments]))
+    measured = []
+    for source, found in enumerate(segments):
+        image, iou = _image(score[source], marks)
+        image |= {"corloc": corloc[source], "corloc_segment": corloc_segment[source]}
+        measured.append(
+            {
+                "image": {name: _short(image[name]) for name in IMAGE},
+                "things": {name: [_short(value) for value in things[name][source]] for name in THINGS},
+                "iou": [_short(value) for value in iou],
+                "segments": _matched(marks, found),
+            }
+        )
+    return measured
+
+
+def _image(score: Float[Array, " p"], marks: Marks) -> tuple[dict[str, float], Float[Array, " t"]]:
+    """The metrics of one photo but for CorLoc, and the IoU at each threshold."""
     valid = marks.valid
-    seen, inside, boxed, ring = (
-        score[valid],
-        marks.inside[valid],
-        np.asarray(marks.boxed.any(axis=0))[valid],
-        marks.ring[valid],
-    )
+    if not valid.any():  # an ignored object lies everywhere, and those that count between the places
+        return dict.fromkeys(IMAGE, float("nan")), np.full(len(segmentation.LEVELS), np.nan)
+    seen, inside, ring = score[valid], marks.inside[valid], marks.ring[valid]
+    boxed = np.asarray(marks.boxed.any(axis=0))[valid]
+    ranked = segmentation.Ranked.of(seen)
     pointing = condensation.pointing(seen, inside)
     share, ratio = segmentation.energy(seen, inside)
-    iou = segmentation.overlaps(seen, inside)
-    image = {
-        "auroc": segmentation.auroc(seen, inside),
-        "auroc_ring": segmentation.ring_auroc(seen, inside, ring),
-        "auroc_box": segmentation.auroc(seen, boxed),
-        "ap": segmentation.average_precision(seen, inside),
+    return {
+        "auroc": segmentation.auroc(ranked, inside),
+        "auroc_ring": segmentation.ring_auroc(ranked, inside, ring),
+        "auroc_box": segmentation.auroc(ranked, boxed),
+        "ap": segmentation.average_precision(ranked, inside),
         "energy": share,
         "energy_ratio": ratio,
-        "corloc": _corloc(marks, score > 0),
-        "corloc_segment": _corloc(marks, _first(segments, len(score))),
         "pointing": pointing,
         "pointing_ring": pointing - condensation.ring_chance(seen, inside, ring),
         "pointing_box": condensation.pointing(seen, boxed),
-    }
-    ends = maps.ends()
-    things: dict[str, list[float]] = {name: [] for name in THINGS}
-    for thing, on in zip(marks.things, marks.on, strict=True):
-        sinks = condensation.sinks(score, marks.points, on)
-        figures = asdict(condensation.flow(maps, ends, thing))
-        figures["sink_distance"] = condensation.sink_distance(sinks, thing)
-        centre = np.array(thing.centre)
-        figures["r_centre"] = float(maps.at(maps.radius, centre[None])[0])
-        figures["r_sink"] = float(maps.at(maps.radius, sinks).mean()) if len(sinks) else float("nan")
-        figures["r_largest"] = float(maps.radius[condensation.cells_on(maps, thing)].max())
-        figures["height"] = float(maps.at(maps.height, centre[None])[0])
-        figures["width"] = float(maps.at(maps.width, centre[None])[0])
-        for name in THINGS:
-            things[name].append(_short(figures[name]))
-    return {
-        "image": {name: _short(image[name]) for name in IMAGE},
-        "things": things,
-        "iou": [_short(value) for value in iou],
-        "segments": _matched(marks, segments),
-    }
+    }, segmentation.threshold_ious(ranked, inside)
 
 
-def found_segments(maps: CellMaps, marks: Marks) -> tuple[Bool[Array, "s p"], Float[Array, " s"]]:
-    """The regions that the offsets give, as places of the lattice."""
-    found = regions(maps)
-    labels = found.at(maps.to_cells(marks.points))
-    return labels == np.arange(1, len(found.scores) + 1)[:, None], found.scores
+def _things(
+    maps: Sequence[CellMaps],
+    score: Float[Array, "s p"],
+    marks: Marks,
+    arrived: Float[Array, "s rows columns 2"] | None,
+) -> dict[str, Float[Array, "s m"]]:
+    """The metrics of each object, by source."""
+    found = {name: np.full((len(maps), len(marks.things)), np.nan) for name in THINGS}
+    d_f, radius = np.array([one.d_f for one in maps]), np.array([one.radius for one in maps])
+    places = maps[0].centres()
+    cells = [condensation.cells_on(maps[0], thing, places) for thing in marks.things]
+    at_end = _ends(maps, np.any(cells, axis=0), arrived)
+    for number, (thing, own) in enumerate(zip(marks.things, cells, strict=True)):
+        movement = condensation.movement(d_f[:, own], places[own], at_end[:, own], thing)
+        for name, values in asdict(movement).items():
+            found[name][:, number] = values
+        found["r_largest"][:, number] = radius[:, own].max(axis=1)
+    centres = np.array([thing.centre for thing in marks.things])
+    source, of_thing, place = condensation.sinks(score, marks.on)
+    sinks = marks.points[place]
+    scales = np.array([condensation.scale(thing) for thing in marks.things])
+    distance = np.linalg.norm(sinks - centres[of_thing], axis=-1) / scales[of_thing]
+    r_sink = np.zeros(len(sinks))
+    for index, one in enumerate(maps):
+        own = source == index
+        r = one.at(one.radius, np.concatenate([centres, sinks[own]]))
+        found["r_centre"][index], r_sink[own] = r[: len(centres)], r[len(centres) :]
+        found["height"][index], found["width"][index] = (one.at(each, centres) for each in (one.height, one.width))
+    row = source * len(centres) + of_thing
+    count = np.bincount(row, minlength=found["r_sink"].size)
+    for name, values in (("sink_distance", distance), ("r_sink", r_sink)):
+        mean = np.bincount(row, values, count.size) / np.maximum(count, 1)
+        found[name] = np.where(count > 0, mean, np.nan).reshape(found[name].shape)
+    return found
 
 
-def filled_segments(
-    marks: Marks, boxes: Float[Array, "d 4"], scores: Float[Array, " d"]
-) -> tuple[Bool[Array, "d p"], Float[Array, " d"]]:
-    """Each detected box as a region."""
-    y, x = marks.points.T
-    inside = [(y >= y0) & (y < y1) & (x >= x0) & (x < x1) for x0, y0, x1, y1 in boxes]
-    return np.array(inside, dtype=bool).reshape(len(boxes), len(y)), scores
+def _ends(
+    maps: Sequence[CellMaps], wanted: Bool[Array, "h w"], arrived: Float[Array, "s rows columns 2"] | None
+) -> Float[Array, "s h w 2"]:
+    """Where the wanted cells end that follow d_f, (y, x) photo px; the others' are not looked for."""
+    if arrived is not None and arrived.shape[1:3] == wanted.shape:  # one start a cell: its centre
+        return maps[0].to_photo(arrived)
+    found = np.full((len(maps), *wanted.shape, 2), np.nan)
+    found[:, wanted] = maps[0].to_photo(ends(maps, np.argwhere(wanted).astype(float)))
+    return found
 
 
-def central_segment(maps: CellMaps, marks: Marks) -> tuple[Bool[Array, "1 p"], Float[Array, 1]]:
+def found_segments(
+    maps: Sequence[CellMaps], marks: Marks, arrived: Float[Array, "s rows columns 2"] | None = None
+) -> list[Overlaps]:
+    """The regions that each source's offsets give."""
+    found = regions_of(maps, arrived)
+    places = places_of(maps[0].to_cells(marks.points), found[0].labels.shape, found[0].per_cell)
+    return [_labelled(regions.labels[places], regions.scores, marks) for regions in found]
+
+
+def central_segment(maps: CellMaps, marks: Marks) -> Overlaps:
     """The half of the photo around its centre as one region."""
-    return (maps.at(maps.div, marks.points) < 0)[None], np.ones(1)
+    return _labelled((maps.at(maps.div, marks.points) < 0).astype(int), np.ones(1), marks)
 
 
-def _first(segments: tuple[Array, Array] | None, places: int) -> Array:
-    return segments[0][0] if segments is not None and len(segments[0]) else np.zeros(places, dtype=bool)
+def _labelled(labels: Int[Array, " p"], scores: Float[Array, " s"], marks: Marks) -> Overlaps:
+    """Segments that are numbered from 1 on the lattice."""
+    count = len(scores) + 1
+    common = np.array([np.bincount(labels[on], minlength=count)[1:] for on in marks.objects])
+    common = common.reshape(len(marks.objects), len(scores))
+    area = np.bincount(labels, minlength=count)[1:]
+    iou = matching.iou_of_areas(common.T, area, marks.objects.sum(axis=1), marks.are_ignored)
+    return Overlaps(iou, scores, labels == 1)
 
 
-def _corloc(marks: Marks, chosen: Bool[Array, " p"]) -> float:
+def filled_segments(marks: Marks, boxes: Float[Array, "d 4"], scores: Float[Array, " d"]) -> Overlaps:
+    """Each detected box as a region."""
+    grid = marks.points.reshape(*marks.shape, 2)
+    # A box is the product of some rows and some columns of the lattice.
+    rows, columns = (
+        ((line >= boxes[:, low, None]) & (line < boxes[:, low + 2, None])).astype(float)
+        for line, low in ((grid[:, 0, 0], 1), (grid[0, :, 1], 0))
+    )
+    objects = marks.objects.reshape(-1, *marks.shape).astype(float)
+    common = (np.tensordot(rows, objects, (1, 1)) * columns[:, None]).sum(axis=-1)
+    area = rows.sum(axis=1) * columns.sum(axis=1)
+    iou = matching.iou_of_areas(common, area, marks.objects.sum(axis=1), marks.are_ignored)
+    first = np.outer(rows[0], columns[0]).ravel() > 0 if len(boxes) else np.zeros(len(marks.points), dtype=bool)
+    return Overlaps(iou, scores, first)
+
+
+def _corloc(marks: Marks, chosen: Bool[Array, "s p"]) -> list[float]:
     """CorLoc (Deselaers et al., ECCV 2010): 1 where the largest component's box has IoU ≥ 0.5 with an object's."""
-    box = segmentation.largest_box(chosen.reshape(marks.shape), marks.points.reshape(*marks.shape, 2))
-    if box is None:
-        return 0.0
-    return float(segmentation.box_iou(np.array([box]), np.array([t.box for t in marks.things])).max() >= 0.5)
+    points = marks.points.reshape(*marks.shape, 2)
+    boxes = [segmentation.largest_box(one.reshape(marks.shape), points) for one in chosen]
+    objects = torch.tensor([thing.box for thing in marks.things], dtype=torch.float64)
+    iou = box_iou(torch.tensor([box or (0.0, 0.0, 0.0, 0.0) for box in boxes], dtype=torch.float64), objects)
+    return (iou >= 0.5).any(dim=1).double().tolist()
 
 
-def _matched(marks: Marks, segments: tuple[Array, Array] | None) -> dict[str, Any]:
+def _matched(marks: Marks, segments: Overlaps | None) -> dict[str, Any]:
     if segments is None:
         return {"scores": [], "hit": [], "skipped": []}
-    objects = np.concatenate([marks.on, marks.ignored])
-    ignored = np.arange(len(objects)) >= len(marks.on)
-    result = matching.match(matching.mask_iou(segments[0], objects, ignored), segments[1], ignored)
+    result = matching.match(segments.iou, segments.scores, marks.are_ignored)
     bits = 2 ** np.arange(len(matching.IOUS))
     return {
         "scores": [_short(score) for score in result.scores],

@@ -99,7 +99,8 @@ def filled(size: tuple[int, int], boxes: Float[Array, "d 4"], scores: Float[Arra
     best, d_f = np.zeros(shape), np.zeros((*shape, 2))
     height, width = np.zeros(shape), np.zeros(shape)
     for (x0, y0, x1, y1), score in sorted(zip(boxes.tolist(), scores.tolist(), strict=True), key=lambda pair: pair[1]):
-        inside = (places[..., 0] >= y0) & (places[..., 0] < y1) & (places[..., 1] >= x0) & (places[..., 1] < x1)
+        rows, columns = np.searchsorted(places[:, 0, 0], (y0, y1)), np.searchsorted(places[0, :, 1], (x0, x1))
+        inside = slice(*rows), slice(*columns)
         best[inside], height[inside], width[inside] = score, y1 - y0, x1 - x0
         d_f[inside] = np.array([(y0 + y1) / 2, (x0 + x1) / 2]) - places[inside]
     return CellMaps(d_f, LEAST_SCORE - best, height, width, maps.origin, maps.step)

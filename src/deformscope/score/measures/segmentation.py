@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
-from skimage.measure import label, regionprops
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy import ndimage
 
 Array = np.ndarray
 LEVELS = tuple(np.round(np.arange(-1.0, 4.01, 0.25), 2).tolist())
@@ -13,51 +14,90 @@ LEVELS = tuple(np.round(np.arange(-1.0, 4.01, 0.25), 2).tolist())
 PUBLISHED = LEVELS.index(0.0)
 
 
-def auroc(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> float:
+@dataclass(frozen=True)
+class Ranked:
+    """Places from the lowest score to the highest, sorted once for all metrics."""
+
+    score: Float[Array, " p"]
+    """Ascending."""
+    order: Int[Array, " p"]
+    """Which place each is."""
+    runs: Int[Array, " g"]
+    """Where each run of equal scores begins."""
+    rank: Float[Array, " p"]
+    """Of each place, from 1; equal scores share their mean rank."""
+
+    @classmethod
+    def of(cls, score: Float[Array, " p"]) -> Ranked:
+        """Sort the places."""
+        order = np.argsort(score)
+        ordered = score[order]
+        runs = np.flatnonzero(_begins(ordered))
+        lengths = np.diff(runs, append=len(score))
+        rank = np.empty(len(score))
+        rank[order] = np.repeat(runs + (lengths + 1) / 2, lengths)
+        return cls(ordered, order, runs, rank)
+
+
+def _begins(ordered: Shaped[Array, " p"]) -> Bool[Array, " p"]:
+    """Where each run of equal values begins."""
+    begins = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    return begins
+
+
+def _counts(inside: Bool[Array, " p"], runs: Int[Array, " g"]) -> tuple[Int[Array, " g"], Int[Array, " g"]]:
+    """How many places of each run are on an object, and how many beside it."""
+    if len(runs) == len(inside):
+        return inside.astype(int), (~inside).astype(int)
+    positive = np.add.reduceat(inside.astype(int), runs)
+    return positive, np.diff(runs, append=len(inside)) - positive
+
+
+def auroc(ranked: Ranked, inside: Bool[Array, " p"]) -> float:
     """Area under the ROC curve: the chance that a place on an object scores above one beside it, ties half.
 
     NaN where there is only one kind.
     """
     positive = int(inside.sum())
-    negative = inside.size - positive
-    if not positive or not negative:
-        return float("nan")
-    ranks = rankdata(score)
-    return float((ranks[inside].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    pairs = positive * (len(inside) - positive)
+    return float((ranked.rank[inside].sum() - positive * (positive + 1) / 2) / pairs) if pairs else float("nan")
 
 
-def ring_auroc(score: Float[Array, " p"], inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
+def ring_auroc(ranked: Ranked, inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
     """AUROC among places equally far from the photo's centre: each ring's own, weighted by its pairs."""
-    total, pairs = 0.0, 0
-    for number in np.unique(ring):
-        here = ring == number
-        positive = int(inside[here].sum())
-        weight = positive * (int(here.sum()) - positive)
-        if weight:
-            total += weight * auroc(score[here], inside[here])
-            pairs += weight
-    return total / pairs if pairs else float("nan")
+    # A stable sort by ring keeps each ring's places in the order of their scores; that of small integers is linear.
+    by_ring = np.argsort(ring.astype(np.int16)[ranked.order], kind="stable")
+    order = ranked.order[by_ring]
+    begins = _begins(ring[order])
+    starts, runs = np.flatnonzero(begins), np.flatnonzero(begins | _begins(ranked.score[by_ring]))
+    positive, negative = _counts(inside[order], runs)
+    first = np.searchsorted(runs, starts)  # run of each ring
+    below = np.append(0, np.cumsum(negative))
+    in_ring = np.diff(below[np.append(first, len(runs))])
+    pairs = int((np.add.reduceat(positive, first) * in_ring).sum())
+    lower = below[:-1] - np.repeat(below[first], np.diff(first, append=len(runs)))
+    return float(positive @ (lower + negative / 2) / pairs) if pairs else float("nan")
 
 
-def average_precision(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> float:
+def average_precision(ranked: Ranked, inside: Bool[Array, " p"]) -> float:
     """Σ (recall gained) · (precision there) over the distinct scores from the highest down; NaN without positives."""
-    if not inside.any():
+    positive, _ = _counts(inside[ranked.order], ranked.runs)
+    gain = np.flatnonzero(positive)[::-1]
+    if not len(gain):
         return float("nan")
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(inside[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # of each run of equal scores
-    precision, gained = hits[last] / (last + 1), np.diff(hits[last], prepend=0) / hits[-1]
-    return float((precision * gained).sum())
+    hits = np.cumsum(positive[gain])
+    chosen = len(inside) - ranked.runs[gain]
+    return float((hits / chosen * (positive[gain] / hits[-1])).sum())
 
 
-def overlaps(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> Float[Array, " t"]:
+def threshold_ious(ranked: Ranked, inside: Bool[Array, " p"]) -> Float[Array, " t"]:
     """IoU of {score > level · rms(score)} with the objects, for each of :data:`LEVELS`; F1 is 2 IoU / (1 + IoU)."""
-    strength = float(np.sqrt((score**2).mean()))
-    order = np.sort(score)
-    thresholds = np.array(LEVELS) * strength
-    chosen = score.size - np.searchsorted(order, thresholds, side="right")
-    hits = inside.sum() - np.searchsorted(np.sort(score[inside]), thresholds, side="right")
-    return hits / np.maximum(chosen + inside.sum() - hits, 1)
+    thresholds = np.array(LEVELS) * float(np.sqrt((ranked.score**2).mean()))
+    below = np.searchsorted(ranked.score, thresholds, side="right")
+    hits_below = np.append(0, np.cumsum(inside[ranked.order]))
+    hits = hits_below[-1] - hits_below[below]
+    return hits / np.maximum(len(inside) - below + hits_below[-1] - hits, 1)
 
 
 def energy(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> tuple[float, float]:
@@ -73,20 +113,13 @@ def largest_box(
     chosen: Bool[Array, "rows columns"], points: Float[Array, "rows columns 2"]
 ) -> tuple[float, float, float, float] | None:
     """The box (xyxy px) of the largest connected component of the chosen places; None where none is chosen."""
-    regions = regionprops(label(chosen, connectivity=1))
-    if not regions:
+    labels, count = ndimage.label(chosen)
+    if not count:
         return None
-    top, left, bottom, right = max(regions, key=lambda region: region.area).bbox
+    largest = int(np.bincount(labels.ravel())[1:].argmax())
+    rows, columns = ndimage.find_objects(labels)[largest]
+    top, left, bottom, right = rows.start, columns.start, rows.stop, columns.stop
     half = (points[-1, -1] - points[0, 0]) / np.maximum(np.array(chosen.shape) - 1, 1) / 2
     y0, x0 = points[top, left] - half
     y1, x1 = points[bottom - 1, right - 1] + half
     return float(x0), float(y0), float(x1), float(y1)
-
-
-def box_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
-    """IoU of boxes, xyxy."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (a, b)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9)
