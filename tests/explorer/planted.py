@@ -1,12 +1,11 @@
 """Fields made by hand, of unequal sizes everywhere, on a photo made by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
 from deformscope import CellGrid, Fields, OffsetField, Placement
 from deformscope.analysis import Analysis
+from deformscope.fields.segments import Segments
 
 SIZE = (200, 312)
 """Of the planted photos: height and width, px."""
@@ -88,8 +87,9 @@ def planted(seed: int = 0) -> Analysis:
     return Analysis(planted_photo(seed), planted_fields(), detection, ("cat", "dog"), "planted")
 
 
-def planted_regions() -> SimpleNamespace:
-    """Two regions over the photo and their scores, as ``deformscope.segments`` gives them."""
+def planted_segments() -> Segments:
+    """Two segments of the photo."""
     labels = np.zeros(SIZE, dtype=np.int32)
     labels[30:90, 40:120], labels[100:180, 170:300] = 1, 2
-    return SimpleNamespace(labels=labels, scores=np.array([1.25, 0.5]))
+    boxes = np.array([[40.0, 30, 120, 90], [170, 100, 300, 180]])
+    return Segments(labels, np.array([1.25, 0.5]), np.array([[60.0, 80], [140, 235]]), boxes, np.full((2, 2), 70.0))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from planted import PLACES, SIZE, planted, planted_fields, planted_regions
+from planted import PLACES, SIZE, planted, planted_fields, planted_segments
 
 from deformscope import CellGrid, Fields, OffsetField, divergence, extent, radius, split
 from deformscope.analysis import Analysis
@@ -182,10 +182,10 @@ def test_two_pins_are_compared_and_a_click_on_one_removes_it(watch, pages):
     assert seen.number("d_f", "b") == []
 
 
-def test_segments_are_offered_where_there_are_some(watch, pages, tmp_path):
-    without = watch().open(pages["one"])
+def test_segments_are_offered_where_there_are_some(watch, tmp_path):
+    without = watch().open(write(tmp_path / "none.html", [planted()], segments=[{}]))
     assert not without.page.locator("label.view", has_text="segments").is_visible()
-    file = write(tmp_path / "page.html", [planted()], segments=[{"body.middle": planted_regions()}])
+    file = write(tmp_path / "page.html", [planted()], segments=[{"body.middle": planted_segments()}])
     seen = watch().open(file, "layer=body.middle&view=segments")
     for place, words in (((50, 90), "1 · 1.25"), ((140, 220), "2 · 0.50"), ((95, 150), "none")):
         seen.point(*place)

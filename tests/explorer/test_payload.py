@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from planted import planted, planted_fields, planted_regions
+from planted import planted, planted_fields, planted_segments
 
 import deformscope.explorer
 from deformscope.errors import DeformscopeError
@@ -138,6 +138,19 @@ def test_a_page_of_many_photos_holds_each_with_its_thumbnail():
     assert re.findall(r'id="photo-(\d)"', text) == ["0", "1", "2"]
 
 
+def test_every_page_has_the_segments_of_its_layers_and_none_where_offsets_are_no_numbers():
+    analysis = planted()
+    analysis.fields["body.top"].offset[0, 0, 0, 3, 4] = float("nan")
+    for text in (page([analysis]), deformscope.explorer.explore(analysis.fields, analysis.photo).text):
+        layers = json.loads(re.search(r'id="photo-0">(.*?)</script>', text)[1])["layers"]
+        found = {layer["name"]: layer.get("segments") for layer in layers}
+        assert found.pop("body.top") is None
+        for name, held in found.items():
+            expected = deformscope.segments(analysis.fields[name])
+            assert held["scores"] == [round(score, 4) for score in expected.scores.tolist()]
+            assert (unpacked(held["labels"], tuple(held["size"])) == expected.labels).all()
+
+
 def test_detections_that_are_no_numbers_are_left_out():
     analysis = planted()
     analysis.detection["boxes"][0, 0] = float("nan")
@@ -151,8 +164,8 @@ def test_detections_that_are_no_numbers_are_left_out():
     [
         (lambda: page([]), "analyses=[]"),
         (lambda: page([planted()], ["a", "b"]), "titles: 2 given for 1"),
-        (lambda: page([planted()], segments=[None, None]), "segments: 2 given for 1"),
-        (lambda: page([planted()], segments=[{"nowhere": planted_regions()}]), "nowhere"),
+        (lambda: page([planted()], segments=[{}, {}]), "segments: 2 given for 1"),
+        (lambda: page([planted()], segments=[{"nowhere": planted_segments()}]), "nowhere"),
         (lambda: write("/proc/none/page.html", [planted()]), "/proc/none/page.html"),
         (lambda: deformscope.explorer.explore(planted_fields()), "photo=None"),
         (lambda: deformscope.explorer.explore([], planted().photo), "no offset field"),

@@ -122,6 +122,7 @@ def test_a_dropped_photo_becomes_its_page(watch, address, tmp_path):
     frame = seen.page.frame_locator("iframe[title='deformscope explorer']")
     frame.locator("#legend .words").wait_for(state="attached", timeout=60_000)
     assert "bold" in frame.locator("h1").inner_text()
+    assert frame.locator("label.view", has_text="segments").is_visible()
     assert seen.page.get_by_text("Open on its own").get_attribute("href").startswith("/page/")
     outside = [url for url in seen.requests if not url.startswith((address, "data:", "blob:"))]
     assert outside == []

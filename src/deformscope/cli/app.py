@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.validators import Number
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import __version__
 from ..errors import DeformscopeError
@@ -56,12 +55,6 @@ Composed = Annotated[
 Device = Annotated[str, Parameter(help="Device to run on: cpu, cuda or cuda:N.", validator=_available)]
 
 POSITIVE = Number(gte=1)
-
-
-def progress() -> Progress:
-    """A progress bar on stderr, only if that is a terminal; removed when done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def console() -> Console:

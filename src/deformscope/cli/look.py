@@ -9,7 +9,8 @@ from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 from rich.table import Table
 
-from .app import POSITIVE, Composed, Detector, Layers, app, complain, console, progress
+from ..terminal.progress import ProgressBar
+from .app import POSITIVE, Composed, Detector, Layers, app, complain, console
 
 View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments"]
 Format = Literal["png", "svg", "pdf"]
@@ -168,10 +169,9 @@ def _draw(photos: list[Path], detector: Any, out: Path, settings: Any) -> int:
     from ..draw.batch import MANIFEST, figures as draw
 
     failed = 0
-    with progress() as bar:
-        task = bar.add_task("photos", total=len(photos))
+    with ProgressBar("photos", len(photos)) as bar:
         for outcome in draw(detector, photos, out, settings):
-            bar.advance(task)
+            bar.advance()
             if outcome.error:
                 failed += 1
                 complain(outcome.error)

@@ -10,7 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from .app import POSITIVE, Composed, Detector, Device, Layers, app, console, progress
+from ..terminal.progress import ProgressBar
+from .app import POSITIVE, Composed, Detector, Device, Layers, app, console
 
 
 @app.command
@@ -58,16 +59,13 @@ def score(
     model = load(detector).to(device)
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
     settings = Settings(tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed)
-    with progress() as bar:
-        task = bar.add_task("photos", total=None)
+    with ProgressBar("photos") as bar:
         scores = measure(
             model,
             data,
             out,
             settings,
-            progress=lambda state: bar.update(
-                task, total=state.total, completed=state.done, description=str(state) or "photos"
-            ),
+            progress=lambda state: bar.update(state.done, total=state.total, label=str(state) or "photos"),
         )
     if scores is None:  # under torchrun the first process has the scores
         return 0

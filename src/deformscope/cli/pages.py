@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from ..errors import DeformscopeError
-from .app import Detector, app, complain, progress
+from ..terminal.progress import track
+from .app import Detector, app, complain
 
 
 @app.command
@@ -25,25 +26,23 @@ def explore(
     out: Annotated[Path, Parameter(help="HTML file to write.")] = Path("deformscope.html"),
 ) -> int:
     """Write an HTML page to explore the offsets on photos interactively. The page is one file and works offline."""
-    from .. import analyse, load, segments
+    from .. import analyse, load
     from ..explorer import write
     from ..photo import find
 
     found = find(photos)
     loaded = load(detector)
     analyses, titles, failed = [], [], 0
-    with progress() as bar:
-        for photo in bar.track(found, description="photos"):
-            try:
-                analysis = analyse(loaded, photo)
-                analyses.append(analysis.with_composed() if composed else analysis)
-                titles.append(photo.name)
-            except DeformscopeError as error:
-                failed += 1
-                complain(str(error))
+    for photo in track(found, "photos", len(found)):
+        try:
+            analysis = analyse(loaded, photo)
+            analyses.append(analysis.with_composed() if composed else analysis)
+            titles.append(photo.name)
+        except DeformscopeError as error:
+            failed += 1
+            complain(str(error))
     if analyses:
-        regions = [{name: segments(field) for name, field in one.fields.items()} for one in analyses]
-        print(write(out, analyses, titles, segments=regions))
+        print(write(out, analyses, titles))
     return 2 if failed else 0
 
 

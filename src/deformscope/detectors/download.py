@@ -12,12 +12,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DeformscopeError
+from ..terminal.progress import ProgressBar
 
 TIMEOUT = 30.0
 """Seconds of silence after which a connection counts as broken."""
@@ -70,11 +71,11 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
 def _receive(url: str, file: BinaryIO, target: Path) -> None:
     """Append to ``file`` until all of ``url`` is there, asking again from where a connection broke."""
     failures = 0
-    with _progress(target.name) as show:
+    with ProgressBar(target.name, in_bytes=True) as bar:
         while True:
             before = file.seek(0, os.SEEK_END)
             try:
-                if _one_connection(url, file, target, show):
+                if _one_connection(url, file, target, bar):
                     return
                 reason: object = "the connection broke off"
             except urllib.error.HTTPError as error:
@@ -93,7 +94,7 @@ def _receive(url: str, file: BinaryIO, target: Path) -> None:
             time.sleep(PAUSE * failures)
 
 
-def _one_connection(url: str, file: BinaryIO, target: Path, show: Callable[[int, int | None], None]) -> bool:
+def _one_connection(url: str, file: BinaryIO, target: Path, bar: ProgressBar) -> bool:
     """Append what one request brings; whether the file is complete then."""
     start = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(url, headers={"User-Agent": "deformscope"})
@@ -121,7 +122,7 @@ def _one_connection(url: str, file: BinaryIO, target: Path, show: Callable[[int,
         while chunk := response.read(CHUNK):
             file.write(chunk)
             start += len(chunk)
-            show(start, total)
+            bar.update(start, total=total)
     return total is None or start == total
 
 
@@ -156,18 +157,6 @@ def _alone(file: BinaryIO, target: Path) -> Iterator[None]:
     except BlockingIOError:
         raise DeformscopeError(f"{target.name}: another process is fetching it; wait for that one to finish") from None
     yield
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _unreachable(url: str, target: Path, reason: object) -> DeformscopeError:

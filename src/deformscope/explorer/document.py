@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..analysis import Analysis
 from ..errors import DeformscopeError
+from ..fields.segments import Segments
 from ..files import write_text
-from .payload import THUMBNAIL_PX, Segments, data_uri, photo_record, script_text, titles_of
+from .payload import THUMBNAIL_PX, data_uri, grown, photo_record, script_text, titles_of
 
 MODULES = (
     "dom",
@@ -41,13 +42,14 @@ def page(
     analyses: Sequence[Analysis],
     titles: Sequence[str] = (),
     *,
-    segments: Sequence[Segments | None] = (),
+    segments: Sequence[Mapping[str, Segments]] | None = None,
     heading: str = "",
 ) -> str:
     """The text of a self-contained HTML page in which the ``analyses`` can be explored, one photo each.
 
-    ``titles`` name the photos (default: numbers), ``segments`` gives for each photo regions by layer name. Nothing in
-    the page refers to another file or address, and its Content-Security-Policy forbids it to.
+    ``titles`` name the photos (default: numbers). ``segments`` gives for each photo the segments by layer name, where
+    they are known already (``{}``: none); by default they are grown from the fields. Nothing in the page refers to
+    another file or address, and its Content-Security-Policy forbids it to.
     Raises DeformscopeError when there is nothing to show or the counts differ.
     """
     if not analyses:
@@ -55,16 +57,18 @@ def page(
             "analyses=[]: expected at least one; make them with deformscope.analyse(detector, photo)"
         )
     names = titles_of(analyses, titles)
-    if segments and len(segments) != len(analyses):
-        raise DeformscopeError(f"segments: {len(segments)} given for {len(analyses)} photos; expected one a photo")
-    regions = list(segments) or [None] * len(analyses)
+    if segments is not None and len(segments) != len(analyses):
+        raise DeformscopeError(f"segments: {len(segments)} given for {len(analyses)} photos; expected one per photo")
     index = {
         "photos": [
             {"title": name, "thumbnail": data_uri(one.photo, THUMBNAIL_PX, 80) if len(analyses) > 1 else ""}
             for one, name in zip(analyses, names, strict=True)
         ]
     }
-    records = [photo_record(one, name, own) for one, name, own in zip(analyses, names, regions, strict=True)]
+    records = [
+        photo_record(one, name, grown(one.fields) if segments is None else segments[number])
+        for number, (one, name) in enumerate(zip(analyses, names, strict=True))
+    ]
     payload = [_data("index", script_text(index))]
     payload += [_data(f"photo-{number}", script_text(record)) for number, record in enumerate(records)]
     style, script = _asset("page.css"), bundle()

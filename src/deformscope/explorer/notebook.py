@@ -14,10 +14,10 @@ from ..analysis import Analysis
 from ..capture.recorder import Fields
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
+from ..fields.segments import Segments
 from ..files import write_text
 from ..photo import Photo, read
 from .document import page
-from .payload import Segments
 
 FieldsLike: TypeAlias = OffsetField | Sequence[OffsetField] | Mapping[str, OffsetField]
 
@@ -53,14 +53,14 @@ def explore(
     titles: Sequence[str] = (),
     detection: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] = (),
-    segments: Sequence[Segments | None] = (),
+    segments: Sequence[Mapping[str, Segments]] | None = None,
     height: int = 720,
 ) -> Exploration:
     """Explore fields by hand: displays inline in a notebook, ``.save("page.html")`` writes one self-contained file.
 
     ``source`` is an Analysis, several of them, or, with their ``photo``, fields of one image: an OffsetField, a list or
     what ``capture`` gave. ``detection`` (torchvision's keys) and ``class_names`` go with fields; an Analysis has its
-    own. ``height`` of the notebook's frame is in px.
+    own. ``segments`` are those of :func:`deformscope.explorer.page`. ``height`` of the notebook's frame is in px.
     """
     if photo is not None:
         fields = _fields(source)

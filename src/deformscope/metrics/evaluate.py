@@ -15,6 +15,7 @@ import numpy as np
 
 from ..detectors.detector import Detection, Detector
 from ..errors import DeformscopeError
+from ..terminal.progress import ProgressBar
 from .coco import AREAS, average_precision, run_lengths
 
 SPLITS = ("val2017", "val")
@@ -153,16 +154,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _batches(images: Sequence[dict], size: int, progress: bool, name: str) -> Iterator[Sequence[dict]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        task = bar.add_task(name, total=len(images))
+    with ProgressBar(name, len(images), shown=progress) as bar:
         for start in range(0, len(images), size):
             yield images[start : start + size]
-            bar.advance(task, min(size, len(images) - start))
+            bar.advance(min(size, len(images) - start))
 
 
 def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]]) -> Score:

@@ -20,6 +20,7 @@ from ...detectors.dense.dense_rcnn import DenseRCNN
 from ...errors import DeformscopeError
 from ...files import whole_folder
 from ...metrics.coco import library, run_lengths
+from ...terminal.progress import track
 from ..recipe.recipe import Data
 from ..run.networks import Preparation
 from .augment import view
@@ -107,13 +108,8 @@ def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, wor
 
 
 def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
-    from rich.console import Console
-    from rich.progress import track
-
     loader = DataLoader(views, BATCH, num_workers=workers, collate_fn=list)
-    console = Console(stderr=True)
-    parts = track(loader, "the trunk's maps", console=console, disable=not console.is_terminal, total=len(loader))
-    for number, items in enumerate(parts):
+    for number, items in enumerate(track(loader, "the trunk's maps", len(loader))):
         yield number * BATCH, items
 
 

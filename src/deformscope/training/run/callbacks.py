@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from ...files import whole_file, write_text
+from ...terminal.progress import ProgressBar
 
 LOG = "log.jsonl"
 
@@ -144,14 +145,8 @@ class StepBar(lightning.Callback):
     """A progress bar in steps on stderr, where that is a terminal, with the last logged loss."""
 
     def __init__(self, label: str, steps: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._label, self._steps = label, steps
-        self._task = self._bar.add_task(label, total=steps)
+        self._bar = ProgressBar(label, steps)
+        self._label = label
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show it."""
@@ -167,9 +162,8 @@ class StepBar(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """A step further."""
-        self._bar.update(self._task, completed=trainer.global_step)
-        if trainer.global_step % 20 == 0:
-            self._bar.update(self._task, description=f"{self._label} loss {outputs['loss'].item():.3f}")
+        shown = f"{self._label} loss {outputs['loss'].item():.3f}" if trainer.global_step % 20 == 0 else None
+        self._bar.update(trainer.global_step, label=shown)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show the AP."""
