@@ -127,9 +127,12 @@ def test_torchvisions_detectors_are_explained_by_a_function(cat):
 
 ERRORS = {
     "number": (lambda d, cat: ds.explain(d, cat, 100), r"detection=100: expected 0 to \d+, the detections"),
-    "place": (lambda d, cat: ds.explain(d, cat, at=(1.0, 999.0)), r"at \(y, x\) = \(1, 999\): outside the photo"),
+    "place": (lambda d, cat: ds.explain(d, cat, at=(1.0, 999.0)), r"at=\(y=1, x=999\): outside the photo"),
     "no box": (lambda d, cat: ds.explain(d, cat, at=(0.5, 0.5), min_score=0.6), r"in none of the \d+ detected boxes"),
-    "nothing": (lambda d, cat: ds.explain(d, cat, min_score=0.999), r"nothing was detected on it"),
+    "nothing": (
+        lambda d, cat: ds.explain(d, cat, min_score=0.999),
+        r"min_score=0.999: nothing on this photo scores so high",
+    ),
     "output": (lambda d, cat: ds.explain(d, cat, of="size"), r"of='size': expected one of 'score', 'iou', 'left'"),
     "layer": (lambda d, cat: ds.explain(d, cat, layers=["head9"]), r"no deformable call named 'head9'; captured:"),
     "no number": (lambda d, cat: ds.explain(d, cat, of=lambda f: f["boxes"]), r"gave a tensor of shape \(\d+, 4\)"),

@@ -1,5 +1,6 @@
 """The paper's figures and their parts, as matplotlib figures (Zhang et al., ICPRAM 2021, Fig. 1-3)."""
 
+from .explanation import explanation as explanation, receptive_field as receptive_field
 from .figures import figure1 as figure1, figure2 as figure2, figure3 as figure3, sampling as sampling
 from .growth import growth as growth
 from .overview import overview as overview

@@ -72,7 +72,7 @@ def figure2(
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
-    result = _row(len(chosen), backdrop.size)
+    result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, cell_step, group)
@@ -97,7 +97,7 @@ def figure3(
     """Figure 3: at every cell a circle whose radius is r = sqrt(width · height) of d_k; one panel a field."""
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
-    result = _row(len(chosen), backdrop.size)
+    result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, cell_step, group)
@@ -138,7 +138,7 @@ def sampling(
     cells = list(places or panels.centres_of_boxes(detection or {}, min_score) or [(size[0] / 2, size[1] / 2)])
     panels.check_places(cells, size)
     stack = chosen[-depth:]
-    result = _row(1, backdrop.size)
+    result = row_of_panels(1, backdrop.size)
     backdrop = backdrop.within(result.inches)
     ax = result.panels[0][0]
     modulated = panels.sampling_panel(ax, backdrop, stack, cells, group)
@@ -165,7 +165,7 @@ def as_list(fields: FieldsLike) -> list[OffsetField]:
     return chosen
 
 
-def _row(count: int, size: tuple[int, int]) -> Sheet:
+def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
     # Portrait photos stand four in a row, landscape ones three, so that panels stay large enough to read.
     columns = min(count, 4 if size[0] > size[1] else 3)
     rows = -(-count // columns)

@@ -21,7 +21,7 @@ MASK = (0.90, 0.05, 0.10)
 BOX = "#00b8d9"
 PLACES = ("#ff3d00", "#00b0ff", "#ffd600", "#00e676", "#e040fb", "#ffffff")
 INK, FAINT = "#1a1a1a", "#666666"
-SIZE_MAP, MODULATION_MAP = "plasma", "viridis"
+SIZE_MAP, MODULATION_MAP, SIGNED_MAP = "plasma", "viridis", "RdBu_r"
 FORMATS = ("png", "svg", "pdf")
 
 EM_INCHES, LINE_INCHES = 0.0086, 0.0185

@@ -118,7 +118,7 @@ def _of_detector(
     if isinstance(detection, int):
         # A function may ask of all detections, of which there may be none.
         optional = callable(of) and at is None and not len(found["boxes"])
-        chosen = None if optional else row_of(found, detection, at, (array.shape[0], array.shape[1]))
+        chosen = None if optional else row_of(found, detection, at, (array.shape[0], array.shape[1]), min_score)
     value = of(found) if callable(of) else of_detection(found, chosen or 0, of)
     row = {} if chosen is None else {key: tensor[chosen : chosen + 1].detach().cpu() for key, tensor in found.items()}
     return _Run(model, batch, fields, calls, name, checked(value, name), placements[0], array, row)

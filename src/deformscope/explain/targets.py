@@ -27,11 +27,13 @@ def of_detection(traces: Detection, row: int, of: str) -> Tensor:
     return traces[key][row]
 
 
-def row_of(found: Detection, detection: int, at: tuple[float, float] | None, size: tuple[int, int]) -> int:
+def row_of(
+    found: Detection, detection: int, at: tuple[float, float] | None, size: tuple[int, int], min_score: float
+) -> int:
     """The row of the chosen detection: number ``detection``, or the best whose box holds ``at`` (y, x), photo px."""
     boxes = found["boxes"]
     if not len(boxes):
-        raise DeformscopeError("photo: nothing was detected on it, so there is no box to explain; lower min_score")
+        raise DeformscopeError(f"min_score={min_score:g}: nothing on this photo scores so high; lower it")
     if at is None:
         if not 0 <= detection < len(boxes):
             raise DeformscopeError(
@@ -40,13 +42,11 @@ def row_of(found: Detection, detection: int, at: tuple[float, float] | None, siz
         return detection
     y, x = at
     if not (0 <= y <= size[0] and 0 <= x <= size[1]):
-        raise DeformscopeError(
-            f"at (y, x) = ({y:g}, {x:g}): outside the photo, which is {size[0]} high and {size[1]} wide"
-        )
+        raise DeformscopeError(f"at=(y={y:g}, x={x:g}): outside the photo, which is {size[0]} high and {size[1]} wide")
     inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
     if not bool(inside.any()):
         raise DeformscopeError(
-            f"at (y, x) = ({y:g}, {x:g}): in none of the {len(boxes)} detected boxes; give another place, or a number"
+            f"at=(y={y:g}, x={x:g}): in none of the {len(boxes)} detected boxes; give another place, or a number"
         )
     return int(inside.nonzero()[0])
 

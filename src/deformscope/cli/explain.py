@@ -1,0 +1,98 @@
+"""The command that explains a detection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from ..errors import DeformscopeError
+from .app import Detector, Layers, app, console
+from .look import _place
+
+Output = Literal["score", "iou", "left", "top", "right", "bottom"]
+
+PARTS: dict[str, Literal["feature", "kernel", "none"]] = {
+    "only d_f": "feature",
+    "only d_k": "kernel",
+    "no offsets": "none",
+}
+"""Offset modes beside which full offsets are shown."""
+
+
+@app.command
+def explain(
+    photo: Annotated[Path, Parameter(help="Photo to detect on.")],
+    /,
+    *,
+    detector: Detector = "packaged",
+    detection: Annotated[int, Parameter(help="Number of the detection, 0 the best.")] = 0,
+    at: Annotated[
+        str | None, Parameter(help="Place in photo px, as `120,80`: explain the best detection whose box holds it.")
+    ] = None,
+    of: Annotated[
+        Output, Parameter(help="Output to explain: the class's log-odds, the IoU logit, or a side.")
+    ] = "score",
+    layers: Layers = None,
+    compare: Annotated[
+        bool,
+        Parameter(
+            help="Draw the receptive field, too, beside those with parts of the offsets and without any.", negative=()
+        ),
+    ] = False,
+    min_score: Annotated[float, Parameter(help="Minimum score of the detections.")] = 0.05,
+    out: Annotated[Path, Parameter(help="Output file: PNG, SVG or PDF.")] = Path("deformscope-explanation.png"),
+    dpi: Annotated[int, Parameter(help="Resolution of a PNG file.")] = 150,
+) -> int:
+    """Explain a detection: draw what each sampling point adds to it, and its receptive field."""
+    from .. import draw, explain as why, load
+    from ..draw.style import FORMATS
+
+    if out.suffix.lower().lstrip(".") not in FORMATS:
+        raise DeformscopeError(f"out={out}: expected a file ending in {', '.join(f'.{one}' for one in FORMATS)}")
+    place = None if at is None else _place(at)[::-1]
+    explained = why(load(detector), photo, detection, of, at=place, layers=layers or (), min_score=min_score)
+    console().print(_table(explained))
+    files = [draw.save(draw.explanation(explained), out, dpi)]
+    if compare:
+        fields = {"full offsets": explained}
+        for name, mode in PARTS.items():
+            fields[name] = why(load(detector, offset_mode=mode), photo, explained.detection, of)
+        beside = out.with_name(f"{out.stem}-receptive-fields{out.suffix}")
+        files.append(draw.save(draw.receptive_field(fields), beside, dpi))
+    for file in files:
+        print(file)
+    return 0
+
+
+def _table(explained: Any) -> Table:
+    """The layers on which the output depends: the strongest cell's points, and the strongest point."""
+    score = float(explained.detection["scores"][0])
+    box = ", ".join(f"{value:.0f}" for value in explained.box)
+    field = explained.receptive_field
+    table = Table(
+        title=f"{explained.label} {score:.2f} in ({box}): {explained.of} {explained.value:+.2f}",
+        title_justify="left",
+        caption=(
+            f"receptive field: radii {field.radius(0.5):.0f} and {field.radius(0.95):.0f} px hold 50 and 95 %; "
+            f"{field.share_in(explained.box):.0%} in the box, {field.over_chance(explained.box):.1f} × chance"
+        ),
+        caption_justify="left",
+    )
+    table.add_column("layer", overflow="fold")
+    for heading in ("all |attribution|", "strongest cell's sum", "strongest point", "at x, y"):
+        table.add_column(heading, justify="right")
+    for name, layer in explained.reached.items():
+        y, x = layer.strongest_cell()
+        index = int(layer.points.abs().argmax())
+        place = layer.places().reshape(-1, 2)[index].tolist()
+        table.add_row(
+            name,
+            f"{float(layer.points.abs().sum()):.2f}",
+            f"{float(layer.points[:, :, y, x].sum()):+.2f}",
+            f"{float(layer.points.reshape(-1)[index]):+.3f}",
+            f"{place[1]:.0f}, {place[0]:.0f}",
+        )
+    return table

@@ -1,0 +1,156 @@
+"""Parts of explanations on given axes: sampling points by what they add, receptive fields as contours. Photo px."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.contour import QuadContourSet
+from matplotlib.patheffects import withStroke
+
+from ..explain.explanation import Attribution, Explanation
+from ..explain.receptive_field import ReceptiveField
+from . import primitives, style
+from .style import Backdrop
+
+SHARES = (0.5, 0.95)
+"""Of a receptive field's mass within its two contours."""
+INNER, OUTER = "#e53900", "#7a1fa2"
+LEAST_SHARE = 0.03
+"""Points below this share of the strongest are not drawn: from a map of hundreds of cells they would only veil it."""
+LARGEST = 26.0
+"""A panel's longer side over the diameter of the strongest point."""
+CLOSE = 0.4
+"""A box is looked at from near where it is shorter, in both directions, than this share of the photo's sides."""
+AROUND = 2.4
+"""The box's sides around it in such a view, times their lengths."""
+WASH = 0.35
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a photo that a panel shows, of the photo's own shape."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    @classmethod
+    def around(cls, box: tuple[float, float, float, float] | None, size: tuple[int, int]) -> Window:
+        """The surroundings of a small box, or the whole photo."""
+        height, width = size
+        if box is None:
+            return cls(0, 0, height, width)
+        x0, y0, x1, y1 = box
+        share = max((x1 - x0) / width, (y1 - y0) / height)
+        if share > CLOSE:
+            return cls(0, 0, height, width)
+        # No nearer than a fifth of the photo: of a smaller part nothing could be recognised.
+        part = min(1.0, max(AROUND * share, 0.2))
+        h, w = part * height, part * width
+        top, left = (min(max(middle - length / 2, 0), size - length) for middle, length, size in (
+            ((y0 + y1) / 2, h, height), ((x0 + x1) / 2, w, width)
+        ))  # fmt: skip
+        return cls(top, left, h, w)
+
+    def apply(self, ax: Axes) -> None:
+        """Let the axes show it."""
+        ax.set(xlim=(self.left, self.left + self.width), ylim=(self.top + self.height, self.top))
+
+
+def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Window, *, grid: bool = False) -> int:
+    """The sampling points of a layer by what they add, over the photo; returns how many are shown.
+
+    ``grid`` adds, for the cell with the strongest points, lines from its regular grid.
+    """
+    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    values, places = layer.points.numpy(), layer.places().numpy()
+    largest = float(np.abs(values).max(initial=0.0))
+    shown = (np.abs(values) >= LEAST_SHARE * largest) & (values != 0) & np.isfinite(places).all(axis=-1)
+    if grid:
+        row, column = layer.strongest_cell()
+        shown[:, :, row, column] = np.isfinite(places[:, :, row, column]).all(axis=-1)
+        regular = layer.field.to_pixels(layer.field.regular_points()[:, row, column]).numpy()
+        for group in places[:, :, row, column]:
+            primitives.lines(ax, regular, group, color="#222222", width=0.8)
+        y, x = regular.mean(axis=0)
+        mark = ax.plot(x, y, marker="+", color="white", ms=8, mew=1.4, zorder=3.6)[0]
+        mark.set_path_effects([withStroke(linewidth=3.0, foreground="black")])
+    signed_points(ax, places[shown], values[shown], max(window.height, window.width) / LARGEST)
+    window.apply(ax)
+    return int(shown.sum())
+
+
+def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, largest: float) -> EllipseCollection:
+    """Dots, red where ``values`` are positive and blue where negative, areas by magnitude; the strongest lie on top.
+
+    ``largest`` is the diameter of the strongest, px.
+    """
+    order = np.argsort(np.abs(values))
+    share = np.abs(values[order]) / max(float(np.abs(values).max(initial=0.0)), 1e-12)
+    diameters = largest * np.sqrt(share.clip(0.02))
+    artist = EllipseCollection(
+        diameters,
+        diameters,
+        np.zeros(len(order)),
+        units="xy",
+        offsets=places[order][:, ::-1],
+        offset_transform=ax.transData,
+        linewidths=0.3,
+        edgecolors=(0, 0, 0, 0.5),
+        cmap=style.SIGNED_MAP,
+        zorder=4,
+    )
+    # The sign must be seen on weak dots too: they have less area, not much less colour.
+    artist.set(array=np.sign(values[order]) * (0.5 + 0.5 * share), clim=(-1.15, 1.15), alpha=0.92)
+    ax.add_collection(artist, autolim=False)
+    return artist
+
+
+def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
+    """Contours around 50 and 95 % of a receptive field's mass, smoothed, and a dot at its centre; None without mass."""
+    from scipy.ndimage import gaussian_filter
+
+    heat = field.heatmap()
+    if not np.isfinite(heat).all():
+        return None
+    height, width = heat.shape
+    step = max(1, max(height, width) // 512)  # a contour of a large photo needs no more than this
+    heat = heat[step // 2 :: step, step // 2 :: step]
+    smooth = gaussian_filter(heat, max(heat.shape) / 50)
+    inner, outer = (field.level(share, smooth) for share in SHARES)
+    y, x = (np.arange(size) * step + step // 2 + 0.5 for size in smooth.shape)
+    artist = None
+    if outer < inner < smooth.max():
+        ax.contourf(x, y, smooth, [inner, 2 * float(smooth.max())], colors=[INNER], alpha=0.3, zorder=2)
+        artist = ax.contour(x, y, smooth, [outer, inner], colors=[OUTER, INNER], linewidths=[0.9, 1.8], zorder=3)
+    cy, cx = field.centre
+    mark = ax.plot(cx, cy, marker="o", color=INNER, ms=5, mec="white", mew=1.0, zorder=5)[0]
+    mark.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    return artist
+
+
+def outline(ax: Axes, explained: Explanation, window: Window) -> None:
+    """The explained box, with its class and score beside it, where they hide none of its points."""
+    if explained.box is None:
+        return
+    primitives.boxes(ax, explained.detection, min_score=0.0, labels=False)
+    x0, y0, x1, _ = explained.box
+    score = f" {float(explained.detection['scores'][0]):.2f}" if "scores" in explained.detection else ""
+    above = y0 - window.top > 0.07 * window.height
+    right = x0 > window.left + 0.7 * window.width
+    ax.annotate(
+        primitives.escaped(explained.label + score),
+        (min(x1, window.left + window.width) if right else max(x0, window.left), max(y0, window.top)),
+        xytext=(-1.5 if right else 1.5, 2.5 if above else -2.5),
+        textcoords="offset points",
+        fontsize=7,
+        color="white",
+        ha="right" if right else "left",
+        va="bottom" if above else "top",
+        bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
+        zorder=3.4,  # below the points, which it shall not hide
+    )

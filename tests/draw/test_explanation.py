@@ -1,0 +1,154 @@
+"""Figures of explanations hold the attributions' numbers, at the points' places, in the box's surroundings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import EllipseCollection
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from deformscope import DeformscopeError, OffsetField, Placement, draw
+from deformscope.draw.attribution import LEAST_SHARE, Window, attributions, contours
+from deformscope.draw.style import Backdrop
+from deformscope.explain import Attribution, Explanation, ReceptiveField
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+PLACEMENT = Placement((120, 160), (0.5, 0.5))
+
+
+def layer(name="upper", g=2, reduction=8.0, seed=0):
+    """Random attributions of a kernel (3, 2) whose cells cover the photo."""
+    random = torch.Generator().manual_seed(seed)
+    h, w = round(60 / reduction), round(80 / reduction)
+    field = OffsetField.from_tensor(
+        torch.randn(1, 12 * g, h, w, generator=random),
+        kernel_size=(3, 2),
+        offset_groups=g,
+        reduction=reduction,
+        placements=[PLACEMENT],
+        name=name,
+    )
+    points = torch.randn(g, 6, h, w, generator=random) ** 3
+    return Attribution(field, points, torch.randn(g, 6, h, w, 2, generator=random))
+
+
+def explanation(*layers, box=(20.0, 10.0, 130.0, 100.0), of="score"):
+    y, x = np.mgrid[:60, :80]
+    gradient = torch.from_numpy(np.exp(-((y - 30) ** 2 + (x - 50) ** 2) / 200)).float()
+    return Explanation(
+        {one.field.name: one for one in layers},
+        ReceptiveField(gradient, PLACEMENT),
+        of,
+        1.5,
+        PHOTO,
+        {"boxes": torch.tensor([box]), "labels": torch.tensor([1]), "scores": torch.tensor([0.75])},
+        ("cat", "dog"),
+        "net",
+    )
+
+
+def dots(ax):
+    (found,) = [artist for artist in ax.get_children() if isinstance(artist, EllipseCollection)]
+    return found
+
+
+def texts(figure):
+    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+def test_dots_lie_at_the_points_with_their_sign_and_area():
+    one = layer()
+    ax = Figure(figsize=(4, 3)).add_axes((0, 0, 1, 1))
+    shown = attributions(ax, Backdrop.of(PHOTO), one, Window.around(None, (120, 160)))
+    values, places = one.points.flatten().numpy(), one.places().reshape(-1, 2).numpy()
+    strong = np.abs(values) >= LEAST_SHARE * np.abs(values).max()
+    assert 20 < shown == strong.sum() < len(values)
+    order = np.argsort(np.abs(values[strong]))
+    artist = dots(ax)
+    np.testing.assert_allclose(artist.get_offsets(), places[strong][order][:, ::-1], rtol=1e-5)
+    np.testing.assert_array_equal(np.sign(artist.get_array()), np.sign(values[strong][order]))
+    areas = np.asarray(artist.get_widths()) ** 2
+    np.testing.assert_allclose(areas / areas[-1], (np.abs(values[strong]) / np.abs(values).max())[order], rtol=1e-4)
+    colours = artist.to_rgba(artist.get_array())
+    red = np.asarray(artist.get_array()) > 0
+    assert (colours[red, 0] > colours[red, 2]).all()
+    assert (colours[~red, 2] > colours[~red, 0]).all()
+
+
+def test_a_panel_a_layer_that_matters_from_the_output_down_and_one_of_the_receptive_field():
+    unused = replace(layer("unused"), points=torch.zeros(2, 6, 8, 10))
+    why = explanation(layer("lower", seed=1), unused, layer("upper"))
+    figure = draw.explanation(why)
+    assert len(figure.axes) == 3
+    told = texts(figure)
+    assert told.index("upper ·") < told.index("lower ·") < told.index("receptive field")
+    assert "unused" not in told
+    assert "dog 0.75" in told
+    assert "log-odds of dog" in told
+    assert len(draw.explanation(why, receptive_field=False).axes) == 2
+    assert len(draw.explanation(why, layers=["lower"]).axes) == 2
+    assert "the box's left side" in texts(draw.explanation(replace(why, of="left"), layers=["upper"]))
+
+
+def test_of_many_layers_the_last_of_each_reduction_is_shown():
+    layers = [layer(f"block{index}", reduction=8.0 if index < 3 else 4.0) for index in range(5)]
+    told = texts(draw.explanation(explanation(*layers)))
+    assert [f"block{index} ·" in told for index in range(5)] == [False, False, True, False, True]
+
+
+def test_small_boxes_are_seen_from_near():
+    why = explanation(layer(), box=(100.0, 60.0, 120.0, 80.0))
+    near, field = draw.explanation(why).axes
+    (left, right), (bottom, top) = near.get_xlim(), near.get_ylim()
+    assert (right - left) / (bottom - top) == pytest.approx(160 / 120)
+    assert 0 <= left < 100
+    assert 120 < right <= 160
+    assert right - left < 80
+    frame = [patch for patch in field.patches if isinstance(patch, Rectangle)][-1]
+    assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == pytest.approx(
+        (left, top, right - left, bottom - top)
+    )
+    assert draw.explanation(why, zoom=False).axes[0].get_xlim() == (0, 160)
+    assert draw.explanation(explanation(layer())).axes[0].get_xlim() == (0, 160)
+
+
+def test_the_inner_contour_holds_half():
+    ax = Figure(figsize=(4, 3)).add_axes((0, 0, 1, 1))
+    field = explanation(layer()).receptive_field
+    artist = contours(ax, field)
+    assert isinstance(artist, QuadContourSet)
+    heat = field.heatmap()
+    y, x = np.mgrid[:120, :160] + 0.5
+    inner = artist.get_paths()[1]
+    inside = inner.contains_points(np.stack([x, y], axis=-1).reshape(-1, 2)).reshape(120, 160)
+    assert heat[inside].sum() / heat.sum() == pytest.approx(0.5, abs=0.06)
+    assert contours(ax, ReceptiveField(torch.zeros(6, 8), PLACEMENT)) is None
+
+
+def test_receptive_fields_stand_side_by_side():
+    why = explanation(layer())
+    figure = draw.receptive_field({"with offsets": why, "without": replace(why, layers={})})
+    assert len(figure.axes) == 2
+    assert "receptive field · without" in texts(figure)
+    assert len(draw.receptive_field(why).axes) == 1
+
+
+def test_what_cannot_be_drawn_is_told():
+    why = explanation(layer())
+    with pytest.raises(DeformscopeError, match=r"photo=None: the explanation is of a model that prepares no photos"):
+        draw.explanation(replace(why, photo=None))
+    draw.explanation(replace(why, photo=None), PHOTO)
+    with pytest.raises(DeformscopeError, match=r"depends on no deformable convolution"):
+        draw.explanation(explanation(), receptive_field=False)
+    with pytest.raises(DeformscopeError, match=r"explained: none given"):
+        draw.receptive_field({})
+    with pytest.raises(DeformscopeError, match=r"layer='x': expected one of the explained layers: 'upper'"):
+        draw.explanation(why, layers=["x"])
+
+
+def test_models_without_boxes_and_labels_are_drawn():
+    why = replace(explanation(layer()), detection={}, of="<lambda>")
+    assert "<lambda>" in texts(draw.explanation(why))
