@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 from rich.table import Table
 
 from ..errors import DeformscopeError
-from .app import Detector, Layers, app, console
-from .look import _place
+from .app import Detector, Device, Layers, app, console
+from .look import XY, places
 
 Output = Literal["score", "iou", "left", "top", "right", "bottom"]
 
@@ -22,29 +23,41 @@ PARTS: dict[str, Literal["feature", "kernel", "none"]] = {
 """Offset modes beside which full offsets are shown."""
 
 
+def _place(kind: Any, tokens: tuple[Token, ...]) -> XY:
+    return places(kind, tokens)[0]
+
+
 @app.command
 def explain(
     photo: Annotated[Path, Parameter(help="Photo to detect on.")],
     /,
     *,
     detector: Detector = "packaged",
-    detection: Annotated[int, Parameter(help="Number of the detection, 0 the best.")] = 0,
+    detection: Annotated[int, Parameter(help="Number of the detection, 0 the best.", validator=Number(gte=0))] = 0,
     at: Annotated[
-        str | None, Parameter(help="Place in photo px, as `120,80`: explain the best detection whose box holds it.")
+        XY | None,
+        Parameter(
+            help="Place in photo px, as `120,80`: explain the best detection whose box holds it.",
+            accepts_keys=False,
+            converter=_place,
+            n_tokens=1,
+        ),
     ] = None,
     of: Annotated[
-        Output, Parameter(help="Output to explain: the class's log-odds, the IoU logit, or a side.")
+        Output, Parameter(help="Output to explain: the log-odds of the class, the IoU logit, or a side of the box.")
     ] = "score",
     layers: Layers = None,
     compare: Annotated[
         bool,
         Parameter(
-            help="Draw the receptive field, too, beside those with parts of the offsets and without any.", negative=()
+            help="Draw also the receptive field with full offsets, only d_f, only d_k and no offsets side by side.",
+            show_default=False,
         ),
     ] = False,
-    min_score: Annotated[float, Parameter(help="Minimum score of the detections.")] = 0.05,
+    min_score: Annotated[float, Parameter(help="Minimum score of detections.")] = 0.05,
     out: Annotated[Path, Parameter(help="Output file: PNG, SVG or PDF.")] = Path("deformscope-explanation.png"),
-    dpi: Annotated[int, Parameter(help="Resolution of a PNG file.")] = 150,
+    dpi: Annotated[int, Parameter(help="Resolution of PNG files.", validator=Number(gte=20))] = 150,
+    device: Device = "cpu",
 ) -> int:
     """Explain a detection: draw what each sampling point adds to it, and its receptive field."""
     from .. import draw, explain as why, load
@@ -52,14 +65,14 @@ def explain(
 
     if out.suffix.lower().lstrip(".") not in FORMATS:
         raise DeformscopeError(f"out={out}: expected a file ending in {', '.join(f'.{one}' for one in FORMATS)}")
-    place = None if at is None else _place(at)[::-1]
-    explained = why(load(detector), photo, detection, of, at=place, layers=layers or (), min_score=min_score)
+    place = None if at is None else (at.y, at.x)
+    explained = why(load(detector).to(device), photo, detection, of, at=place, layers=layers or (), min_score=min_score)
     console().print(_table(explained))
     files = [draw.save(draw.explanation(explained), out, dpi)]
     if compare:
         fields = {"full offsets": explained}
         for name, mode in PARTS.items():
-            fields[name] = why(load(detector, offset_mode=mode), photo, explained.detection, of)
+            fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of)
         beside = out.with_name(f"{out.stem}-receptive-fields{out.suffix}")
         files.append(draw.save(draw.receptive_field(fields), beside, dpi))
     for file in files:

@@ -23,15 +23,16 @@ class XY(NamedTuple):
     y: float
 
 
-def _places(_: Any, tokens: tuple[Token, ...]) -> list[XY]:
-    places = []
+def places(_: Any, tokens: tuple[Token, ...]) -> list[XY]:
+    """The places that X,Y stand for."""
+    found = []
     for token in tokens:
         try:
             x, y = (float(part) for part in token.value.split(","))
         except ValueError:
             raise ValueError(f'"{token.value}"; expected X,Y in photo px, such as 120,80') from None
-        places.append(XY(x, y))
-    return places
+        found.append(XY(x, y))
+    return found
 
 
 @app.command
@@ -52,7 +53,7 @@ def figures(
         Parameter(
             help="Place in photo px, as `120,80`, whose sampling points are drawn. Can be repeated. "
             "[default: centres of detected boxes]",
-            converter=_places,
+            converter=places,
             n_tokens=1,
         ),
     ] = None,
