@@ -1,5 +1,7 @@
 """Any photo comes in upright, in RGB; whatever is none gets one clear line."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -50,16 +52,119 @@ def test_the_cameras_orientation_is_applied(orientation, ramp, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "turned.png"), ramp)
 
 
-def test_grey_palette_transparent_and_16_bit_images_become_rgb(ramp, tmp_path):
+def test_grey_palette_and_transparent_images_become_rgb(ramp, tmp_path):
     grey = ramp[..., 1]
     expected = np.repeat(grey[..., None], 3, axis=-1)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
     Image.fromarray(grey).convert("LA").save(tmp_path / "la.png")
-    for name in ("grey", "deep", "palette", "la"):
+    for name in ("grey", "palette", "la"):
         np.testing.assert_array_equal(read(tmp_path / f"{name}.png"), expected, err_msg=name)
     np.testing.assert_array_equal(read(grey), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "PA", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"])
+def test_every_mode_of_pillows_gives_the_photo_that_it_holds(mode):
+    y, x = np.mgrid[:32, :48]
+    grey = np.stack([8 * y // 2 + 2 * x] * 3, axis=-1).astype(np.uint8)
+    via = {"La": "LA", "RGBa": "RGBA", "PA": "LA"}.get(mode)
+    image = Image.fromarray(grey).convert("L").convert("RGB")
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
+    elif mode in ("L", "LA", "P", "La", "PA"):
+        image = image.convert("L")
+        image = image if mode == "L" else image.convert(via or mode)
+        image = image.convert(mode)
+    else:
+        image = (image.convert(via) if via else image).convert(mode)
+    assert image.mode == mode
+    # A colour space of 8 bits loses a few steps on the way there and back.
+    assert np.abs(read(image).astype(int) - grey).max() <= (3 if mode in ("LAB", "YCbCr", "HSV") else 0)
+
+
+def test_a_black_and_white_image_is_read():
+    grey = np.random.default_rng(0).integers(0, 2, (9, 13), dtype=np.uint8) * 255
+    np.testing.assert_array_equal(read(Image.fromarray(grey).convert("1")), np.repeat(grey[..., None], 3, axis=-1))
+
+
+def full_range(seed: int = 0) -> np.ndarray:
+    """A smooth grey photo with some of every value of 8 bits."""
+    y, x = np.mgrid[:160, :256]
+    noise = np.random.default_rng(seed).normal(0, 2, x.shape)
+    return np.clip(x + 10 * np.sin(y / 9) + noise, 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix"),
+    [
+        (lambda grey: grey.astype(np.uint16) * 257, "png"),
+        (lambda grey: grey.astype(np.uint16) * 257, "tiff"),
+        (lambda grey: grey.astype(np.uint16) * 16, "png"),  # 12 bits
+        (lambda grey: grey.astype(np.uint16) + 1000, "tiff"),
+        (lambda grey: grey.astype(np.int32) * 2**22, "tiff"),
+        (lambda grey: grey.astype(np.int32) - 128, "tiff"),
+        (lambda grey: grey.astype(np.float32) / 255, "tiff"),
+        (lambda grey: grey.astype(np.float32), "tiff"),
+        (lambda grey: grey.astype(np.float32) * 1e30 - 1e31, "tiff"),
+    ],
+)
+def test_deep_grey_photos_look_the_same_in_any_unit(values, suffix, tmp_path):
+    grey = full_range()
+    Image.fromarray(values(grey)).save(tmp_path / f"deep.{suffix}")
+    found = read(tmp_path / f"deep.{suffix}")
+    assert found.shape == (*grey.shape, 3) and found.dtype == np.uint8
+    assert np.abs(found.astype(int) - grey[..., None]).max() <= 2
+
+
+def test_unsigned_32_bits_are_not_taken_for_signed_ones(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    grey = full_range()
+    tifffile.imwrite(tmp_path / "deep.tiff", grey.astype(np.uint32) * 2**24)
+    assert np.abs(read(tmp_path / "deep.tiff").astype(int) - grey[..., None]).max() <= 2
+
+
+def test_deep_grey_photos_with_gaps_and_hot_pixels_can_still_be_seen():
+    grey = full_range()
+    holed = grey.astype(np.float32)
+    holed[3, 5], holed[7, 9], holed[11, 13] = np.nan, np.inf, 1e20
+    found = read(Image.fromarray(holed))
+    assert found[3, 5].tolist() == [0, 0, 0] and found[7, 9].tolist() == found[11, 13].tolist() == [255] * 3
+    seen = np.ones(grey.shape, bool)
+    seen[[3, 7, 11], [5, 9, 13]] = False
+    assert np.abs(found[seen].astype(int) - grey[seen][:, None]).max() <= 2
+    for constant in (0.0, 3.5, np.nan):
+        assert (read(Image.fromarray(np.full((4, 5), constant, np.float32))) == 0).all()
+    stars = np.zeros((100, 100), np.float32)
+    stars[50, 50] = 7
+    assert read(Image.fromarray(stars))[50, 50].tolist() == [255] * 3
+
+
+def badly_typed(orientation: int) -> bytes:
+    """EXIF with an orientation, a resolution that is text, and a text that is a number."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    entries += struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
+    entries += struct.pack("<HHIHH", 0x9000, 3, 1, 7, 0)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + entries + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_badly_typed_tag_beside_the_orientation_does_not_stop_the_photo(suffix, ramp, tmp_path):
+    smooth = Image.fromarray(np.ascontiguousarray(np.rot90(ramp, 1)))
+    smooth.save(tmp_path / f"turned.{suffix}", exif=badly_typed(6), quality=100)
+    found = read(tmp_path / f"turned.{suffix}")
+    assert found.shape == ramp.shape
+    assert np.abs(found.astype(int) - ramp).mean() < 6
+
+
+@pytest.mark.parametrize("cut", range(6, 60, 3))
+def test_exif_that_is_cut_off_or_noise_does_not_stop_the_photo(cut, ramp, tmp_path):
+    noise = np.random.default_rng(cut).integers(0, 256, 60, dtype=np.uint8).tobytes()
+    for number, exif in enumerate((badly_typed(3)[:cut], badly_typed(3)[:cut] + noise, b"Exif\0\0" + noise)):
+        Image.fromarray(ramp).save(tmp_path / f"{number}.jpg", exif=exif)
+        assert read(tmp_path / f"{number}.jpg").shape == ramp.shape
 
 
 def test_what_is_transparent_lies_on_white(ramp, tmp_path):

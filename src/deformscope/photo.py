@@ -19,6 +19,8 @@ Photo = Union[str, "os.PathLike[str]", "Image.Image", np.ndarray, "Tensor"]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to many gigabytes."""
+ORIENTATION, SAMPLE_FORMAT = 0x0112, 339
+"""Tags of EXIF and TIFF."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -26,8 +28,17 @@ def read(photo: Photo) -> np.ndarray:
     """A photo as an upright RGB uint8 array ``[h w 3]``.
 
     Takes a path, a PIL image, a uint8 ``[h w 3]`` (or grey ``[h w]``, or RGBA) array, or a ``[3 h w]`` tensor, uint8
-    or floats in 0..1. EXIF orientation is applied; grey, palette, transparent (on white), 16-bit and CMYK images are
-    converted. Raises DeformscopeError, naming the file, when it cannot be read.
+    or floats in 0..1. EXIF orientation is applied. By the image's mode in Pillow:
+
+    ======================================  =====================================================================
+    1, L, P, RGB, CMYK, YCbCr, LAB, HSV     Pillow's conversion to RGB
+    LA, PA, RGBA, La, RGBa, transparency    the same, on white
+    I;16 (any byte order), I, F             grey of an unknown range: from the darkest to the brightest value
+    ======================================  =====================================================================
+
+    Of the last, the 0.1st percentile of the values becomes black and the 99.9th white, so that the photo looks the same
+    in 12, 16 or 32 bits and in floats of any unit; NaN becomes black. Colours of 16 bits are cut to 8 by Pillow.
+    Raises DeformscopeError, naming the file, when the photo cannot be read.
     """
     from PIL import Image
 
@@ -69,7 +80,7 @@ def _from_file(path: Path) -> np.ndarray:
         raise DeformscopeError(f"{path}: no such file; check the path")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of damage beside the pixels, such as in EXIF
             with Image.open(path) as image:
                 return _from_image(image)
     except DeformscopeError as error:
@@ -80,29 +91,71 @@ def _from_file(path: Path) -> np.ndarray:
         raise DeformscopeError(f"{path}: larger than {MOST_PIXELS / 1e6:.0f} megapixels; shrink it first") from None
     except PermissionError:
         raise DeformscopeError(f"{path}: may not be read; check the file's permissions") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DeformscopeError(f"{path}: damaged or cut off ({error}); get the file again") from None
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
 
 
 def _from_image(image: Image.Image) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if image.width * image.height > MOST_PIXELS:
         raise DeformscopeError(
             f"{image.width}×{image.height} px: expected at most {MOST_PIXELS / 1e6:.0f} megapixels; shrink it first"
         )
-    image = ImageOps.exif_transpose(image) or image
-    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
-        # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        grey = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
+    unsigned = _unsigned(image)
+    image = _upright(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        return _stretched(values.view(np.uint32) if unsigned else values)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(ground, layer)
     return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as the camera's orientation turns it; as it is where that cannot be read."""
+    from PIL import Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    try:
+        # Not ImageOps.exif_transpose, which writes all tags anew and fails where one of them is badly typed.
+        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # hostile tags raise errors of any kind, and the pixels can still be shown
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _unsigned(image: Image.Image) -> bool:
+    """Whether a TIFF's 32-bit integers are unsigned, which Pillow reads as signed ones."""
+    tags = getattr(image, "tag_v2", None)
+    return image.mode == "I" and tags is not None and tags.get(SAMPLE_FORMAT, (1,)) == (1,)
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Grey values ``[h w]`` of any range as RGB uint8, the 0.1st percentile black and the 99.9th white."""
+    values = values.astype(np.float64)
+    known = values[np.isfinite(values)]
+    known = known[:: max(1, known.size // 1_000_000)]
+    low, high = np.percentile(known, (0.1, 99.9)) if known.size else (0.0, 0.0)
+    if low == high and known.size:  # all but a few are the same
+        low, high = known.min(), known.max()
+    if low == high:
+        grey = np.zeros(values.shape, np.uint8)
+    else:
+        shares = (np.clip(values, low, high) - low) / (high - low)
+        grey = np.nan_to_num(255 * shares).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
