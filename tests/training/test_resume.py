@@ -172,6 +172,16 @@ def test_a_recipe_that_does_not_fit_its_data_leaves_the_folder_to_the_mended_one
     assert train(tiny(), folder, progress=False).steps == 12
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "abacus"])
+def test_hardware_that_is_not_there_leaves_the_folder_as_it_was(tiny, tmp_path, accelerator):
+    folder = tmp_path / "run"
+    with pytest.raises(DeformscopeError, match=rf"run\.accelerator: '{accelerator}', .*no such hardware") as error:
+        train(tiny(f"run.accelerator={accelerator}"), folder, progress=False)
+    assert "\n" not in str(error.value)
+    assert not folder.exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DeformscopeError, match=r"folder=.*file.run: cannot be used"):

@@ -1,1 +1,1 @@
-"""Recipes: all that decides a training run, as typed records read from YAML."""
+"""Recipes: everything that decides a training run, as typed records read from YAML."""

@@ -1,4 +1,4 @@
-"""Recipes from YAML: by file or by the name of one that comes with the package, with overrides."""
+"""Read recipes from YAML files or, by name, from those that come with the package, with overrides."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ MOST_BYTES = 1 << 20
 
 
 def read(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file or, by name, one that comes with the package (``shapes``, ``table1_coco/faster_full``).
+    """Read a recipe: a YAML file, or the name of one that comes with the package, such as ``shapes``.
 
-    ``overrides`` are ``key.subkey=value``, the value in YAML. ``base: OTHER.yaml`` in a file takes all that the file
-    does not say from the one beside it. Raises DeformscopeError naming key, value and what was expected.
+    ``overrides`` are ``key.subkey=value``, with the value in YAML. ``base: OTHER.yaml`` in a file takes what the file
+    does not set from another one in the same folder. Raises DeformscopeError, which names the key, its value and what
+    was expected.
     """
     values = _values(_locate(recipe), depth=0)
     for override in overrides:
@@ -52,7 +53,7 @@ def _locate(recipe: str | os.PathLike[str]) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, which let a small file grow without bounds."""
+    """A loader without aliases, with which a small file can expand without bounds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

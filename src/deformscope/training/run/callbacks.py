@@ -1,4 +1,4 @@
-"""What a run writes while it learns: its loss curve, and checkpoints that are whole or not there."""
+"""Callbacks of a run: checkpoints, the loss log, snapshots of the detector, a progress bar."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LOG = "log.jsonl"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Written beside their place and then moved there: a kill at any moment leaves the one before."""
+    """Checkpoints that are written to a temporary file and then moved, so that a kill leaves the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write and move. Lightning's own writes below /tmp, from where moving is copying."""
+        """Write and move. (Lightning writes below /tmp, and moving from another file system is copying.)"""
         with whole_file(path, durable=True) as beside:
             torch.save(checkpoint, beside)
 
 
 class LossLog(lightning.Callback):
-    """``log.jsonl``: every ``every`` steps a line with the means of the losses since the last, over all processes.
+    """Write ``log.jsonl``: one line every ``every`` steps with the means of the losses since the line before.
 
-    The line also has the gradients' norm before clipping, the learning rate and the seconds spent. Its state is in the
-    checkpoint, and lines beyond a checkpoint are dropped when the run goes on from it: the file is the one that an
-    unbroken run writes.
+    Means are over all processes. A line also has the norm of the gradients before clipping, the learning rate and the
+    seconds spent. The state is saved in checkpoints, and lines after the checkpoint are dropped on resuming, so that
+    the file is that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path, every: int, steps: int) -> None:
@@ -46,17 +46,17 @@ class LossLog(lightning.Callback):
         self._began = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What is summed up so far."""
+        """The sums since the last line, and the seconds."""
         sums = {name: value.item() for name, value in self._sums.items()}
         return {"sums": sums, "count": self._count, "seconds": self.seconds + time.monotonic() - self._began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the sums and the seconds."""
         self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state_dict["sums"].items()}
         self._count, self.seconds = state_dict["count"], state_dict["seconds"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Drop what a broken run logged beyond its checkpoint."""
+        """Drop lines after the checkpoint from which the run resumes."""
         self._began = time.monotonic()
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
@@ -66,7 +66,7 @@ class LossLog(lightning.Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the gradients' norm of the steps that are logged."""
+        """Measure the norm of the gradients in steps that are logged."""
         if self._due(trainer.global_step + 1):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self._norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
@@ -79,7 +79,7 @@ class LossLog(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Sum up, and write when a line is due."""
+        """Add the losses; write a line when one is due."""
         for name, value in outputs.items():
             value = value.detach().double()
             self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
@@ -99,7 +99,7 @@ class LossLog(lightning.Callback):
             trainer.logger.log_metrics(means, trainer.global_step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop the clock."""
+        """Add the time since the start."""
         self.seconds += time.monotonic() - self._began
 
     def _due(self, step: int) -> bool:
@@ -107,14 +107,14 @@ class LossLog(lightning.Callback):
 
 
 class Snapshots(lightning.Callback):
-    """The detector as it was after some steps, each in a file that :func:`deformscope.load` takes."""
+    """Save the detector after chosen steps as ``step-N.safetensors``, for :func:`deformscope.load`."""
 
     def __init__(self, folder: Path, steps: Sequence[int], save: Callable[[Path], None]) -> None:
         self.folder, self.steps, self.save = folder, frozenset(steps), save
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the detector as it begins."""
-        self._keep(trainer)
+        """Save the detector of step 0."""
+        self._save(trainer)
 
     def on_train_batch_end(
         self,
@@ -124,10 +124,10 @@ class Snapshots(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Keep it where its step is one of those."""
-        self._keep(trainer)
+        """Save the detector if this step was chosen."""
+        self._save(trainer)
 
-    def _keep(self, trainer: lightning.Trainer) -> None:
+    def _save(self, trainer: lightning.Trainer) -> None:
         path = self.folder / f"step-{trainer.global_step}.safetensors"
         if trainer.global_step in self.steps and trainer.is_global_zero and not path.exists():
             self.save(path)
@@ -142,14 +142,14 @@ def _mean_of_processes(value: Tensor) -> Tensor:
 
 
 class StepBar(lightning.Callback):
-    """A progress bar in steps on stderr, where that is a terminal, with the last logged loss."""
+    """A progress bar in steps, with the loss, on stderr; only if that is a terminal."""
 
     def __init__(self, label: str, steps: int) -> None:
         self._bar = ProgressBar(label, steps)
         self._label = label
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Show it."""
+        """Show the bar."""
         if trainer.is_global_zero:
             self._bar.start()
 
@@ -161,7 +161,7 @@ class StepBar(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """A step further."""
+        """Advance the bar; update the loss every 20 steps."""
         shown = f"{self._label} loss {outputs['loss'].item():.3f}" if trainer.global_step % 20 == 0 else None
         self._bar.update(trainer.global_step, label=shown)
 
@@ -172,5 +172,5 @@ class StepBar(lightning.Callback):
             self._label = f"{self._label.split(' AP')[0]} AP {float(score):.1f}"
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Leave the terminal in order, also after an error."""
+        """Remove the bar, also after an error."""
         self._bar.stop()

@@ -1,4 +1,4 @@
-"""The learning itself, as a Lightning module: losses, parameter groups, schedules, detections to judge."""
+"""The training as a Lightning module: losses, parameter groups, schedules, evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .supervise import targets
 
 
 class Learning(lightning.LightningModule):
-    """One network under one recipe. ``scores`` holds what the last evaluation measured."""
+    """A network trained by a recipe. ``scores`` holds the result of the last evaluation."""
 
     def __init__(
         self, recipe: Recipe, detector: Detector, val: Source, supervision: OffsetSupervision | None = None
@@ -36,7 +36,7 @@ class Learning(lightning.LightningModule):
         self.scored_at = -1
         """The step of the last evaluation."""
         self.detections: list[dict[str, Any]] = []
-        """What the last evaluation found, in COCO's results format."""
+        """Detections of the last evaluation, in COCO's results format."""
         self._val = val
         self._penalty = OffsetPenalty(detector) if recipe.optimiser.offset_penalty else None
         self._results: list[dict[str, Any]] = []
@@ -45,12 +45,12 @@ class Learning(lightning.LightningModule):
             self.side_branches = supervision.side_branches  # learn too
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what a step draws at random by its number, so that a resumed run draws the same."""
+        """Seed the step's random draws by its number, so that a resumed run draws the same."""
         sequence = np.random.SeedSequence((self.recipe.run.seed, self.global_step, self.global_rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The sum of the losses, and each of them for the log."""
+        """The total loss, and its parts for the log."""
         with self._supervision or nullcontext():
             parts = losses(self.detector, batch)
         if self._supervision is not None:
@@ -72,7 +72,7 @@ class Learning(lightning.LightningModule):
         self._results += detections(self.detector, batch, self._truth, self.recipe.evaluation)
 
     def on_validation_epoch_end(self) -> None:
-        """Average precision over the detections of all processes; logged as ``val/…``."""
+        """Average precision over the detections of all processes, logged as ``val/ap`` and so on."""
         self.detections, settings = _gathered(self._results), self.recipe.evaluation
         self.scores = scores(self._truth, self.detections, settings.classes, settings.photos)
         self.scored_at = self.global_step
@@ -82,7 +82,7 @@ class Learning(lightning.LightningModule):
         self._results = []
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser and, step by step, its schedule."""
+        """The recipe's optimiser and its schedule, which is updated in every step."""
         settings, steps = self.recipe.optimiser, self.recipe.run.steps
         groups = [
             {"params": parameters, "lr": settings.lr * factor}
@@ -109,7 +109,10 @@ class Learning(lightning.LightningModule):
 
 
 def parameter_groups(network: nn.Module, offset_lr: float) -> Iterator[tuple[list[nn.Parameter], float]]:
-    """The parameters that learn, with their learning-rate multipliers: offset convolutions and the rest."""
+    """The parameters that are trained, in two groups, with the learning-rate multiplier of each.
+
+    The offset convolutions are the second group, if there are any.
+    """
     learning = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     rest = [parameter for name, parameter in learning if ".conv_offset." not in f".{name}"]
     offset = [parameter for name, parameter in learning if ".conv_offset." in f".{name}"]
@@ -119,7 +122,7 @@ def parameter_groups(network: nn.Module, offset_lr: float) -> Iterator[tuple[lis
 
 
 def rate(settings: Optimiser, step: int) -> float:
-    """The share of the learning rate at a step, of the constant and multi-step schedules: linear warm-up."""
+    """The factor on the learning rate at ``step``, for ``constant`` and ``multi_step``, with linear warm-up."""
     passed = sum(step >= milestone for milestone in settings.milestones) if settings.schedule == "multi_step" else 0
     if step < settings.warmup:
         share = settings.warmup_start + (1 - settings.warmup_start) * step / settings.warmup
@@ -136,7 +139,7 @@ def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, steps: int)
             steps,
             pct_start=settings.warmup / steps,
             div_factor=1 / max(settings.warmup_start, 1e-8),
-            # Momentum stays, so that schedules can be compared.
+            # Constant momentum, so that schedules can be compared.
             cycle_momentum=False,
         )
     return LambdaLR(optimiser, lambda step: rate(settings, step))

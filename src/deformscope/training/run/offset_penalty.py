@@ -1,7 +1,7 @@
-"""A price on offsets, so that they stay where nothing pays for them: their mean square, as a part of the loss.
+"""A penalty on offsets: their mean square, added to the loss.
 
-Nothing else holds them. A long training with Adam lets whole layers drift by a constant, which does nothing for the
-prediction, and lets them fit the training photos; the field then says nothing of where objects are.
+No other loss limits offsets. In long training with Adam, the offsets of whole layers drift by a constant that does not
+change the predictions, and overfit to the training photos; the field then no longer shows where objects are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ...detectors.deform import DeformConv
 
 
 class OffsetPenalty:
-    """Sees the offsets of a network's deformable convolutions as it trains, from its making on."""
+    """Collects the offsets of all deformable convolutions of ``network`` in each forward pass with gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         self._seen: list[Tensor] = []
@@ -24,7 +24,7 @@ class OffsetPenalty:
                 module.conv_offset.register_forward_hook(lambda conv, _, out, points=points: self._see(out, 2 * points))
 
     def take(self) -> Tensor:
-        """Mean square, cells², summed over the layers, of what was seen since the last call. Without layers, zero."""
+        """The mean square (cells²) of the offsets since the last call, summed over layers; zero without layers."""
         seen, self._seen = self._seen, []
         squares = [offset.float().square().mean() for offset in seen]
         return torch.stack(squares).sum() if squares else self._parameter.new_zeros(())

@@ -1,4 +1,4 @@
-"""What a detector finds on the photos that it is judged on: the same while it learns and after."""
+"""Detections on the photos of an evaluation, during training and after it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ...metrics.evaluate import to_results
 from ..recipe.recipe import Evaluation
 
 AT_ONCE = 8
-"""Photos that are looked at together."""
+"""Photos per batch."""
 MOST = 100
-"""Detections a photo, as COCO counts them."""
+"""Detections per photo, as COCO evaluates them."""
 
 
 def detections(
     detector: Detector, photos: Sequence[tuple[int, np.ndarray]], truth: dict[str, Any], settings: Evaluation
 ) -> list[dict[str, Any]]:
-    """Detections on photos (RGB uint8 ``[h w 3]``), by index into ``truth`` (COCO's format), in COCO's results format.
+    """Detect on ``photos``, pairs of index into ``truth["images"]`` and RGB uint8 ``[h w 3]``.
 
-    Boxes are in the photos' px. Just as for users: in float32, however the detector learned.
+    ``truth`` is in COCO's annotation format, the detections in its results format, with boxes in photo px. They are
+    computed in float32 whatever the precision of the training, as for users.
     """
     device = next(detector.parameters()).device
     images, placements = detector.prepare([photo for _, photo in photos])

@@ -1,8 +1,8 @@
-"""One training run in one folder: begun, gone on with, or found done.
+"""A training run in a folder: start it, resume it, or return its result.
 
-The folder has ``recipe.json``, ``log.jsonl``, ``last.ckpt``, ``best.ckpt`` where it is evaluated on the way,
-``tensorboard/``, and at the end ``result.json``, ``detections.json`` on the validation photos and, for a detector that
-:func:`deformscope.load` can load, ``detector.safetensors``.
+The folder holds ``recipe.json``, ``log.jsonl``, ``last.ckpt``, ``best.ckpt`` if the run is evaluated on the way,
+``tensorboard/`` and, at the end, ``result.json``, ``detections.json`` (on the validation photos) and
+``detector.safetensors``, for :func:`deformscope.load`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ...detectors.checkpoints import native as packaged
 from ...detectors.dense.dense import DenseDetector
@@ -51,9 +52,10 @@ PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-m
 
 
 def train(recipe: Recipe, folder: Path, *, progress: bool = True) -> Result:
-    """Train as the recipe says, in ``folder``; go on where a run was broken off there, or return its result.
+    """Train as ``recipe`` says; resume an interrupted run in ``folder``, or return the result of a finished one.
 
-    Raises DeformscopeError when the folder holds another recipe's run, or the recipe does not fit its data.
+    ``progress`` shows a bar on stderr. Raises DeformscopeError when the folder holds the run of another recipe, or the
+    recipe does not fit its data or this machine.
     """
     with made(folder), alone(folder):
         done = result(folder, recipe)
@@ -66,20 +68,21 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
         raise DeformscopeError(
             f"data: the classes of {recipe.data.train!r} and {recipe.data.val!r} differ; use two splits of one data set"
         )
-    evaluated(recipe, val_source)  # unknown classes are an error now, not after the training
+    evaluated(recipe, val_source)  # raises for unknown classes before the training, not after it
     _warn_of_slow_halves(recipe)
     detector = networks.build(recipe, train_source.names)
     learning = Learning(recipe, detector, val_source, supervise.attached(recipe, detector, train_source))
     data = RecipeData(recipe, detector, train_source, val_source)
-    claim(recipe, folder)  # not before: a recipe that does not fit its data would keep the folder from the mended one
     log = LossLog(folder, recipe.run.log_every, recipe.run.steps)
     last = folder / LAST
     begun = state(last) if last.exists() else None
     with warnings.catch_warnings(), _quiet():
-        # Worker processes do not pay for small data, validation metrics are reduced by hand, and so on.
+        # These recommend worker processes even for small data, and a reduction of metrics that is done by hand here.
         warnings.filterwarnings("ignore", module="lightning")
         kept = Snapshots(folder, recipe.run.snapshots, partial(save, detector))
         trainer = _trainer(recipe, folder, [log, kept], progress, 0 if begun is None else begun["global_step"])
+        # Not before: a recipe that does not fit its data or this machine would keep the folder from the corrected one.
+        claim(recipe, folder)
         if begun is not None and begun["global_step"] >= recipe.run.steps:
             learning.load_state_dict(begun["state_dict"])
             log.seconds = next(v["seconds"] for v in begun["callbacks"].values() if "seconds" in v)
@@ -106,10 +109,10 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
 
 
 def _warn_of_slow_halves(recipe: Recipe) -> None:
-    """Say so when bf16 is emulated: without the CPU's own a step took twelve times as long, not half."""
+    """Warn when the CPU emulates bf16, which took twelve times as long as float32."""
     if recipe.run.precision != "bf16" or not (recipe.run.accelerator == "cpu" or not torch.cuda.is_available()):
         return
-    # No public name says so. Other processors than x86 are not known to be slow.
+    # There is no public function for this. Only x86 processors are known to be slow.
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     if known is not None and platform.machine() in ("x86_64", "AMD64") and not known():
         warnings.warn(
@@ -120,7 +123,7 @@ def _warn_of_slow_halves(recipe: Recipe) -> None:
 
 
 def load(folder: Path) -> tuple[Recipe, Detector]:
-    """A run's recipe and its network as last kept (averaged weights where the recipe averages), in eval mode."""
+    """The recipe of a run, and its network in eval mode with the last saved weights (with ``run.ema``, averaged)."""
     recipe = kept_recipe(folder)
     detector = networks.build(recipe, source(recipe, "val").names)
     weights = state(folder / LAST)["state_dict"]
@@ -130,7 +133,7 @@ def load(folder: Path) -> tuple[Recipe, Detector]:
 
 
 def save(detector: Detector, path: Path) -> None:
-    """As a file that :func:`deformscope.load` takes, where it knows the architecture."""
+    """Save a detector for :func:`deformscope.load`, if it knows the architecture."""
     if isinstance(detector, RCNN):
         from ...detectors.checkpoints import own
 
@@ -143,7 +146,7 @@ def _trainer(
     recipe: Recipe, folder: Path, watching: Sequence[Callback], progress: bool, step: int
 ) -> lightning.Trainer:
     run = recipe.run
-    # To Lightning an epoch is what lies between two checkpoints: it resumes exactly at its epochs' ends only.
+    # Lightning resumes exactly only at the ends of epochs, so an epoch here is what lies between two checkpoints.
     epochs = -(-run.steps // run.checkpoint_every)
     last = ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
     callbacks: list[Callback] = [*watching, last]
@@ -164,31 +167,38 @@ def _trainer(
         callbacks.append(StepBar(label, run.steps))
     if run.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=run.ema))
-    return lightning.Trainer(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.nodes,
-        strategy="auto" if run.devices * run.nodes == 1 else "ddp",
-        precision=PRECISIONS[run.precision],
-        max_steps=run.steps,
-        max_epochs=-1,
-        check_val_every_n_epoch=run.evaluate_every // run.checkpoint_every if run.evaluate_every else epochs + 1,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        gradient_clip_val=recipe.optimiser.grad_clip_norm,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step or None),
-        callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=run.log_every,
-        default_root_dir=folder,
-    )
+    try:
+        return lightning.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy="auto" if run.devices * run.nodes == 1 else "ddp",
+            precision=PRECISIONS[run.precision],
+            max_steps=run.steps,
+            max_epochs=-1,
+            check_val_every_n_epoch=run.evaluate_every // run.checkpoint_every if run.evaluate_every else epochs + 1,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            gradient_clip_val=recipe.optimiser.grad_clip_norm,
+            logger=TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step or None),
+            callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=run.log_every,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DeformscopeError(
+            f"run.accelerator: {run.accelerator!r}, run.devices: {run.devices}, run.precision: {run.precision!r}; "
+            f"this machine has no such hardware ({reason})"
+        ) from None
 
 
 class _quiet:
-    """Lightning's remarks on hardware left out of the command's output."""
+    """Suppress Lightning's messages about hardware."""
 
     def __enter__(self) -> None:
         self._loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
