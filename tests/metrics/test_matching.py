@@ -48,6 +48,11 @@ def matched(images):
     ]
 
 
+def whole(images):
+    """AP with each image counted once."""
+    return matching.average_precision(matching.Pooled.of(images), np.ones((1, len(images))))[0]
+
+
 def coco_stats(images):
     truth = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}], "info": {}}
     found = []
@@ -82,7 +87,7 @@ def coco_stats(images):
 
 def test_ap_and_ar_are_pycocotools(images):
     result, oracle = matched(images), coco_stats(images)
-    ap = matching.average_precision(result)
+    ap = whole(result)
     precision = oracle.eval["precision"][:, :, 0, 0, 2]  # [t 101]
     assert ap == pytest.approx(precision.mean(axis=1), abs=1e-9)
     assert 0.05 < ap[0] < 0.95  # a case that can go wrong
@@ -95,14 +100,39 @@ def test_a_bootstrap_weight_counts_like_so_many_copies_of_a_photo(images):
     result = matched(images)
     counts = np.random.default_rng(0).integers(0, 3, len(result))
     copies = [m for m, count in zip(result, counts, strict=True) for _ in range(count)]
-    weighted = matching.average_precision(result, counts.astype(float))
-    assert weighted == pytest.approx(matching.average_precision(copies), abs=0.02)  # equal scores may stand otherwise
+    weighted = matching.average_precision(matching.Pooled.of(result), counts[None].astype(float))[0]
+    assert weighted == pytest.approx(whole(copies), abs=0.02)  # equal scores may stand otherwise
+
+
+def literal_average_precision(pooled, weights, threshold):
+    """Precision and recall segment by segment, then the highest precision at no less than each of 101 recalls."""
+    right = wrong = 0.0
+    curve = []
+    for hit, skipped, image in zip(pooled.hit[threshold], pooled.skipped[threshold], pooled.image, strict=True):
+        right += weights[image] * hit
+        wrong += weights[image] * (not hit and not skipped)
+        curve.append((right / float(weights @ pooled.objects), right / max(right + wrong, 1e-12)))
+    recalls = np.linspace(0, 1, 101)
+    return np.mean([max((p for r, p in curve if r >= recall), default=0.0) for recall in recalls])
+
+
+def test_draws_are_counted_as_a_slow_loop_counts_them(images, monkeypatch):
+    pooled = matching.Pooled.of(matched(images))
+    weights = np.random.default_rng(0).multinomial(30, [1 / 30] * 30, 7).astype(float)
+    weights[3] = 0
+    monkeypatch.setattr(matching, "BLOCK", 3 * len(pooled.image))  # blocks of three draws, and a last one of one
+    found = matching.average_precision(pooled, weights)
+    assert pooled.skipped.any()
+    assert np.isnan(found[3]).all()
+    for draw, ap in zip(np.delete(weights, 3, axis=0), np.delete(found, 3, axis=0), strict=True):
+        for threshold in (0, 4, 9):
+            assert ap[threshold] == pytest.approx(literal_average_precision(pooled, draw, threshold), abs=1e-12)
 
 
 def test_no_segments_and_no_objects_are_no_error():
     none = matching.match(np.zeros((0, 2)), np.zeros(0), np.array([False, True]))
     assert (none.objects, none.hit.shape) == (1, (10, 0))
-    assert matching.average_precision([none]).tolist() == [0.0] * 10
+    assert whole([none]).tolist() == [0.0] * 10
     assert matching.recall(none) == 0
     empty = matching.match(np.zeros((2, 0)), np.ones(2), np.zeros(0, dtype=bool))
-    assert np.isnan(matching.average_precision([empty])).all()
+    assert np.isnan(whole([empty])).all()

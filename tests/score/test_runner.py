@@ -15,7 +15,7 @@ from deformscope import DeformscopeError
 from deformscope.score import Settings, score
 from deformscope.score.report.html import write_report
 from deformscope.score.summary.columns import read_records
-from deformscope.score.summary.summary import summarise
+from deformscope.score.summary.summarise import summarise
 from deformscope.score.summary.tables import as_markdown, as_tables
 
 
@@ -34,7 +34,7 @@ def test_a_run_measures_every_photo_against_every_null_and_names_those_it_cannot
     whole = scores.part("whole")
     assert whole.photos == 11
     assert {row.layer for row in whole.rows} == {f"heads.stride{s}.deform" for s in (8, 16, 32)}
-    auroc = next(row for row in whole.rows if row.figure.name == "auroc")
+    auroc = next(row for row in whole.rows if row.metric.name == "auroc")
     assert set(auroc.sources) == {"field", "fresh", "shuffled", "noise", "centre", "zero", "filled"}
     assert auroc.sources["zero"].value == 0.5
     assert all(0 <= one.low <= one.value <= one.high <= 1 for one in auroc.sources.values())
@@ -156,7 +156,7 @@ def test_tables_show_the_same_numbers_in_the_terminal_and_as_markdown(run):
     from rich.console import Console
 
     scores = run.scores
-    row = next(r for r in scores.part("whole").rows if r.figure.name == "auroc")
+    row = next(r for r in scores.part("whole").rows if r.metric.name == "auroc")
     console = Console(width=250, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     for table in as_tables(scores):
         console.print(table)
@@ -182,7 +182,7 @@ def test_the_best_layer_is_chosen_on_one_half_and_measured_on_the_other(run):
     records = [r | {"index": r["index"] + 14 * copy} for copy in (0, 1, 2) for r in lines(run.out).values()]
     scored = [r for r in records if r["status"] == "scored"]
     whole = summarise(lambda: records, {}, 40).part("whole")
-    row = next(row for row in whole.best if row.figure.name == "auroc")
+    row = next(row for row in whole.best if row.metric.name == "auroc")
     halves = [
         {
             layer: np.mean([r["views"]["whole"]["layers"][layer]["field"]["image"]["auroc"] for r in some])

@@ -6,8 +6,14 @@ from scipy import stats
 
 from deformscope.metrics import bootstrap
 from deformscope.score.summary import size
+from deformscope.score.summary.columns import Table
+from deformscope.score.summary.metrics import Objects
 
 ONES = np.ones((1, 300))
+
+
+def spearman(a, b, weights):
+    return size.correlation(size.ranks(a, weights), size.ranks(b, weights), weights)
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def pairs():
 def test_circles_that_grow_with_objects_are_perfect():
     true = np.random.default_rng(0).uniform(10, 300, 300)
     half = np.arange(300) % 2 == 0
-    assert size.spearman(true / 3.7, true, ONES)[0] == pytest.approx(1)
+    assert spearman(true / 3.7, true, ONES)[0] == pytest.approx(1)
     assert size.r_squared(true / 3.7, true, ONES)[0] == pytest.approx(1)
     assert size.fit(true / 3.7, true, ONES)[0] == pytest.approx(3.7)
     error, right = size.crossed(true / 3.7, true, half, ONES)
@@ -31,7 +37,7 @@ def test_circles_that_grow_with_objects_are_perfect():
 
 def test_spearman_and_r_squared_are_scipys(pairs):
     radius, true = pairs
-    assert size.spearman(radius, true, ONES)[0] == pytest.approx(stats.spearmanr(radius, true).statistic)
+    assert spearman(radius, true, ONES)[0] == pytest.approx(stats.spearmanr(radius, true).statistic)
     seen = radius > 0
     line = stats.linregress(np.log(radius[seen]), np.log(true[seen]))
     assert size.r_squared(radius, true, ONES)[0] == pytest.approx(line.rvalue**2)
@@ -41,11 +47,11 @@ def test_a_weight_counts_like_so_many_copies(pairs):
     radius, true = pairs
     weights = np.random.default_rng(8).integers(0, 4, (3, 300)).astype(float)
     half = np.arange(300) % 3 == 0
-    spearman, r2 = size.spearman(radius, true, weights), size.r_squared(radius, true, weights)
+    rho, r2 = spearman(radius, true, weights), size.r_squared(radius, true, weights)
     error, right = size.crossed(radius, true, half, weights)
     for row, counts in enumerate(weights.astype(int)):
         r, s, side = (np.repeat(values, counts) for values in (radius, true, half))
-        assert spearman[row] == pytest.approx(stats.spearmanr(r, s).statistic)
+        assert rho[row] == pytest.approx(stats.spearmanr(r, s).statistic)
         assert r2[row] == pytest.approx(stats.linregress(np.log(r[r > 0]), np.log(s[r > 0])).rvalue ** 2)
         predicted = np.empty(len(r))
         for one in (side, ~side):
@@ -58,8 +64,8 @@ def test_a_weight_counts_like_so_many_copies(pairs):
 
 def test_circles_that_do_not_vary_have_no_correlation():
     true = np.random.default_rng(0).uniform(10, 300, 300)
-    assert np.isnan(size.spearman(np.full(300, 5.0), true, ONES)[0])
-    assert np.isnan(size.spearman(np.zeros(300), true, ONES)[0])
+    assert np.isnan(spearman(np.full(300, 5.0), true, ONES)[0])
+    assert np.isnan(spearman(np.zeros(300), true, ONES)[0])
     error, _ = size.crossed(np.zeros(300), true, np.arange(300) % 2 == 0, ONES)
     assert np.isnan(error[0])
 
@@ -84,3 +90,30 @@ def test_photos_without_a_figure_are_left_out_of_its_mean():
     assert bootstrap.mean(np.array([1.0, np.nan, 3.0, np.nan]), weights)[0] == 2
     assert np.isnan(bootstrap.mean(np.full(4, np.nan), weights)).all()
     assert np.isnan(bootstrap.interval(np.full(10, np.nan))).all()
+
+
+def test_intervals_of_several_rows_are_those_of_each():
+    drawn = np.random.default_rng(3).normal(size=(4, 60))
+    drawn[1, :5], drawn[2, :20], drawn[3] = np.nan, np.nan, np.nan
+    found = bootstrap.intervals(drawn)
+    for row, (low, high) in zip(drawn, found, strict=True):
+        np.testing.assert_equal(bootstrap.interval(row), (low, high))
+    assert found[0] == pytest.approx(np.percentile(drawn[0], [2.5, 97.5]))
+    assert found[1] == pytest.approx(np.percentile(drawn[1, 5:], [2.5, 97.5]))
+    assert np.isnan(found[2:]).all()
+
+
+def test_objects_without_a_value_are_left_out_of_a_correlation():
+    random = np.random.default_rng(6)
+    sizes = random.uniform(10, 200, (40, 2))
+    owner = np.repeat(np.arange(20), 2)
+    names = tuple(str(n) for n in range(20))
+    table = Table(names, *[np.zeros(20, dtype=bool)] * 3, np.zeros(20), owner, ("a",) * 40, ("M",) * 40, sizes, {})
+    weights = random.integers(0, 3, (5, 20)).astype(float)
+    objects = Objects.of(table, weights, np.zeros(20, dtype=bool))
+    values = sizes[:, 0] + random.normal(0, 40, 40)
+    values[::7] = np.nan
+    seen = np.isfinite(values)
+    for row, found in zip(objects.weights.astype(int), objects.spearman(values, "height"), strict=True):
+        expected = stats.spearmanr(*(np.repeat(one[seen], row[seen]) for one in (values, sizes[:, 0]))).statistic
+        assert found == pytest.approx(expected)

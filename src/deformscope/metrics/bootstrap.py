@@ -23,15 +23,26 @@ def draws(images: int, count: int, seed: int = 0) -> Float[Array, "_ images"]:
 def mean(values: Float[Array, " i"], weights: Float[Array, "b i"]) -> Float[Array, " b"]:
     """Weighted means of the values that are there (not NaN); NaN where none is."""
     there = np.isfinite(values)
-    total = weights[:, there].sum(axis=1)
+    counts = weights[:, there]
+    total = counts.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, weights[:, there] @ values[there] / total, np.nan)
+        return np.where(total > 0, counts @ values[there] / total, np.nan)
 
 
 def interval(drawn: Float[Array, " b"]) -> tuple[float, float]:
     """The middle 95 % of the draws (percentile method); NaN where a tenth of them gave nothing."""
-    there = drawn[np.isfinite(drawn)]
-    if len(there) < max(2, 0.9 * len(drawn)):
-        return float("nan"), float("nan")
-    low, high = np.percentile(there, [2.5, 97.5])
+    low, high = intervals(drawn[None])[0]
     return float(low), float(high)
+
+
+def intervals(drawn: Float[Array, "r b"]) -> Float[Array, "r 2"]:
+    """:func:`interval` of each row, quicker than one by one."""
+    found = np.full((len(drawn), 2), np.nan)
+    there = np.isfinite(drawn)
+    count = there.sum(axis=1)
+    whole = (count == drawn.shape[1]) & (count >= 2)
+    if whole.any():
+        found[whole] = np.percentile(drawn[whole], [2.5, 97.5], axis=1).T
+    for row in np.flatnonzero(~whole & (count >= max(2, 0.9 * drawn.shape[1]))):
+        found[row] = np.percentile(drawn[row][there[row]], [2.5, 97.5])
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 Array = np.ndarray
 IOUS = tuple(np.round(np.arange(0.5, 0.96, 0.05), 2).tolist())
@@ -75,42 +75,65 @@ def _best(iou: Array, candidates: Array, threshold: float) -> int | None:
     return int(best) if iou[best] >= min(threshold, 1 - 1e-10) else None
 
 
-def average_precision(images: Sequence[Matches], weights: Float[Array, " n"] | None = None) -> Float[Array, " t"]:
+@dataclass(frozen=True)
+class Pooled:
+    """The segments of n images together, best first."""
+
+    hit: Bool[Array, "t s"]
+    skipped: Bool[Array, "t s"]
+    image: Int[Array, " s"]
+    """Which image each is of."""
+    objects: Int[Array, " n"]
+    """How many objects count in each image."""
+
+    @classmethod
+    def of(cls, images: Sequence[Matches]) -> Pooled:
+        """Put the images' segments in one order."""
+        scores = np.concatenate([np.zeros(0), *(one.scores for one in images)])
+        order = np.argsort(-scores, kind="stable")
+        empty = np.zeros((len(IOUS), 0), dtype=bool)
+        hit = np.concatenate([empty, *(one.hit for one in images)], axis=1)
+        skipped = np.concatenate([empty, *(one.skipped for one in images)], axis=1)
+        image = np.repeat(np.arange(len(images)), [len(one.scores) for one in images])
+        return cls(hit[:, order], skipped[:, order], image[order], np.array([one.objects for one in images], dtype=int))
+
+
+RECALLS = np.linspace(0, 1, 101)
+"""Recalls at which COCO reads the precision."""
+BLOCK = 4_000_000
+"""Weights of segments handled at once."""
+
+
+def average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Array, "b t"]:
     """COCO's AP (precision at 101 recalls) at each IoU threshold; NaN without objects.
 
-    ``weights`` count each image so many times, as a bootstrap draws it.
+    Each row of ``weights`` counts each image so many times, as a bootstrap draws it.
     """
-    counts = np.ones(len(images)) if weights is None else weights
-    objects = float(sum(count * m.objects for count, m in zip(counts, images, strict=True)))
-    if not objects:
-        return np.full(len(IOUS), np.nan)
-    _, hit, skipped, image = pooled(images)
-    return ap_of(hit, skipped, counts[image], objects)
+    step = max(1, BLOCK // max(len(pooled.image), 1))
+    blocks = [_average_precision(pooled, weights[i : i + step]) for i in range(0, len(weights), step)]
+    return np.concatenate([np.zeros((0, len(IOUS))), *blocks])
 
 
-def pooled(images: Sequence[Matches]) -> tuple[Array, Array, Array, Array]:
-    """All images' segments, best first: scores [s], hit [t s], skipped [t s], and the image of each [s]."""
-    scores = np.concatenate([m.scores for m in images]) if images else np.zeros(0)
-    order = np.argsort(-scores, kind="stable")
-    empty = np.zeros((len(IOUS), 0), dtype=bool)
-    hit = np.concatenate([empty, *(m.hit for m in images)], axis=1)
-    skipped = np.concatenate([empty, *(m.skipped for m in images)], axis=1)
-    image = np.repeat(np.arange(len(images)), [len(m.scores) for m in images])
-    return scores[order], hit[:, order], skipped[:, order], image[order]
-
-
-def ap_of(
-    hit: Bool[Array, "t s"], skipped: Bool[Array, "t s"], weights: Float[Array, " s"], objects: float
-) -> Float[Array, " t"]:
-    """AP at each threshold of pooled segments, best first, each counted ``weights`` times."""
-    recalls = np.linspace(0, 1, 101)
-    right = np.cumsum(hit * weights, axis=1)
-    wrong = np.cumsum(~(hit | skipped) * weights, axis=1)
-    precision = right / np.maximum(right + wrong, 1e-12)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    padded = np.append(envelope, np.zeros((len(hit), 1)), axis=1)  # a recall that is never reached
-    places = [np.searchsorted(line / objects, recalls, side="left") for line in right]
-    return np.array([line[place].mean() for line, place in zip(padded, places, strict=True)])
+def _average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Array, "b t"]:
+    objects = (weights @ pooled.objects)[:, None]
+    counts = weights[:, pooled.image]
+    # Precision is highest, and recall rises, at segments that match an object: nothing else has to be looked at.
+    matched = np.flatnonzero(pooled.hit.any(axis=0))
+    found = np.cumsum(counts, axis=1)[:, matched]
+    ap = np.zeros((len(weights), len(IOUS)))
+    for threshold, (hit, skipped) in enumerate(zip(pooled.hit, pooled.skipped, strict=True)):
+        own = np.flatnonzero(hit[matched])
+        right, chosen = np.cumsum(counts[:, matched[own]], axis=1), found[:, own]
+        if skipped.any():
+            ignored = np.flatnonzero(skipped)
+            before = np.cumsum(np.pad(counts[:, ignored], ((0, 0), (1, 0))), axis=1)
+            chosen = chosen - before[:, np.searchsorted(ignored, matched[own])]
+        precision = right / np.maximum(chosen, 1e-12)
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # How many of the recalls are reached with each.
+        reached = np.searchsorted(RECALLS, right / np.maximum(objects, 1e-12), side="right")
+        ap[:, threshold] = (envelope * np.diff(reached, prepend=0, axis=1)).sum(axis=1) / len(RECALLS)
+    return np.where(objects > 0, ap, np.nan)
 
 
 def recall(image: Matches) -> float:

@@ -1,4 +1,4 @@
 """The paper's claims, measured: metrics, nulls, intervals, and a run over an annotated folder."""
 
 from .runner import Progress as Progress, Settings as Settings, score as score
-from .summary.summary import Scores as Scores
+from .summary.scores import Scores as Scores

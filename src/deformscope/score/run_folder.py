@@ -41,7 +41,7 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 
 def describe(detector: nn.Module, photos: Photos, settings: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same: the detector's weights, the annotations and the settings that figures depend on."""
+    """What makes two runs the same: the detector's weights, the annotations and the settings that metrics depend on."""
     weights = hashlib.sha256()
     for name, value in detector.state_dict().items():
         weights.update(name.encode() + value.detach().cpu().float().numpy().tobytes())

@@ -28,7 +28,8 @@ from .measures.inference import Seen, look, offset_convolutions
 from .measures.nulls import fresh_copy
 from .run_folder import appending, claim, describe, known_records, process_group, wait
 from .summary.columns import Record
-from .summary.summary import Scores, summarise
+from .summary.scores import Scores
+from .summary.summarise import summarise
 from .summary.tables import as_markdown
 
 NEIGHBOURS = 8
@@ -57,7 +58,7 @@ class Progress:
                     self.sums[layer] = [sums[0] + image["auroc"], sums[1] + image["pointing"], sums[2] + 1]
 
     def __str__(self) -> str:
-        """The layer that is ahead so far, and its figures."""
+        """The layer that is ahead so far, and its metrics."""
         seen = {layer: sums for layer, sums in self.sums.items() if sums[2]}
         if not seen:
             return ""
@@ -83,7 +84,7 @@ class Settings:
     draws: int | None = None
     """Bootstrap draws; none: 200 to 1000, by the number of objects."""
     workers: int = 0
-    """Processes that compute the figures beside the one that runs the detector; 0: that one does both."""
+    """Processes that compute the metrics beside the one that runs the detector; 0: that one does both."""
     composed: bool = False
     """Measure each layer together with up to two below it, as the one field that :func:`stack.composed` makes."""
 
@@ -98,9 +99,9 @@ def score(
 ) -> Scores | None:
     """Measure the paper's claims on ``data`` (a COCO-layout folder, or one of its annotation files).
 
-    Records go to ``out``, from which a broken-off run is resumed; then all figures are made of them, with intervals and
+    Records go to ``out``, from which a broken-off run is resumed; then all metrics are made of them, with intervals and
     nulls, into ``scores.json`` and ``tables.md``. ``progress`` is called after each photo. Under torchrun each process
-    takes a share of the photos; only the first returns the figures, the others None.
+    takes a share of the photos; only the first returns the scores, the others None.
 
     Raises DeformscopeError when the data cannot be used or ``out`` holds another run.
     """

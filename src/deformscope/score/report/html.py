@@ -16,8 +16,8 @@ from ..measures.annotations import open_folder
 from ..measures.nulls import MEANING
 from ..runner import Settings
 from ..summary.columns import Table, read_records, table
-from ..summary.metrics import FIGURES
-from ..summary.summary import Part, Scores
+from ..summary.metrics import METRICS
+from ..summary.scores import Part, Scores
 from ..summary.tables import HEADINGS, caption, headline, row_cells, title, with_interval
 from . import plots
 
@@ -70,7 +70,7 @@ def write_report(scores: Scores, detector: nn.Module, data: Path | str, out: Pat
 def _layer(scores: Scores) -> str:
     """The layer that the plots show: the one with the best AUROC at equal distance from the centre."""
     whole = scores.part("whole")
-    values = {r.layer: r.sources["field"].value for r in (whole.rows if whole else ()) if r.figure.name == "auroc_ring"}
+    values = {r.layer: r.sources["field"].value for r in (whole.rows if whole else ()) if r.metric.name == "auroc_ring"}
     finite = {layer: value for layer, value in values.items() if math.isfinite(value)}
     return max(finite or values, key=lambda name: (finite or dict.fromkeys(values, 0))[name], default="")
 
@@ -94,8 +94,8 @@ def _figures(part: Part, layer: str) -> str:
     rows = headline(part) if part.best else [row for row in headline(part) if row.layer == layer]
     lines, claim = [], ""
     for row in rows:
-        if row.figure.claim != claim:
-            claim = row.figure.claim
+        if row.metric.claim != claim:
+            claim = row.metric.claim
             lines.append(f"<tr class=claim><td colspan={len(HEADINGS)}>{_text(claim)}</td></tr>")
         *cells, verdict = row_cells(row)
         shade = "good" if row.gains and not row.unbeaten else "bad"
@@ -156,12 +156,12 @@ def _photos(whole: Table, layer: str, detector: nn.Module, data: Path, settings:
 
 def _breakdown(scores: Scores, layer: str) -> str:
     names = ("pointing", "sink_distance", "cosine", "iou", "auroc", "auroc_ring", "spearman_centre", "error_centre")
-    words = {figure.name: figure.text for figure in FIGURES}
+    words = {figure.name: figure.text for figure in METRICS}
     lines = []
     for part in scores.parts:
         if not part.name.startswith(("size ", "class ")):
             continue
-        found = {row.figure.name: row for row in part.rows if row.layer == layer}
+        found = {row.metric.name: row for row in part.rows if row.layer == layer}
         cells = [part.name, str(part.photos), str(part.objects)]
         for name in names:
             row = found.get(name)

@@ -14,7 +14,7 @@ from torch import nn
 from ...analysis import analyse
 from ...draw import figure2, figure3
 from ...draw.style import FAINT, INK
-from ...metrics.matching import ap_of, pooled
+from ...metrics.matching import Pooled, average_precision
 from ..measures.nulls import NULLS
 from ..summary.columns import Table
 from ..summary.size import BOUNDS
@@ -83,14 +83,13 @@ def precision_recall(table: Table, layer: str) -> Drawing:
         column = table.column(layer, source)
         if column is None or source == "zero":
             continue
-        objects = float(sum(m.objects * count for m, count in zip(column.matches, counts, strict=True)))
-        _, hit, skipped, image = pooled(column.matches)
-        weights = counts[image]
-        right = np.cumsum(hit[0] * weights)
-        wrong = np.cumsum(~(hit[0] | skipped[0]) * weights)
+        pooled = Pooled.of(column.matches)
+        objects, weights = float(counts @ pooled.objects), counts[pooled.image]
+        right = np.cumsum(pooled.hit[0] * weights)
+        wrong = np.cumsum(~(pooled.hit[0] | pooled.skipped[0]) * weights)
         if not objects or not len(right):
             continue
-        area = ap_of(hit[:1], skipped[:1], weights, objects)[0]
+        area = average_precision(pooled, counts[None])[0, 0]
         ax.plot(
             right / objects,
             right / np.maximum(right + wrong, 1),

@@ -1,1 +1,1 @@
-"""All photos' records as figures with intervals, set against their nulls, and as tables."""
+"""All photos' records as metrics with intervals, set against their nulls, and as tables."""

@@ -112,7 +112,7 @@ def table(records: Iterable[Record], view: str) -> Table:
 
 @dataclass(frozen=True)
 class _Packed:
-    """One photo's figures of one source, in little memory."""
+    """One photo's metrics of one source, in little memory."""
 
     image: Float[Array, " m"]
     """:data:`IMAGE`, then the IoU at each level."""

@@ -1,4 +1,4 @@
-"""Every claim as figures over a table of photos, each drawn by bootstrap, and set against its nulls."""
+"""Every claim as metrics over a table of photos, each also on the draws of a bootstrap."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ...metrics import bootstrap
-from ...metrics.matching import IOUS, ap_of, pooled
+from ...metrics.matching import IOUS, Pooled, average_precision
 from ..measures.segmentation import PUBLISHED
 from . import size
 from .columns import Column, Table
 
 Array = np.ndarray
 Drawn = dict[str, Float[Array, " b"]]
-"""Each figure, the plain one first and then its bootstrap draws."""
+"""Each metric, the plain one first and then its bootstrap draws."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """What a figure is: its claim, words, unit, and which way is better."""
+class Metric:
+    """What a metric is: its claim, words, unit, and which way is better."""
 
     name: str
     claim: str
@@ -33,81 +33,109 @@ class Figure:
 
 
 CONDENSATION, SEGMENTATION, SIZE = "features condense on objects", "divergence segments", "circles tell size"
-FIGURES = (
-    Figure("pointing", CONDENSATION, "strongest sink lies on an object"),
-    Figure("pointing_ring", CONDENSATION, "… less chance at its distance from the photo's centre", "difference"),
-    Figure("pointing_box", CONDENSATION, "strongest sink lies in an object's box"),
-    Figure("sink_distance", CONDENSATION, "object's sink to its centre", "√area", False, "objects"),
-    Figure("towards", CONDENSATION, "cells whose d_f points towards the centre", of="objects"),
-    Figure("cosine", CONDENSATION, "cosine of d_f with the way to the centre", "cosine", of="objects"),
-    Figure("moved_distance", CONDENSATION, "cells to the centre after moving by d_f", "√area", False, "objects"),
-    Figure("ends_inside", CONDENSATION, "cells that end on their object, following d_f", of="objects"),
-    Figure("end_distance", CONDENSATION, "cells' ends to the centre, following d_f", "√area", False, "objects"),
-    Figure("iou", SEGMENTATION, "IoU of divergence < 0", "IoU"),
-    Figure("f1", SEGMENTATION, "F1 of divergence < 0", "F1"),
-    Figure("iou_best", SEGMENTATION, "IoU at the other half's best threshold", "IoU"),
-    Figure("f1_best", SEGMENTATION, "F1 at the other half's best threshold", "F1"),
-    Figure("auroc", SEGMENTATION, "AUROC of −divergence", "AUROC"),
-    Figure("auroc_ring", SEGMENTATION, "AUROC at equal distance from the photo's centre", "AUROC"),
-    Figure("auroc_box", SEGMENTATION, "AUROC of −divergence against boxes", "AUROC"),
-    Figure("ap", SEGMENTATION, "average precision of −divergence", "AP"),
-    Figure("energy", SEGMENTATION, "energy-based pointing game"),
-    Figure("energy_ratio", SEGMENTATION, "… over chance", "ratio"),
-    Figure("corloc", SEGMENTATION, "CorLoc of the largest region of divergence < 0"),
-    Figure("corloc_segment", SEGMENTATION, "CorLoc of the best segment"),
-    Figure("mask_ap", SEGMENTATION, "segments, class-agnostic AP 50-95", "AP", of="objects"),
-    Figure("mask_ap50", SEGMENTATION, "segments, class-agnostic AP 50", "AP", of="objects"),
-    Figure("ar100", SEGMENTATION, "segments, class-agnostic AR@100", "AR", of="objects"),
+METRICS = (
+    Metric("pointing", CONDENSATION, "strongest sink lies on an object"),
+    Metric("pointing_ring", CONDENSATION, "… less chance at its distance from the photo's centre", "difference"),
+    Metric("pointing_box", CONDENSATION, "strongest sink lies in an object's box"),
+    Metric("sink_distance", CONDENSATION, "object's sink to its centre", "√area", False, "objects"),
+    Metric("towards", CONDENSATION, "cells whose d_f points towards the centre", of="objects"),
+    Metric("cosine", CONDENSATION, "cosine of d_f with the way to the centre", "cosine", of="objects"),
+    Metric("moved_distance", CONDENSATION, "cells to the centre after moving by d_f", "√area", False, "objects"),
+    Metric("ends_inside", CONDENSATION, "cells that end on their object, following d_f", of="objects"),
+    Metric("end_distance", CONDENSATION, "cells' ends to the centre, following d_f", "√area", False, "objects"),
+    Metric("iou", SEGMENTATION, "IoU of divergence < 0", "IoU"),
+    Metric("f1", SEGMENTATION, "F1 of divergence < 0", "F1"),
+    Metric("iou_best", SEGMENTATION, "IoU at the other half's best threshold", "IoU"),
+    Metric("f1_best", SEGMENTATION, "F1 at the other half's best threshold", "F1"),
+    Metric("auroc", SEGMENTATION, "AUROC of −divergence", "AUROC"),
+    Metric("auroc_ring", SEGMENTATION, "AUROC at equal distance from the photo's centre", "AUROC"),
+    Metric("auroc_box", SEGMENTATION, "AUROC of −divergence against boxes", "AUROC"),
+    Metric("ap", SEGMENTATION, "average precision of −divergence", "AP"),
+    Metric("energy", SEGMENTATION, "energy-based pointing game"),
+    Metric("energy_ratio", SEGMENTATION, "… over chance", "ratio"),
+    Metric("corloc", SEGMENTATION, "CorLoc of the largest region of divergence < 0"),
+    Metric("corloc_segment", SEGMENTATION, "CorLoc of the best segment"),
+    Metric("mask_ap", SEGMENTATION, "segments, class-agnostic AP 50-95", "AP", of="objects"),
+    Metric("mask_ap50", SEGMENTATION, "segments, class-agnostic AP 50", "AP", of="objects"),
+    Metric("ar100", SEGMENTATION, "segments, class-agnostic AR@100", "AR", of="objects"),
     *(
-        figure
+        metric
         for place, words in (("centre", "the box's centre"), ("sink", "the sink"), ("largest", "the largest circle"))
-        for figure in (
-            Figure(f"spearman_{place}", SIZE, f"Spearman ρ of r with √(wh), {words}", "ρ", of="objects"),
-            Figure(f"r2_{place}", SIZE, f"R² of log r to log √(wh), {words}", "R²", of="objects"),
-            Figure(f"error_{place}", SIZE, f"median relative error of a·r, {words}", "share", False, "objects"),
-            Figure(f"sml_{place}", SIZE, f"S/M/L right by a·r, {words}", of="objects"),
+        for metric in (
+            Metric(f"spearman_{place}", SIZE, f"Spearman ρ of r with √(wh), {words}", "ρ", of="objects"),
+            Metric(f"r2_{place}", SIZE, f"R² of log r to log √(wh), {words}", "R²", of="objects"),
+            Metric(f"error_{place}", SIZE, f"median relative error of a·r, {words}", "share", False, "objects"),
+            Metric(f"sml_{place}", SIZE, f"S/M/L right by a·r, {words}", of="objects"),
         )
     ),
-    Figure("spearman_width", SIZE, "Spearman ρ of the kernel's width with the box's", "ρ", of="objects"),
-    Figure("spearman_height", SIZE, "Spearman ρ of the kernel's height with the box's", "ρ", of="objects"),
+    Metric("spearman_width", SIZE, "Spearman ρ of the kernel's width with the box's", "ρ", of="objects"),
+    Metric("spearman_height", SIZE, "Spearman ρ of the kernel's height with the box's", "ρ", of="objects"),
 )
-REGION = {f.name for f in FIGURES if f.claim == SEGMENTATION and f.name != "auroc_box"} | {"pointing", "pointing_ring"}
-"""Figures that need masks: where any photo has them, only photos that have all of theirs count."""
+REGION = {f.name for f in METRICS if f.claim == SEGMENTATION and f.name != "auroc_box"} | {"pointing", "pointing_ring"}
+"""Metrics that need masks: where any photo has them, only photos that have all of theirs count."""
 PER_THING = ("sink_distance", "towards", "cosine", "moved_distance", "ends_inside", "end_distance")
 AP_DRAWS = 200
-"""Bootstrap draws of the segments' AP, the one figure that needs a pass over all segments for each."""
+"""Bootstrap draws of the segments' AP, which takes the longest."""
 
 
-def photo_figures(table: Table, column: Column, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Drawn:
-    """The figures of photos, by the draws in ``weights``; ``half`` parts what is fitted from what is measured."""
+def photo_metrics(table: Table, column: Column, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Drawn:
+    """The metrics of photos, by the draws in ``weights``; ``half`` parts what is fitted from what is measured."""
     region = _region(table, weights)
-    figures: Drawn = {
+    found: Drawn = {
         name: bootstrap.mean(values, region if name in REGION else weights) for name, values in column.image.items()
     }
     for name, levels in (("iou", column.iou), ("f1", 2 * column.iou / (1 + column.iou))):
-        figures[name] = bootstrap.mean(levels[:, PUBLISHED], region)
-        figures[f"{name}_best"] = best_level(levels, half, region)
-    return figures
+        found[name] = bootstrap.mean(levels[:, PUBLISHED], region)
+        found[f"{name}_best"] = best_level(levels, half, region)
+    return found
 
 
-def object_figures(table: Table, column: Column, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Drawn:
-    """The figures of objects, each counted as often as its photo."""
-    objects = weights[:, table.owner]
-    figures: Drawn = {name: bootstrap.mean(column.things[name], objects) for name in PER_THING}
-    measured = np.sqrt(table.size.prod(axis=1))
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a table in b draws, with all that the metrics of every source share."""
+
+    weights: Float[Array, "b o"]
+    """Each object is counted as often as its photo."""
+    half: Bool[Array, " o"]
+    size: Float[Array, " o"]
+    """sqrt(width · height), px."""
+    sides: dict[str, Float[Array, " o"]]
+    """Height and width, px."""
+    ranks: dict[str, Float[Array, "b o"]]
+    """Of ``size``, ``height`` and ``width``."""
+
+    @classmethod
+    def of(cls, table: Table, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Objects:
+        """Count the table's objects by its photos' ``weights``."""
+        counts = weights[:, table.owner]
+        measured = np.sqrt(table.size.prod(axis=1))
+        sides = {"height": table.size[:, 0], "width": table.size[:, 1]}
+        ranks = {name: size.ranks(values, counts) for name, values in (sides | {"size": measured}).items()}
+        return cls(counts, half[table.owner], measured, sides, ranks)
+
+    def spearman(self, values: Float[Array, " o"], of: str) -> Float[Array, " b"]:
+        """Spearman's ρ with the objects' ``size``, ``height`` or ``width``, over those where there is a value."""
+        seen = np.isfinite(values)
+        if seen.all():
+            return size.correlation(size.ranks(values, self.weights), self.ranks[of], self.weights)
+        true, counts = (self.sides | {"size": self.size})[of][seen], self.weights[:, seen]
+        return size.correlation(size.ranks(values[seen], counts), size.ranks(true, counts), counts)
+
+
+def object_metrics(column: Column, objects: Objects) -> Drawn:
+    """The metrics of objects."""
+    found: Drawn = {name: bootstrap.mean(column.things[name], objects.weights) for name in PER_THING}
     for place in ("centre", "sink", "largest"):
         r = column.things[f"r_{place}"]
         seen = np.isfinite(r)
-        radius, true, counts = r[seen], measured[seen], objects[:, seen]
-        figures[f"spearman_{place}"] = size.spearman(radius, true, counts)
-        figures[f"r2_{place}"] = size.r_squared(radius, true, counts)
-        error, right = size.crossed(radius, true, half[table.owner][seen], counts)
-        figures[f"error_{place}"], figures[f"sml_{place}"] = error, right
-    for axis, name in enumerate(("height", "width")):
-        extent = column.things[name]
-        seen = np.isfinite(extent)
-        figures[f"spearman_{name}"] = size.spearman(extent[seen], table.size[seen, axis], objects[:, seen])
-    return figures
+        radius, true, half = r[seen], objects.size[seen], objects.half[seen]
+        counts = objects.weights if seen.all() else objects.weights[:, seen]
+        found[f"spearman_{place}"] = objects.spearman(r, "size")
+        found[f"r2_{place}"] = size.r_squared(radius, true, counts)
+        found[f"error_{place}"], found[f"sml_{place}"] = size.crossed(radius, true, half, counts)
+    for name in objects.sides:
+        found[f"spearman_{name}"] = objects.spearman(column.things[name], name)
+    return found
 
 
 def _region(table: Table, weights: Float[Array, "b n"]) -> Float[Array, "b n"]:
@@ -128,26 +156,23 @@ def best_level(
         return np.where(count > 0, total / count, np.nan)
 
 
-def segment_figures(table: Table, column: Column, weights: Float[Array, "b n"]) -> Drawn:
+def segment_metrics(table: Table, column: Column, weights: Float[Array, "b n"]) -> Drawn:
     """Class-agnostic AP and AR of a column's segments; NaN for the draws beyond :data:`AP_DRAWS`."""
     weights = _region(table, weights)
-    objects = np.array([m.objects for m in column.matches], dtype=float)
+    pooled = Pooled.of(column.matches)
     found = np.array([m.hit.sum(axis=1).mean() if m.hit.size else 0.0 for m in column.matches])
-    _, hit, skipped, image = pooled(column.matches)
     ap = np.full((len(weights), len(IOUS)), np.nan)
-    totals = weights @ objects
-    for row in range(min(len(weights), AP_DRAWS + 1)):
-        if totals[row]:
-            ap[row] = ap_of(hit, skipped, weights[row][image], totals[row])
+    ap[: AP_DRAWS + 1] = average_precision(pooled, weights[: AP_DRAWS + 1])
+    totals = weights @ pooled.objects
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(totals > 0, (weights @ found) / totals, np.nan)
     return {"mask_ap": ap.mean(axis=1), "mask_ap50": ap[:, 0], "ar100": recall}
 
 
-def counted(table: Table, figure: Figure, weights: Float[Array, " n"]) -> int:
-    """How many photos or objects a figure is of."""
-    there = (weights > 0) & (table.masked if figure.name in REGION and table.masked.any() else True)
-    return int(there[table.owner].sum() if figure.of == "objects" else there.sum())
+def counted(table: Table, metric: Metric, weights: Float[Array, " n"]) -> int:
+    """How many photos or objects a metric is of."""
+    there = (weights > 0) & (table.masked if metric.name in REGION and table.masked.any() else True)
+    return int(there[table.owner].sum() if metric.of == "objects" else there.sum())
 
 
 def only(table: Table, things: Bool[Array, " o"]) -> Table:

@@ -1,4 +1,4 @@
-"""A run's figures for the terminal and as Markdown."""
+"""A run's metrics for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..measures.nulls import NULLS
-from .metrics import FIGURES
-from .summary import Estimate, Part, Row, Scores
+from .metrics import METRICS
+from .scores import Estimate, Part, Row, Scores
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADINGS = ("figure", "layer", "n", "offsets [95 %]", *NULLS, "verdict")
+HEADINGS = ("metric", "layer", "n", "offsets [95 %]", *NULLS, "verdict")
 SHORT = (
     "pointing",
     "sink_distance",
@@ -25,7 +25,7 @@ SHORT = (
     "spearman_centre",
     "spearman_largest",
 )
-"""The figures that a table of layers shows."""
+"""The metrics that a table of layers shows."""
 
 
 def as_tables(scores: Scores) -> list[Table]:
@@ -43,8 +43,8 @@ def as_tables(scores: Scores) -> list[Table]:
             table.add_column(heading, justify="right" if number else "left", overflow="fold")
         claim = ""
         for row in headline(part):
-            if row.figure.claim != claim:
-                claim = row.figure.claim
+            if row.metric.claim != claim:
+                claim = row.metric.claim
                 table.add_section()
                 table.add_row(f"[bold]{claim}[/]")
             cells = row_cells(row)
@@ -70,9 +70,9 @@ def as_tables(scores: Scores) -> list[Table]:
 
 
 def headline(part: Part) -> Sequence[Row]:
-    """A row a figure in the figures' order: the best layer's on the unseen half, else every layer's on all."""
-    order = {figure.name: number for number, figure in enumerate(FIGURES)}
-    return sorted(part.best or part.rows, key=lambda row: order[row.figure.name])
+    """One row per metric, in their order: the best layer's on the unseen half, else every layer's on all."""
+    order = {metric.name: number for number, metric in enumerate(METRICS)}
+    return sorted(part.best or part.rows, key=lambda row: order[row.metric.name])
 
 
 def title(part: Part) -> str:
@@ -90,12 +90,12 @@ def caption(part: Part) -> str:
 def row_cells(row: Row) -> list[str]:
     """One row's texts, under :data:`HEADINGS`."""
     unit = (
-        "" if row.figure.unit == "share" else f" ({row.figure.unit}{'' if row.figure.higher else ', less is better'})"
+        "" if row.metric.unit == "share" else f" ({row.metric.unit}{'' if row.metric.higher else ', less is better'})"
     )
-    if row.figure.unit == "share" and not row.figure.higher:
+    if row.metric.unit == "share" and not row.metric.higher:
         unit = " (less is better)"
     nulls = [_number(row.sources[name].value) if name in row.sources else "–" for name in NULLS]
-    return [row.figure.text + unit, row.layer, str(row.n), with_interval(row.sources["field"]), *nulls, row.verdict]
+    return [row.metric.text + unit, row.layer, str(row.n), with_interval(row.sources["field"]), *nulls, row.verdict]
 
 
 def layer_headings() -> list[str]:
@@ -104,9 +104,9 @@ def layer_headings() -> list[str]:
 
 
 def layer_rows(part: Part) -> list[list[str]]:
-    """One row a layer: its figures with intervals."""
+    """One row per layer: its metrics with intervals."""
     layers = list(dict.fromkeys(row.layer for row in part.rows))
-    found = {(row.layer, row.figure.name): row for row in part.rows}
+    found = {(row.layer, row.metric.name): row for row in part.rows}
     return [
         [
             layer,
@@ -150,5 +150,5 @@ def as_markdown(scores: Scores) -> str:
 
 
 def _strongest(part: Part) -> str:
-    values = {row.layer: row.sources["field"].value for row in part.rows if row.figure.name == "auroc"}
+    values = {row.layer: row.sources["field"].value for row in part.rows if row.metric.name == "auroc"}
     return max(values, key=lambda layer: values[layer] if math.isfinite(values[layer]) else -math.inf)

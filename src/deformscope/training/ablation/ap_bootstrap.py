@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 
 from ...metrics import bootstrap
-from ...metrics.matching import Matches, ap_of, match, pooled
+from ...metrics.coco import library
+from ...metrics.matching import Matches, Pooled, average_precision, match
 from ..data.datamodule import evaluated, source
 from ..recipe.recipe import Recipe
 from ..run.run_folder import DETECTIONS, Result
 
 DRAWS = 300
-Pooled = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Detections of a class, best first: hit and skipped [t s], the photo of each [s]; and the objects of each photo."""
-
-
 Run = tuple[str, int]
 """Offset mode and seed."""
 
@@ -53,13 +50,8 @@ def resampled(
     differences are paired. A class counts in a draw when the draw has an object of it; NaN where none has.
     """
     weights = bootstrap.draws(len(truth["images"]), draws)
-    by_class = [_pool(one) for one in _matched(truth, results, classes)]
-    found = np.full((len(by_class), len(weights)), np.nan)
-    for row, (hit, skipped, photo, objects) in zip(found, by_class, strict=True):
-        for place, weight in enumerate(weights):
-            total = float(weight @ objects)
-            if total:
-                row[place] = ap_of(hit, skipped, weight[photo], total).mean()
+    by_class = [average_precision(Pooled.of(one), weights).mean(axis=1) for one in _matched(truth, results, classes)]
+    found = np.array(by_class).reshape(-1, len(weights))
     counted = np.isfinite(found).sum(axis=0)
     return np.where(counted, 100 * np.nansum(found, axis=0) / np.maximum(counted, 1), np.nan)
 
@@ -86,16 +78,8 @@ def _matched(
 
 def _match(objects: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> Matches:
     crowd = np.array([bool(one.get("iscrowd")) for one in objects], dtype=bool)
-    a = np.array([one["bbox"] for one in found], dtype=float).reshape(-1, 1, 4)
-    b = np.array([one["bbox"] for one in objects], dtype=float).reshape(1, -1, 4)
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    area, other = a[..., 2:].prod(axis=2), b[..., 2:].prod(axis=2)
-    # Of a crowd it counts how much of the detection lies in it.
-    whole = np.where(crowd[None], area, area + other - common)
-    return match(common / np.maximum(whole, 1e-12), np.array([one["score"] for one in found], dtype=float), crowd)
-
-
-def _pool(matches: Sequence[Matches]) -> Pooled:
-    _, hit, skipped, photo = pooled(matches)
-    return hit, skipped, photo, np.array([one.objects for one in matches], dtype=float)
+    iou = np.zeros((len(found), len(objects)))
+    if iou.size:
+        boxes, own = ([one["bbox"] for one in several] for several in (found, objects))
+        iou = np.asarray(library()[2].iou(boxes, own, crowd.astype(np.uint8).tolist()))
+    return match(iou, np.array([one["score"] for one in found], dtype=float), crowd)
