@@ -38,6 +38,8 @@ ARMS: dict[str, list[str]] = {
     "D0-told": [TOLD + "{weight: 0.5}"],
     "D2": ["network.decode=D2"],
     "D2-told": ["network.decode=D2", TOLD + "{weight: 0.5}"],
+    "D0-told2": [TOLD + "{weight: 2.0}"],
+    "D2-told2": ["network.decode=D2", TOLD + "{weight: 2.0}"],
     "D0c": ["network.decode=D0c"],
     "D0c-told": ["network.decode=D0c", TOLD + "{weight: 0.5}"],
     "D1": ["network.decode=D1"],
@@ -61,7 +63,7 @@ ARMS: dict[str, list[str]] = {
     "D2-task0": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.0}"],
     "D2-task0.1": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.1}"],
 }
-"""By name: what differs from the recipe. ``told``: supervised with weight .5 by the centre and the extent."""
+"""By name: what differs from the recipe. ``told``: supervised by centre and extent with weight .5, ``told2`` 2."""
 PILOT = ("D0", "D0-told", "D2", "D2-told", "D0c")
 FACTORIAL = PILOT[:4]
 TABLE1 = ("D2-none", "D2-feature", "D2-kernel")
@@ -81,19 +83,20 @@ OTHERS = (
     "D2-lattice",
 )
 PLAN = [
-    *[("shapes", arm, 0) for arm in PILOT],
-    *[("shapes", arm, 1) for arm in PILOT],
-    *[("animals", arm, 0) for arm in FACTORIAL],
+    *[("shapes", arm, seed) for seed in (0, 1) for arm in PILOT],
+    *[("shapes", arm, 0) for arm in ("D0-told2", "D2-told2", *CONTROLS[:4], *TABLE1)],
+    *[("animals", arm, 0) for arm in ("D0", "D2-told", "D2", "D0-told")],
     *[("shapes", arm, 2) for arm in PILOT],
-    *[("shapes", arm, 0) for arm in (*TABLE1, *CONTROLS)],
-    *[("shapes", arm, 1) for arm in TABLE1],
-    *[("shapes", arm, 2) for arm in TABLE1],
+    *[("shapes", arm, seed) for seed in (1, 2) for arm in TABLE1],
+    *[("shapes", arm, 1) for arm in ("D0-told2", "D2-told2", *CONTROLS[:4])],
+    *[("shapes", arm, seed) for seed in (0, 1) for arm in (*CONTROLS[4:], *OTHERS)],
     *[("animals", arm, 1) for arm in FACTORIAL],
-    *[("shapes", arm, 1) for arm in CONTROLS],
-    *[("shapes", arm, seed) for seed in (0, 1) for arm in OTHERS],
 ]
 """Runs in their order: whole comparisons of one seed first."""
-STEPS = {"shapes": ["run.steps=600"], "animals": ["run.steps=1500"]}
+STEPS = {
+    "shapes": ["run.steps=600"],
+    "animals": ["run.steps=1000", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
+}
 
 
 def main() -> None:
@@ -113,7 +116,7 @@ def main() -> None:
             continue
         overrides = [*STEPS[name], f"run.seed={seed}", *ARMS[arm]]
         if name == "animals":
-            overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}", "run.precision='32'"]
+            overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}"]
         recipe, folder = read(name, overrides), chosen.folder / name / f"{arm}-seed{seed}"
         result = train(recipe, folder, progress=False)
         measured(recipe, folder)
@@ -228,6 +231,8 @@ def _resampled(values: dict[str, Any], detections: Path) -> np.ndarray:
 DIFFERENCES = (
     ("D0-told", "D0"),
     ("D2-told", "D2"),
+    ("D0-told2", "D0"),
+    ("D2-told2", "D2"),
     ("D2", "D0"),
     ("D2", "D0c"),
     ("D2-told", "D0"),

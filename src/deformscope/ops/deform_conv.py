@@ -14,7 +14,7 @@ from ..errors import DeformscopeError
 from . import embedding_bag
 from .autocast import without_autocast
 from .geometry import Geometry, check
-from .observe import DeformCall, changed, report
+from .observe import DeformCall, report
 
 IMPLEMENTATIONS = ("auto", "torchvision", "embedding_bag")
 VARIABLE = "DEFORMSCOPE_DEFORM_IMPL"
@@ -83,7 +83,6 @@ def deform_conv2d(
             return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
         with without_autocast(kind):
             return _torchvision(input, offset, weight, bias, mask, geometry).to(dtype)
-    offset = changed(input, offset, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
     if dtype == torch.float16:  # whose matrix product is several times slower than float32's on a CPU
         weight, bias = weight.float(), None if bias is None else bias.float()
     output = embedding_bag.deform_conv2d(input, offset, weight, bias, mask, geometry).to(dtype)

@@ -26,20 +26,7 @@ class DeformCall:
     dilation: Pair
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What a deformable convolution is about to do: :class:`DeformCall` before there is an output."""
-
-    input: Tensor
-    offset: Tensor
-    kernel_size: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-
-
 _observers: ContextVar[tuple[Callable[[DeformCall], None], ...]] = ContextVar("observers", default=())
-_intervening: ContextVar[tuple[Callable[[Sampling], Tensor], ...]] = ContextVar("intervening", default=())
 
 
 @contextmanager
@@ -52,27 +39,7 @@ def observing(observer: Callable[[DeformCall], None]) -> Iterator[None]:
         _observers.reset(token)
 
 
-@contextmanager
-def intervening(change: Callable[[Sampling], Tensor]) -> Iterator[None]:
-    """Have ``change`` called before every call of deformscope's operator while the block runs.
-
-    It gets the live offset, gradient and all, and returns the one to sample with (perhaps the same).
-    """
-    token = _intervening.set((*_intervening.get(), change))
-    try:
-        yield
-    finally:
-        _intervening.reset(token)
-
-
 def report(call: DeformCall) -> None:
     """Tell the observers, if any, of a call that torchvision's operator did not make."""
     for observer in _observers.get():
         observer(call)
-
-
-def changed(input: Tensor, offset: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    """The offset to sample with, where torchvision's operator is not the one that samples."""
-    for change in _intervening.get():
-        offset = change(Sampling(input, offset, kernel_size, stride, padding, dilation))
-    return offset

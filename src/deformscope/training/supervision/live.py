@@ -1,12 +1,10 @@
 """Deformable convolutions as they run in training, their offsets live: with the gradient that a loss needs.
 
-A function mode sees torchvision's operator above autograd, where a dispatch mode, below it, sees tensors without a
-gradient; deformscope's operator tells of itself.
+A function mode sees the operators above autograd, where a dispatch mode, below it, sees tensors without a gradient.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...fields.field import CellGrid, OffsetField
+from ...ops.deform_conv import deform_conv2d
+from ...ops.geometry import check
 from ...ops.gradient import graded
-from ...ops.observe import Sampling, intervening
 
 Pair = tuple[int, int]
 
@@ -67,7 +66,6 @@ class LiveCalls(TorchFunctionMode):
         self._resizing = [m for m in modules.values() if type(m).__name__ == "GeneralizedRCNNTransform"]
         self._factor = task_gradient
         self._running: list[str] = []
-        self._thread = threading.get_ident()
         self._opened: ExitStack | None = None
         self.calls: dict[str, LiveCall] = {}
         self.scales: list[tuple[float, float]] = []
@@ -75,7 +73,7 @@ class LiveCalls(TorchFunctionMode):
 
     def open(self) -> None:
         """Begin to see, with nothing seen."""
-        self.calls, self.scales, self._running, self._thread = {}, [], [], threading.get_ident()
+        self.calls, self.scales, self._running = {}, [], []
         with ExitStack() as stack:
             for module, name in self._hooked.items():
                 before = module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
@@ -84,7 +82,6 @@ class LiveCalls(TorchFunctionMode):
                 stack.callback(after.remove)
             for module in self._resizing:
                 stack.callback(module.register_forward_hook(self._resized).remove)
-            stack.enter_context(intervening(self._own))
             stack.enter_context(self)
             self._opened = stack.pop_all()
 
@@ -96,27 +93,30 @@ class LiveCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = torch.ops.torchvision.deform_conv2d
-        if (func is operator or func is operator.default) and len(args) > 10:
-            tensor, weight, offset, mask, bias, *geometry = args
-            pairs = [(geometry[i], geometry[i + 1]) for i in (0, 2, 4)]
-            kernel = (weight.shape[-2], weight.shape[-1])
-            offset = self._own(Sampling(tensor, offset, kernel, *pairs))
-            args = (tensor, weight, offset, mask, bias, *geometry)
+        # While this runs the mode is off: what deformscope's operator hands on to torchvision's is not seen again.
+        if func is deform_conv2d:
+            tensor, offset, *rest = args
+            geometry = check(*args)
+            pairs = geometry.stride, geometry.padding, geometry.dilation
+            self._keep(LiveCall(tensor, offset, geometry.kernel_size, *pairs))
+            args = (tensor, graded(offset, self._factor), *rest)
+        elif (func is operator or func is operator.default) and len(args) > 10:
+            tensor, weight, offset, *rest = args
+            pairs = ((rest[2], rest[3]), (rest[4], rest[5]), (rest[6], rest[7]))
+            self._keep(LiveCall(tensor, offset, (weight.shape[-2], weight.shape[-1]), *pairs))
+            args = (tensor, weight, graded(offset, self._factor), *rest)
         return func(*args, **(kwargs or {}))
 
-    def _own(self, call: Sampling) -> Tensor:
-        """Keep a call, and say with which offset it is to sample."""
+    def _keep(self, call: LiveCall) -> None:
         again = torch._C._current_graph_task_id() != -1  # a backward pass is running
-        if not again and torch.is_grad_enabled() and threading.get_ident() == self._thread:
-            name = self._running[-1] if self._running else "deform_conv2d"
-            number, unique = 1, name
-            while unique in self.calls:
-                number += 1
-                unique = f"{name}#{number}"
-            self.calls[unique] = LiveCall(
-                call.input, call.offset, call.kernel_size, call.stride, call.padding, call.dilation
-            )
-        return graded(call.offset, self._factor)
+        if again or not torch.is_grad_enabled():
+            return
+        name = self._running[-1] if self._running else "deform_conv2d"
+        number, unique = 1, name
+        while unique in self.calls:
+            number += 1
+            unique = f"{name}#{number}"
+        self.calls[unique] = call
 
     def _leave(self) -> None:
         if self._running:

@@ -119,12 +119,10 @@ class OffsetSupervision:
         self.step = self.step + 1 if step is None else step + 1
         images = next(iter(calls.values())).offset.shape[0]
         given = [_scaled(t, s) for t, s in self._paired(checked(targets, images, self.within))]
-        total, count = torch.stack([calls[n].offset.sum() * 0 for n in self.sizes]).sum().float(), 0
-        for name in self.sizes:
-            part, cells = self._layer_loss(name, calls, given)
-            total, count = total + part, count + cells
+        parts, counts = zip(*(self._layer_loss(name, calls, given) for name in self.sizes), strict=True)
         self._live.calls = {}
-        return weight * total / _shared_count(count, total.device)
+        total = torch.stack(parts).sum()
+        return weight * total / _shared_count(sum(counts), total.device)
 
     def _layer_loss(
         self, name: str, calls: Mapping[str, LiveCall], targets: Sequence[Mapping[str, Tensor]]
@@ -135,7 +133,7 @@ class OffsetSupervision:
         index = torch.stack([assigned(centres, target, self.sizes[name]) for target in targets])
         image, y, x = torch.nonzero(index >= 0, as_tuple=True)
         if not len(image):
-            return field.offset.new_zeros(()), 0
+            return 0 * field.offset.sum(), 0  # in the graph all the same, as DistributedDataParallel wants it
         starts = torch.tensor([0, *(len(target["boxes"]) for target in targets)], device=index.device).cumsum(0)
         every = torch.cat([target["boxes"] for target in targets]).to(field.offset)
         corners = every[index[image, y, x] + starts[image]].flip(-1)  # (y2, x2, y1, x1)

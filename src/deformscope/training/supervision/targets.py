@@ -22,9 +22,8 @@ def checked(targets: Sequence[Target], images: int, within: str) -> list[dict[st
     Boxes are those of the masks where there are no others. Raises DeformscopeError for anything else than boxes with an
     area, one entry an image.
     """
-    if isinstance(targets, (Tensor, Mapping)) or len(targets) != images:
-        given = "one" if isinstance(targets, (Tensor, Mapping)) else len(targets)
-        raise DeformscopeError(f"targets: {given} for {images} images; expected a list with one entry an image")
+    if len(targets) != images:
+        raise DeformscopeError(f"targets: {len(targets)} for {images} images; expected a list with one entry an image")
     return [_checked(target, index, within) for index, target in enumerate(targets)]
 
 
@@ -43,9 +42,12 @@ def _checked(target: Target, index: int, within: str) -> dict[str, Tensor]:
     boxes = boxes.float().reshape(0, 4) if boxes.numel() == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DeformscopeError(f"{where}['boxes'] of shape {tuple(boxes.shape)}: expected [t 4], xyxy in network px")
-    if len(boxes) and not bool((boxes[:, 2:] > boxes[:, :2]).all() & boxes.isfinite().all()):
-        bad = next(box for box in boxes.tolist() if not (box[2] > box[0] and box[3] > box[1]) or sum(box) != sum(box))
-        raise DeformscopeError(f"{where}['boxes']: {bad} has no area; expected x1 < x2, y1 < y2; leave such boxes out")
+    without = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))
+    if bool(without.any()):
+        raise DeformscopeError(
+            f"{where}['boxes']: {boxes[without][0].tolist()} has no area; expected x1 < x2 and y1 < y2; "
+            "leave such boxes out"
+        )
     ignore = given.get("ignore")
     if ignore is None:
         ignore = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
