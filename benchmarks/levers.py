@@ -15,8 +15,9 @@ from models import Run, boxes, lean_detector, learning, randomise
 from timing import arguments, interleaved, median, speed_up
 from torch import Tensor
 
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
-from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
+from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
+from deformscope.detectors.dense.dense import DenseDetector
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN
 
 CLASSES = tuple(f"class {i}" for i in range(20))
 CANVAS, BATCH = (256, 320), 8
@@ -26,7 +27,7 @@ Pair = dict[str, Run]
 def heads(detector: DenseDetector, maps: Callable[[], dict[str, Tensor]]) -> Callable[[], Tensor]:
     """The loss of a detector whose trunk's maps come from somewhere."""
     targets = boxes(BATCH, *CANVAS)
-    return lambda: sum(detector.losses(detector.predict(maps()), targets).values(), torch.zeros(()))
+    return lambda: sum(detector.prediction_losses(detector.predict(maps()), targets).values(), torch.zeros(()))
 
 
 def frozen_trunk() -> tuple[DenseDetector, Tensor, dict[str, Tensor]]:

@@ -20,7 +20,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 
 from deformscope import Placement
 from deformscope.detectors.deform import DeformConv, set_offset_mode
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.detectors.rcnn.backbone import ResNet
 from deformscope.detectors.rcnn.build import build
 from deformscope.detectors.rcnn.rcnn import RCNN
@@ -160,7 +161,7 @@ def dense_training(layers: int, batch: int = 8) -> dict[str, Run]:
     targets = boxes(batch, 256, 320)
 
     def loss() -> Tensor:
-        return sum(model.losses(model.predict(maps), targets).values(), torch.zeros(()))
+        return sum(model.prediction_losses(model.predict(maps), targets).values(), torch.zeros(()))
 
     return stepping(model, loss)
 

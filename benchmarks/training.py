@@ -21,12 +21,13 @@ from timing import interleaved, median, speed_up
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from deformscope.detectors.batch import Batch
 from deformscope.detectors.deform import DeformConv
 from deformscope.training.data.cache import CachedMaps, cached
 from deformscope.training.data.coco import CocoFolder
 from deformscope.training.data.datamodule import RecipeData, SeededItems, source
 from deformscope.training.data.order import Order, Steps
-from deformscope.training.data.sample import Batch, collate
+from deformscope.training.data.sample import collate
 from deformscope.training.recipe.reading import read
 from deformscope.training.recipe.recipe import Recipe
 from deformscope.training.run import networks
@@ -40,7 +41,7 @@ def split(recipe: Recipe, rounds: int) -> None:
     photos = source(recipe, "train")
     detector = networks.build(recipe, photos.names)
     if recipe.data.cache is None:
-        items: Any = SeededItems(photos, recipe, networks.Preparation(detector))
+        items: Any = SeededItems(photos, recipe, detector.prepare)
         count = len(photos)
     else:
         items = CachedMaps(cached(detector, photos, recipe.data))
@@ -59,7 +60,7 @@ def split(recipe: Recipe, rounds: int) -> None:
 
     def step() -> None:
         optimiser.zero_grad()
-        torch.stack(list(networks.losses(detector, batch).values())).sum().backward()
+        torch.stack(list(detector.losses(batch).values())).sum().backward()
         optimiser.step()
 
     def deformable() -> None:
@@ -154,7 +155,7 @@ def _reference_epoch(recipe: Recipe, files: CocoFolder, folder: Path, split_name
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
     for images, targets in loader:
         batch = _reference_batch(detector, images, targets, labels)
-        losses = networks.losses(detector, batch)
+        losses = detector.losses(batch)
         total = sum(losses.values())
         values = {name: value.item() for name, value in losses.items()}
         if not math.isfinite(sum(values.values())):
@@ -187,7 +188,7 @@ def _inputs(detector: nn.Module, batch: Batch) -> list[tuple[nn.Module, Tensor]]
         for module in detector.modules()
         if isinstance(module, DeformConv)
     ]
-    networks.losses(detector, batch)
+    detector.losses(batch)
     for hook in hooks:
         hook.remove()
     return seen

@@ -20,8 +20,8 @@ from deformscope.cli import app
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A small untrained detector with random offsets, in a file of its own."""
-    from deformscope.detectors.checkpoints.native import save
-    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+    from deformscope.detectors.dense.config import DenseConfig
+    from deformscope.detectors.dense.dense import DenseDetector
 
     torch.manual_seed(0)
     config = DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
     for head in detector.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save(detector, path)
+    detector.save(path)
     return path
 
 
@@ -195,10 +195,9 @@ def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
 
 
 def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
-    from deformscope import Analysis, DeformscopeError, analyse
-    from deformscope.detectors.checkpoints.native import load_file
+    from deformscope import Analysis, DeformscopeError, analyse, load
 
-    made = analyse(load_file(weights), photo)
+    made = analyse(load(weights), photo)
     made.save(tmp_path / "a.safetensors")
     again = Analysis.load(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(again.photo, made.photo)

@@ -9,9 +9,11 @@ from safetensors.torch import load_file as load_tensors, save_file
 
 import deformscope as ds
 from deformscope import DeformscopeError
-from deformscope.detectors.checkpoints.native import load_file, save
-from deformscope.detectors.dense.dense import BACKGROUND, IGNORED, DenseConfig, DenseDetector, assign
-from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
+from deformscope.detectors.checkpoints.native import load
+from deformscope.detectors.dense.assign import BACKGROUND, IGNORED, assign
+from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
+from deformscope.detectors.dense.dense import DenseDetector
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,8 @@ def test_a_checkpoint_is_kept_whole(tmp_path):
     torch.manual_seed(0)
     config = DenseConfig(("a", "b"), channels=16, modulated=True, offset_mode="kernel")
     detector = DenseDetector(config)
-    save(detector, tmp_path / "own.safetensors", dtype=torch.float32)
-    again = load_file(tmp_path / "own.safetensors")
+    detector.save(tmp_path / "own.safetensors", torch.float32)
+    again = load(tmp_path / "own.safetensors")
     assert again.config == config
     assert again.name == "own"
     assert not again.training
@@ -83,14 +85,14 @@ def test_a_checkpoint_is_kept_whole(tmp_path):
 def test_a_file_with_the_former_names_loads_as_before(tmp_path):
     torch.manual_seed(0)
     detector = DenseRCNN(DenseRCNNConfig(("a",), channels=16, deform_layers=2, rois_per_image=8, width=32))
-    save(detector, tmp_path / "new.safetensors", dtype=torch.float32)
+    detector.save(tmp_path / "new.safetensors", torch.float32)
     with safe_open(tmp_path / "new.safetensors", "pt") as file:
         header = file.metadata()
     header["config"] = header["config"].replace("deform_layers", "stacked").replace("rois_per_image", "rois")
     save_file(
         load_tensors(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", header | {"architecture": "two_stage"}
     )
-    again = load_file(tmp_path / "old.safetensors")
+    again = load(tmp_path / "old.safetensors")
     assert type(again) is DenseRCNN
     assert again.config == detector.config
 
@@ -100,15 +102,15 @@ def test_a_file_of_another_kind_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(DeformscopeError, match="no readable safetensors") as caught:
-        load_file(path)
+        load(path)
     assert "\n" not in str(caught.value)
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
     header = {"architecture": "one_stage", "config": '{"class_names": ["a"]}'}
     save_file({"heads.stride8.cls.weight": torch.zeros(1)}, tmp_path / "odd.safetensors", header)
-    with pytest.raises(DeformscopeError, match="do not fit"):
-        load_file(tmp_path / "odd.safetensors")
+    with pytest.raises(DeformscopeError, match=r"does not fit a dense detector .* missing: fpn"):
+        load(tmp_path / "odd.safetensors")
 
 
 def test_a_cell_belongs_to_the_smallest_box_around_it_of_its_levels_size():
@@ -141,7 +143,7 @@ def test_losses_fall_when_predictions_come_closer_and_reach_the_offsets():
     optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], 3e-3)
     history = []
     for _ in range(40):
-        losses = detector.losses(detector.predict(maps), targets)
+        losses = detector.prediction_losses(detector.predict(maps), targets)
         assert set(losses) == {"loss_cls", "loss_box", "loss_iou"}
         optimizer.zero_grad()
         sum(losses.values()).backward()

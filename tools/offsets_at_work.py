@@ -19,7 +19,8 @@ import torch
 from scipy.stats import spearmanr
 
 import deformscope as ds
-from deformscope.detectors.dense.dense import LEVEL_RANGES, STRIDES, DenseDetector
+from deformscope.detectors.dense.assign import LEVEL_RANGES
+from deformscope.detectors.dense.dense import STRIDES, DenseDetector
 from deformscope.fields.stack import composed, upstream
 from deformscope.metrics import bootstrap
 from deformscope.training.ablation.ap_bootstrap import resampled

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook("deformscope.detectors", "typechecker.check"):
     import deformscope.detectors.checkpoints.mmdet
-    import deformscope.detectors.checkpoints.own
+    import deformscope.detectors.checkpoints.native
     import deformscope.detectors.rcnn.build
     import deformscope.detectors.zoo
 

@@ -1,6 +1,7 @@
 """The paper's detectors by name, and what their offset modes do to gradients."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from deformscope.detectors.offset_mode import checked_offset_mode
 from deformscope.detectors.rcnn.build import build
 from deformscope.detectors.rcnn.config import Deformable, RCNNConfig, coco_class_names
 from deformscope.errors import DeformscopeError
+from deformscope.from_dict import from_dict
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_deformable_names_survive_a_round_trip(name):
 
 def test_a_configuration_survives_json(thin):
     for config in (thin(), thin(None), thin("mdconv_c4,c5_group4", mask=True, depth=101, offset_mode="kernel")):
-        assert RCNNConfig.from_values(json.loads(json.dumps(config.to_values()))) == config
+        assert from_dict(RCNNConfig, json.loads(json.dumps(asdict(config)))) == config
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from jaxtyping import install_import_hook
 with install_import_hook("deformscope.detectors.dense.decode", "typechecker.check"):
     from deformscope.detectors.dense import decode
 
-from deformscope.detectors.dense.dense import STRIDES, DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import STRIDES, DenseDetector
 from deformscope.fields.field import OffsetField
 
 CENTRE = torch.tensor([[0.5, 0.5], [8.5, 0.5], [0.5, 8.5], [8.5, 8.5], [0.5, 16.5], [8.5, 16.5]])  # 3 × 2 cells, (x, y)
@@ -102,7 +103,7 @@ def test_all_ways_begin_with_the_same_other_predictions_and_learn(name, mode):
     with torch.no_grad():
         assert torch.allclose(plain.predict(maps()).cls, other.predict(maps()).cls, atol=1e-5)
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 60.0, 50.0]]), "labels": torch.tensor([1])}] * 2
-    loss = sum(other.losses(other.predict(maps()), targets).values())
+    loss = sum(other.prediction_losses(other.predict(maps()), targets).values())
     loss.backward()
     reached = other.heads["stride8"].deform.conv_offset.weight.grad
     assert (reached is not None and bool(reached.abs().sum() > 0)) == (mode != "none")

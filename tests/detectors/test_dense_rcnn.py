@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.ops import box_iou
 
 import deformscope as ds
-from deformscope.detectors.checkpoints.native import load_file, save
-from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
+from deformscope.detectors.dense.config import DenseRCNNConfig
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN
 from deformscope.errors import DeformscopeError
 
 
@@ -67,7 +67,7 @@ def test_proposals_are_the_best_cells_boxes_of_any_class_without_doubles(detecto
 
 
 def test_both_stages_learn_and_the_trunk_does_not(detector, predictions):
-    losses = detector.train().losses(predictions, TARGETS)
+    losses = detector.train().prediction_losses(predictions, TARGETS)
     assert set(losses) == {"loss_cls", "loss_box", "loss_iou", "loss_roi_cls", "loss_roi_box"}
     sum(losses.values()).backward()
     learning = {name: p for name, p in detector.named_parameters() if p.requires_grad}
@@ -88,7 +88,7 @@ def test_what_lies_in_an_ignored_box_teaches_the_second_stage_nothing(detector, 
         return [], {"loss_classifier": torch.zeros(()), "loss_box_reg": torch.zeros(())}
 
     detector.roi = Fixed(roi)
-    detector.losses(predictions, TARGETS)
+    detector.prediction_losses(predictions, TARGETS)
     assert [boxes.tolist() for boxes in seen["proposals"]] == [[outside], [outside]]
     assert [target["labels"].tolist() for target in seen["targets"]] == [[2], []]  # 0 is the background
     assert seen["shapes"] == [(64, 96), (64, 96)]
@@ -108,8 +108,8 @@ def test_detections_are_in_the_photos_px_with_labels_from_zero(detector):
 
 def test_it_is_kept_and_captured_as_the_packaged_one(detector, tmp_path):
     detector.eval()
-    save(detector, tmp_path / "two.safetensors", dtype=torch.float32)
-    again = load_file(tmp_path / "two.safetensors")
+    detector.save(tmp_path / "two.safetensors", torch.float32)
+    again = ds.load(tmp_path / "two.safetensors")
     assert type(again) is DenseRCNN
     assert again.config == detector.config
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -143,7 +143,7 @@ def test_masks_are_learnt_of_the_objects_that_count(detector):
     optimiser = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], 3e-3)
     seen = []
     for _ in range(25):
-        losses = detector.losses(detector.predict(maps), targets)
+        losses = detector.prediction_losses(detector.predict(maps), targets)
         optimiser.zero_grad()
         sum(losses.values()).backward()
         optimiser.step()
@@ -172,8 +172,8 @@ def test_masks_are_pasted_where_the_region_lies_on_the_photo(detector):
 
 def test_a_detector_with_masks_is_kept_with_them(detector, tmp_path):
     detector = with_masks(detector).eval()
-    save(detector, tmp_path / "masks.safetensors", dtype=torch.float32)
-    again = load_file(tmp_path / "masks.safetensors")
+    detector.save(tmp_path / "masks.safetensors", torch.float32)
+    again = ds.load(tmp_path / "masks.safetensors")
     assert again.config == detector.config
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     found, expected = again(photo, min_score=0.0)[0], detector(photo, min_score=0.0)[0]

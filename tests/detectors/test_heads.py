@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import deformscope
-from deformscope.detectors.checkpoints import native as packaged
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import DenseDetector
 
 
 def build(**choices):
@@ -28,7 +28,7 @@ def test_shared_heads_learn_as_one():
     assert len(list(detector.heads.parameters())) == len(list(build().heads["stride8"].parameters()))
     predictions = detector.predict(maps())
     target = {"boxes": torch.tensor([[8.0, 8.0, 30.0, 40.0]]), "labels": torch.tensor([1])}
-    sum(detector.losses(predictions, [target]).values()).backward()
+    sum(detector.prediction_losses(predictions, [target]).values()).backward()
     parameters = [p for p in detector.parameters() if p.requires_grad]
     torch.optim.SGD(parameters, lr=1.0).step()
     states = [head.state_dict() for head in detector.heads.values()]
@@ -40,8 +40,8 @@ def test_shared_heads_learn_as_one():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_shared_heads_are_kept_and_stay_shared(tmp_path, dtype):
     detector = build(shared=True).eval()
-    packaged.save(detector, tmp_path / "shared.safetensors", dtype)
-    again = packaged.load_file(tmp_path / "shared.safetensors")
+    detector.save(tmp_path / "shared.safetensors", dtype)
+    again = deformscope.load(tmp_path / "shared.safetensors")
     assert again.config == detector.config
     assert again.heads["stride8"].deform.weight is again.heads["stride32"].deform.weight
     expected, found = detector.predict(maps()).boxes, again.predict(maps()).boxes

@@ -5,6 +5,7 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
+from deformscope.detectors.batch import Batch
 from deformscope.detectors.checkpoints.mmdet import to_theirs
 from deformscope.detectors.preparation import padded_size
 from deformscope.detectors.rcnn.assign import BACKGROUND, IGNORED, Sample, assign, draw
@@ -13,13 +14,14 @@ from deformscope.detectors.rcnn.rcnn import Samples
 from deformscope.detectors.rcnn.rpn import _on_photo
 
 
-def targets_of(oracle) -> list[dict]:
+def batch_of(oracle) -> Batch:
     train = oracle.recorded["train"]
     names = {"boxes": "bboxes", "labels": "labels", "masks": "masks"}
-    return [
+    targets = [
         {ours: train[f"gt/{i}/{theirs}"] for ours, theirs in names.items() if f"gt/{i}/{theirs}" in train}
         for i in (0, 1)
     ]
+    return Batch(targets, oracle.batch, tuple(oracle.placements))
 
 
 def samples_of(oracle) -> Samples:
@@ -39,7 +41,7 @@ def test_losses_and_gradients_are_the_recorded_ones(oracle, monkeypatch, operato
         monkeypatch.setattr(deform, "deform_conv2d", torchvision.ops.deform_conv2d)
     train = oracle.recorded["train"]
     detector = oracle.load().train()
-    losses = detector.losses(oracle.batch, oracle.placements, targets_of(oracle), samples_of(oracle))
+    losses = detector.losses(batch_of(oracle), samples_of(oracle))
     assert {f"loss_sum/{name}" for name in losses} == {k for k in train if k.startswith("loss_sum/loss")}
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(train[f"loss_sum/{name}"].item(), rel=1e-4)
@@ -104,7 +106,7 @@ def test_without_objects_everything_is_background_and_the_losses_are_finite(thin
 
     detector = random_rcnn(thin(mask=True)).train()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0, 64, 96)}
-    losses = detector.losses(torch.randn(1, 3, 64, 96), [Placement((64, 96))], [empty])
+    losses = detector.losses(Batch([empty], torch.randn(1, 3, 64, 96), (Placement((64, 96)),)))
     assert losses["loss_bbox"] == 0 == losses["loss_rpn_bbox"] == losses["loss_mask"]
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
@@ -129,7 +131,7 @@ def test_a_few_steps_of_training_lower_the_loss(oracles):
     before = detector.backbone.layer3[1].conv2.conv_offset.weight.clone()
     totals = []
     for _ in range(8):
-        loss = sum(detector.losses(oracle.batch, oracle.placements, targets_of(oracle)).values())
+        loss = sum(detector.losses(batch_of(oracle)).values())
         totals.append(loss.item())
         optimiser.zero_grad()
         loss.backward()

@@ -6,7 +6,8 @@ from torch import nn
 from torchvision.ops import clip_boxes_to_image
 
 import deformscope as ds
-from deformscope.detectors.dense.dense_rcnn import DenseRCNN, DenseRCNNConfig
+from deformscope.detectors.dense.config import DenseRCNNConfig
+from deformscope.detectors.dense.dense_rcnn import DenseRCNN
 from deformscope.detectors.detector import TRACES
 from deformscope.photo import read
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own, unpickle as reading
+from deformscope.detectors.checkpoints import detectron2, mmdet, unpickle as reading
 from deformscope.detectors.rcnn.config import DETECTRON2, MMDETECTION, Deformable, RCNNConfig, coco_class_names
 from deformscope.detectors.rcnn.rcnn import RCNN
 from deformscope.errors import DeformscopeError
@@ -113,7 +113,7 @@ import torch, torchvision
 from torchvision.ops import roi_align
 from torchvision.models.detection import faster_rcnn, mask_rcnn
 from deformscope.detectors import zoo
-from deformscope.detectors.checkpoints import detectron2, mmdet, own, unpickle
+from deformscope.detectors.checkpoints import detectron2, mmdet, native, unpickle
 
 def memory(name):
     with open('/proc/self/status') as status:
@@ -144,7 +144,7 @@ def test_a_full_width_checkpoint_loads_within_its_time_and_memory(tmp_path, kind
         with torch.device("meta"):
             filled = RCNN(detector.config)
         filled.load_state_dict(state, assign=True)
-        own.save(filled, path)
+        filled.save(path)
     else:
         content = {"state_dict": {mmdet.to_theirs(key): value for key, value in state.items()}}
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip .pth")

@@ -23,7 +23,8 @@ def untrained(name: str) -> torch.nn.Module:
     """A detector with random offsets, or none for names that do not exist."""
     if name == "absent":
         raise DeformscopeError("/home/somebody/absent: no such detector")
-    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+    from deformscope.detectors.dense.config import DenseConfig
+    from deformscope.detectors.dense.dense import DenseDetector
 
     torch.manual_seed(3)
     detector = DenseDetector(DenseConfig(("cat",)), name).eval()

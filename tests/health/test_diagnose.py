@@ -157,7 +157,8 @@ def test_a_single_offset_longer_than_the_map_is_suspect():
 
 
 def test_a_detector_takes_photos_and_nothing_of_it_is_changed():
-    from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+    from deformscope.detectors.dense.config import DenseConfig
+    from deformscope.detectors.dense.dense import DenseDetector
 
     torch.manual_seed(0)
     detector = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, longer_side=96)).eval()

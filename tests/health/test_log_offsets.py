@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from deformscope import DeformscopeError
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.health.log_offsets import curves, log_offsets
 
 
@@ -101,7 +102,7 @@ def test_the_callback_logs_the_zero_start_and_every_so_manieth_step(photos, tmp_
         def training_step(self, batch, index):
             predictions = self.detector.predict(self.detector.trunk(batch))
             target = {"boxes": torch.tensor([[5.0, 5.0, 50.0, 60.0]]), "labels": torch.tensor([0])}
-            return sum(self.detector.losses(predictions, [target] * len(batch)).values())
+            return sum(self.detector.prediction_losses(predictions, [target] * len(batch)).values())
 
         def configure_optimizers(self):
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)

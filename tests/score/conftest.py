@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.score import Scores, Settings, score
 
 

@@ -8,7 +8,8 @@ import torch
 
 from deformscope import DeformscopeError, capture
 from deformscope.capture.offset_sources import origins
-from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
+from deformscope.detectors.dense.config import DenseConfig
+from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.fields.cell_maps import CellMaps
 from deformscope.fields.stack import composed
 from deformscope.score.measures import nulls

@@ -66,9 +66,8 @@ def test_workers_give_the_same_records(run, tmp_path):
 
 
 def test_processes_of_torchrun_give_the_same_records(run, tmp_path):
-    from deformscope.detectors.checkpoints.native import save
 
-    save(run.detector, tmp_path / "small.safetensors", torch.float32)
+    run.detector.save(tmp_path / "small.safetensors", torch.float32)
     script = tmp_path / "share.py"
     script.write_text(
         "import sys\n"

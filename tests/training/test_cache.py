@@ -40,7 +40,7 @@ def test_cached_maps_are_the_trunks_in_half_precision(recipe):
     maps = CachedMaps(cached(detector, photos, recipe.data, workers=0))
     assert len(maps) == 12
     batch = collate([maps[Slot(0, 0, index)] for index in (1, 9)])
-    views = Views(photos, recipe.data, networks.Preparation(detector))
+    views = Views(photos, recipe.data, detector.prepare)
     direct = collate([views[1], views[9]])
     for name, value in detector.trunk(direct.images).items():
         assert torch.allclose(batch.maps[name], value, rtol=2e-3, atol=2e-3)
@@ -132,7 +132,7 @@ def test_masks_come_out_of_the_cache_as_they_went_in(recipe, tmp_path):
     photos = source(masked, "train")
     detector = networks.build(masked, photos.names)
     maps = CachedMaps(cached(detector, photos, masked.data, workers=0))
-    views = Views(photos, masked.data, networks.Preparation(detector), masks=True)
+    views = Views(photos, masked.data, detector.prepare, masks=True)
     for index in range(len(views)):
         kept, fresh = maps[Slot(0, 0, index)].target, views[index].target
         assert kept["masks"].dtype == torch.bool

@@ -23,7 +23,7 @@ def detector_of(recipe):
 
 
 def batch_of(recipe, detector, count=4):
-    items = SeededItems(source(recipe, "train"), recipe, networks.Preparation(detector))
+    items = SeededItems(source(recipe, "train"), recipe, detector.prepare)
     return collate([items[Slot(0, place, place)] for place in range(count)])
 
 
@@ -47,7 +47,7 @@ def test_building_a_network_leaves_the_random_state_alone(tiny):
 def test_all_that_learns_gets_gradients_and_offsets_learn_in_all_modes_but_none(tiny, mode):
     recipe = tiny(f"network.offset_mode={mode}")
     detector = detector_of(recipe)
-    sum(networks.losses(detector, batch_of(recipe, detector)).values()).backward()
+    sum(detector.losses(batch_of(recipe, detector)).values()).backward()
     learning = [(name, p) for name, p in detector.named_parameters() if p.requires_grad]
     assert all(parameter.grad is not None for _, parameter in learning)
     assert any("conv_offset" in name for name, _ in learning) == (mode != "none")
@@ -79,7 +79,7 @@ def test_the_penalty_is_the_offsets_mean_square_of_each_layer(tiny, modulated):
             head.deform.conv_offset.bias[18:] = 50  # modulation costs nothing
         expected += (number + 1) ** 2
     batch = batch_of(recipe, detector)
-    networks.losses(detector, batch)
+    detector.losses(batch)
     taken = penalty.take()
     assert taken.item() == pytest.approx(expected)
     taken.backward()
@@ -87,7 +87,7 @@ def test_the_penalty_is_the_offsets_mean_square_of_each_layer(tiny, modulated):
         torch.full((18,), 2 / 18), rel=1e-4
     )
     with torch.no_grad():
-        networks.losses(detector, batch)
+        detector.losses(batch)
     assert penalty.take().item() == 0
 
 
@@ -128,9 +128,9 @@ def test_bfloat16_autocast_trains_close_to_float32(tiny):
     for head in detector.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.02)
     batch = batch_of(recipe, detector)
-    exact = sum(networks.losses(detector, batch).values())
+    exact = sum(detector.losses(batch).values())
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = sum(networks.losses(detector, batch).values())
+        rounded = sum(detector.losses(batch).values())
     rounded.backward()
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
     assert all(torch.isfinite(p.grad).all() for p in detector.parameters())
@@ -174,16 +174,16 @@ def test_two_stage_detectors_learn_from_a_coco_folder(coco, architecture):
     photos = source(recipe, "train")
     assert len(photos) == 2
     detector = networks.build(recipe, photos.names)
-    items = SeededItems(photos, recipe, networks.Preparation(detector))
+    items = SeededItems(photos, recipe, detector.prepare)
     sides = {items[Slot(0, 0, 0)].image.shape[1:]}
     assert sides == {(800, 1088)}  # 60×80 to 800×1067, padded to 32
     small = read(
         "table1_coco/mask_kernel",
         [*overrides, f"network.architecture={architecture}", "run.devices=1", "data.shorter_sides=[96]"],
     )
-    items = SeededItems(photos, small, networks.Preparation(detector))
+    items = SeededItems(photos, small, detector.prepare)
     batch = collate([items[Slot(0, place, place)] for place in (0, 1)])
-    losses = networks.losses(detector, batch)
+    losses = detector.losses(batch)
     assert ("loss_mask" in losses) == architecture.startswith("mask")
     sum(losses.values()).backward()
     offsets = [p for name, p in detector.named_parameters() if "conv_offset.weight" in name]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import DeformscopeError
 from ..fields.field import Placement
 
 Pair = tuple[int, int]
@@ -16,6 +17,9 @@ Colour = tuple[float, float, float]
 
 FIXED_POINT = 2048
 """OpenCV's bilinear weights on uint8 are multiples of 1/2048."""
+
+LONGEST_SIDE = 1 << 14
+"""px; a file that asks for more would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Preparation:
     shorter_side: int = 800
     longer_side: int = 1333
     divisor: int = 32
+
+    def __post_init__(self) -> None:
+        chosen_sides(self.shorter_side, self.longer_side)
+        if self.divisor < 1:
+            raise DeformscopeError(f"divisor={self.divisor}: expected at least 1")
 
 
 def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, list[Placement]]:
@@ -50,6 +59,17 @@ def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, lis
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch, placements
+
+
+def chosen_sides(shorter_side: int | None, longer_side: int | None, otherwise: Pair = (0, 0)) -> Pair:
+    """The sides to which photos are resized, ``otherwise`` where none is chosen; DeformscopeError if they are none."""
+    shorter = otherwise[0] if shorter_side is None else shorter_side
+    longer = otherwise[1] if longer_side is None else longer_side
+    if not 1 <= shorter <= longer <= LONGEST_SIDE:
+        raise DeformscopeError(
+            f"shorter_side={shorter}, longer_side={longer}: expected 1 ≤ shorter_side ≤ longer_side ≤ {LONGEST_SIDE}"
+        )
+    return shorter, longer
 
 
 def network_size(placement: Placement) -> Pair:

@@ -118,11 +118,7 @@ def load(
 
         set_offset_mode(loaded, offset_mode)
     if shorter_side is not None or longer_side is not None:
-        from .rcnn.rcnn import RCNN
-
-        if not isinstance(loaded, RCNN):
-            raise DeformscopeError(f"shorter_side, longer_side: {loaded.name} has its own; leave them out")
-        loaded.config = loaded.config.resized_to(shorter_side, longer_side)
+        loaded.resize_to(shorter_side, longer_side)
     return loaded
 
 
@@ -130,9 +126,9 @@ def _load(detector: str | os.PathLike[str]) -> Detector:
     known = {published.name: published for published in PUBLISHED}
     text = os.fspath(detector)
     if text == PACKAGED:
-        from .checkpoints import native as packaged
+        from .checkpoints import native
 
-        return packaged.load()
+        return native.packaged()
     if text in known:
         published = known[text]
         return load_file(fetch(published.url, published.path, published.sha256), published.name)
@@ -146,15 +142,11 @@ def _load(detector: str | os.PathLike[str]) -> Detector:
 
 def load_file(path: Path, name: str) -> Detector:
     """A detector from a checkpoint file of any kind that can be read, told by its content."""
-    from .checkpoints import detectron2, mmdet, own, unpickle as reading
+    from .checkpoints import detectron2, mmdet, native, unpickle as reading
 
     kind = reading.kind(path)
     if kind == "safetensors":
-        if own.metadata(path).get("architecture") != own.ARCHITECTURE:
-            from .checkpoints import native as packaged
-
-            return packaged.load_file(path)
-        return own.load(path, name)
+        return native.load(path, name)
     content = reading.read_torch(path) if kind == "torch" else reading.read_pickle(path)
     if isinstance(content.get("model"), dict) and detectron2.is_detectron2(content["model"]):
         return detectron2.load(path, content, name)

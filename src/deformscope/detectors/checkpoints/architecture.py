@@ -1,4 +1,4 @@
-"""The architecture of a checkpoint, read from its keys and shapes, and its tensors put into a detector.
+"""The architecture of another framework's checkpoint, read from its keys and shapes.
 
 Keys here are the detector's own; :mod:`.mmdet` and :mod:`.detectron2` translate theirs and back, so that complaints
 name what is in the file.
@@ -6,7 +6,7 @@ name what is in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,13 +16,9 @@ from ...errors import DeformscopeError
 from ..rcnn.build import numbered_class_names
 from ..rcnn.config import BLOCKS, STAGES, Deformable, Dialect, RCNNConfig
 from ..rcnn.rcnn import RCNN
+from .fill import Theirs, fill
 
 KERNEL_POINTS = 9
-NAMED = 4
-"""As many keys are named in a complaint."""
-
-Theirs = Callable[[str], str]
-"""One of the detector's own keys as the file has it."""
 
 
 def renamer(pairs: Mapping[str, str]) -> Callable[[str], str]:
@@ -94,39 +90,11 @@ def read_config(
 
 
 def assemble(path: Path, state: dict[str, Tensor], config: RCNNConfig, name: str, theirs: Theirs) -> RCNN:
-    """The detector in eval mode, holding ``state``'s own tensors (no copy).
-
-    Missing, unexpected and misshapen keys are named in a DeformscopeError.
-    """
+    """The detector in eval mode, holding ``state``'s own tensors (no copy); :func:`.fill.fill` says what may fail."""
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
         detector = RCNN(config, name)
-    own = detector.state_dict()
-    for key in own:
-        if key.endswith("num_batches_tracked") and key not in state:
-            state[key] = torch.zeros((), dtype=torch.long)  # says nothing where the statistics are frozen
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
-    if missing or unexpected:
-        parts = [
-            f"{len(keys)} {what}: {_listed(theirs(key) for key in keys)}"
-            for what, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        raise DeformscopeError(
-            f"{path}: does not fit a {config.architecture} with {config.deformable or 'no deformable convolution'}; "
-            f"{'; '.join(parts)}"
-        )
-    wrong = [key for key, value in own.items() if value.shape != state[key].shape]
-    if wrong:
-        first = wrong[0]
-        raise DeformscopeError(
-            f"{path}: {len(wrong)} of another shape: {theirs(first)} is {tuple(state[first].shape)}, "
-            f"expected {tuple(own[first].shape)}"
-        )
-    for key, value in state.items():
-        if own[key].is_floating_point() != value.is_floating_point():
-            raise DeformscopeError(f"{path}: {theirs(key)} is of type {value.dtype}; expected {own[key].dtype}")
-    detector.load_state_dict(state, assign=True)
-    return detector.eval()
+    described = f"{config.architecture} with {config.deformable or 'no deformable convolution'}"
+    return fill(path, state, detector, described, theirs)
 
 
 def _depth(path: Path, state: Mapping[str, Tensor]) -> int:
@@ -166,8 +134,3 @@ def _deformable(path: Path, state: Mapping[str, Tensor], groups: int | None) -> 
 def _divides(state: Mapping[str, Tensor], stages: Sequence[str], groups: int) -> bool:
     weights = [value for key, value in state.items() if key.endswith(".conv2.weight") and key.split(".")[1] in stages]
     return all(weight.shape[1] % groups == 0 for weight in weights)
-
-
-def _listed(keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

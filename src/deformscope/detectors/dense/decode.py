@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,8 @@ from ...fields.field import OffsetField
 from ...fields.stack import composed
 from ...fields.viewpoint import extent, split
 
-DECODES = ("D0", "D0c", "D1", "D2", "D3", "D4", "D5", "D6")
+Decode = Literal["D0", "D0c", "D1", "D2", "D3", "D4", "D5", "D6"]
+DECODES: tuple[Decode, ...] = get_args(Decode)
 FROM_CELL = ("D0", "D0c")
 FROM_KERNEL_ALONE = ("D1", "D5", "D6")
 """Without a box layer."""

@@ -8,7 +8,6 @@ heads look into the proposals and say what is there, where exactly and in which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,8 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as supp
 from ...fields.field import Placement
 from ..detector import Detection
 from ..rcnn.masks import MASK_GRID, paste
-from .dense import STRIDES, DenseConfig, DenseDetector, Predictions, on_photo
+from .config import DenseRCNNConfig
+from .dense import STRIDES, DenseDetector, Predictions, on_photo
 
 POOLED = 7
 """Side of the grid into which a region is pooled."""
@@ -36,27 +36,15 @@ LOSSES = {"loss_classifier": "loss_roi_cls", "loss_box_reg": "loss_roi_box", "lo
 """Of the second stage: torchvision's names, and those beside the first stage's."""
 
 
-@dataclass(frozen=True)
-class DenseRCNNConfig(DenseConfig):
-    """What it takes to build the network again."""
-
-    proposals: int = 100
-    """Regions a photo that reach the second stage."""
-    rois_per_image: int = 64
-    """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
-    width: int = 512
-    """Of the second stage's two layers."""
-    masks: bool = False
-    """A mask head beside the box head."""
-
-
 class DenseRCNN(DenseDetector):
     """Trunk, pyramid, proposals through deformable heads, and RoI heads."""
 
+    kind = "dense_rcnn"
     config: DenseRCNNConfig
 
     def __init__(self, config: DenseRCNNConfig, name: str = "dense_rcnn") -> None:
         super().__init__(config, name, classes=1)
+        self.has_masks = config.masks
         levels, outputs = [f"stride{stride}" for stride in STRIDES], 1 + len(config.class_names)
         masks: dict[str, nn.Module] = {}
         if config.masks:
@@ -121,12 +109,13 @@ class DenseRCNN(DenseDetector):
             found.append(inside[suppress(inside, ranked, OVERLAP)[: self.config.proposals]])
         return found
 
-    def losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The proposals' losses, as the dense detector's with one class, and those of the RoI heads.
 
         With ``config.masks`` the targets hold ``masks`` too (bool ``[t h w]``, network px).
         """
-        losses = super().losses(predictions, [t | {"labels": torch.zeros_like(t["labels"])} for t in targets])
+        of_any_class = [target | {"labels": torch.zeros_like(target["labels"])} for target in targets]
+        losses = super().prediction_losses(predictions, of_any_class)
         regions, counted = [], []
         for boxes, target in zip(self.proposals(predictions), targets, strict=True):
             ignore = target.get("ignore", torch.zeros_like(target["labels"], dtype=torch.bool))

@@ -11,9 +11,13 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from .dense import DenseConfig, DenseDetector
+from ...errors import DeformscopeError
+from ..detector import Detector
+from .config import DenseConfig
+from .dense import DenseDetector
 
 
 class SmallTrunk(nn.Module):
@@ -57,8 +61,15 @@ class SideWays(nn.Module):
 class SmallDetector(DenseDetector):
     """The packaged detector's heads and losses on a :class:`SmallTrunk`, which learns."""
 
+    kind = "small"
+    saved_dtype = torch.float32
+    torchvision_trunk = None
+    load_trunk = Detector.load_trunk
+
     def __init__(self, config: DenseConfig, name: str = "small") -> None:
+        if config.channels % 16:
+            raise DeformscopeError(f"channels={config.channels}: expected a multiple of 16 in a small detector")
         super().__init__(config, name)
         trunk = SmallTrunk(config.channels)
-        self.trunk = trunk  # type: ignore[assignment]
+        self.trunk = trunk
         self.fpn = SideWays(trunk.channels, config.channels)

@@ -7,12 +7,11 @@ layer4), ``mdconv_c3-c5_group4`` version 2 with four offset groups.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ...errors import DeformscopeError
 from ..offset_mode import OffsetMode, checked_offset_mode
-from ..preparation import Preparation
+from ..preparation import Preparation, chosen_sides
 from .boxes import Deltas
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -125,6 +124,8 @@ class RCNNConfig:
         if self.depth not in BLOCKS:
             raise DeformscopeError(f"depth={self.depth}: expected one of {', '.join(map(str, BLOCKS))}")
         checked_offset_mode(self.offset_mode)
+        if not 0 <= self.mask_convs <= 32:
+            raise DeformscopeError(f"mask_convs={self.mask_convs}: expected 0 to 32")
         if not self.class_names:
             raise DeformscopeError("class_names=(): expected at least one class")
 
@@ -134,32 +135,12 @@ class RCNNConfig:
         return f"{'mask' if self.mask else 'faster'}_rcnn_r{self.depth}_fpn"
 
     def resized_to(self, shorter_side: int | None, longer_side: int | None) -> RCNNConfig:
-        """The same with photos resized to other sides, px."""
+        """The same with photos resized to other sides, px; None leaves a side as it is."""
         old = self.dialect.preparation
-        short, long = shorter_side or old.shorter_side, longer_side or old.longer_side
-        if not 1 <= short <= long:
-            raise DeformscopeError(f"shorter_side={short}, longer_side={long}: expected 1 ≤ shorter_side ≤ longer_side")
+        short, long = chosen_sides(shorter_side, longer_side, (old.shorter_side, old.longer_side))
         return replace(
             self,
             dialect=replace(self.dialect, preparation=replace(old, shorter_side=short, longer_side=long)),
-        )
-
-    def to_values(self) -> dict[str, Any]:
-        """Plain values, for a file's metadata."""
-        return asdict(self)
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> RCNNConfig:
-        """The reverse of :meth:`to_values`, after a passage through JSON; KeyError or TypeError if it does not fit."""
-        deformable, dialect = values["deformable"], values["dialect"]
-        colours = {key: tuple(dialect["preparation"][key]) for key in ("mean", "std")}
-        return cls(
-            **values
-            | {
-                "class_names": tuple(values["class_names"]),
-                "deformable": deformable and Deformable(**deformable | {"stages": tuple(deformable["stages"])}),
-                "dialect": Dialect(**dialect | {"preparation": Preparation(**dialect["preparation"] | colours)}),
-            }
         )
 
 

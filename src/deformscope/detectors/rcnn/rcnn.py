@@ -7,8 +7,8 @@ The stages are methods, so that each can be fed and looked at by itself: :meth:`
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...errors import DeformscopeError
 from ...fields.field import Placement
+from ..batch import Batch
 from ..detector import Detection, Detector
 from ..preparation import prepare
 from .assign import Sample
@@ -46,9 +47,13 @@ class Samples:
 class RCNN(Detector):
     """A two-stage detector; ``config`` says all there is to say about it."""
 
+    kind = "rcnn"
+    config: RCNNConfig
+
     def __init__(self, config: RCNNConfig, name: str = "") -> None:
         super().__init__()
-        self.config, self.class_names = config, config.class_names
+        self.config, self.class_names, self.has_masks = config, config.class_names, config.mask
+        self.trunk, self.torchvision_trunk = None, f"resnet{config.depth}"
         self.name = name or f"{config.architecture}_{config.deformable or 'plain'}"
         self.backbone = ResNet(config)
         widths = [4 * config.base_channels * 2**stage for stage in range(4)]
@@ -57,9 +62,10 @@ class RCNN(Detector):
         self.box_head = BoxHead(config)
         self.mask_head: nn.Module | None = MaskHead(config) if config.mask else None
 
-    def prepare(self, photos: Sequence[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+    def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         """RGB uint8 ``[h w 3]`` arrays to the network's input ``[n 3 h w]`` and how each photo lies in it."""
-        return prepare(photos, self.config.dialect.preparation)
+        how = self.config.dialect.preparation
+        return prepare(photos, how if shorter_side is None else replace(how, shorter_side=shorter_side))
 
     def pyramid(self, batch: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """P2..P6."""
@@ -135,20 +141,15 @@ class RCNN(Detector):
         predictions = self.box_predictions(self.pyramid(batch), with_image([regions]))
         return self.box_head.repredict(regions, labels, predictions, placement)
 
-    def losses(
-        self,
-        batch: Float[Tensor, "n 3 h w"],
-        placements: Sequence[Placement],
-        targets: Sequence[dict[str, Tensor]],
-        samples: Samples | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses whose sum trains: ``loss_{rpn_cls,rpn_bbox,cls,bbox}`` and, with masks, ``loss_mask``.
+    def losses(self, batch: Batch, samples: Samples | None = None) -> dict[str, Tensor]:
+        """``loss_{rpn_cls,rpn_bbox,cls,bbox}`` and, with masks, ``loss_mask``; ignored objects are left out.
 
-        ``targets`` hold, an image, ``boxes`` (xyxy, network px), ``labels`` (0-based) and, for a Mask R-CNN, ``masks``
-        (``[t h w]``, network px). What is drawn at random comes from torch's own generator unless ``samples`` say it.
+        What is drawn at random comes from torch's own generator unless ``samples`` say it.
         """
+        assert batch.images is not None
+        placements, targets = batch.placements, [_counted(target) for target in batch.targets]
         truth = [target["boxes"] for target in targets]
-        maps = self.pyramid(batch)
+        maps = self.pyramid(batch.images)
         logits, deltas = self.rpn(maps)
         losses = self.rpn.losses(logits, deltas, placements, truth, None if samples is None else samples.anchors)
         if samples is not None and samples.proposed is not None:
@@ -178,3 +179,20 @@ class RCNN(Detector):
             positive = torch.cat(labels)
             losses |= self.mask_head.losses(masks, positive[positive >= 0], goal)
         return losses
+
+    def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
+        """torchvision's ResNet of the same depth, trained on ImageNet; offset convolutions stay as they are."""
+        try:
+            missing = self.backbone.load_state_dict(weights, strict=False).missing_keys
+        except RuntimeError as error:  # of another shape
+            raise DeformscopeError(f"{' '.join(str(error).split())[:200]}; expected torchvision's ResNet") from None
+        absent = [key for key in missing if "conv_offset" not in key]
+        if absent:
+            raise DeformscopeError(f"no {absent[0]!r}; expected torchvision's ResNet")
+
+
+def _counted(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A target without its ignored objects."""
+    if "ignore" not in target:
+        return target
+    return {key: value[~target["ignore"]] for key, value in target.items() if key != "ignore"}

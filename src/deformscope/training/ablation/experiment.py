@@ -22,10 +22,10 @@ from ...detectors.detector import Detector
 from ...detectors.offset_mode import OFFSET_MODES, OffsetMode
 from ...errors import DeformscopeError
 from ...metrics.coco import scores
-from ..data.datamodule import evaluated, source
+from ..data.datamodule import AT_ONCE, evaluated, source
 from ..data.sample import Source
 from ..recipe.recipe import Recipe
-from ..run.predict import AT_ONCE, detections
+from ..run.predict import detections
 from ..run.run_folder import Result, hardware
 from ..run.train import load as load_run, train
 

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ...detectors.dense.dense import DenseDetector
-from ...detectors.dense.dense_rcnn import DenseRCNN
+from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ...files import whole_folder
 from ...metrics.coco import library, run_lengths
 from ...terminal.progress import track
 from ..recipe.recipe import Data
-from ..run.networks import Preparation
 from .augment import view
 from .order import Slot
 from .sample import Item, Prepare, Source, collate, prepared
@@ -66,22 +65,23 @@ class Views(Dataset[Item]):
             return prepared(sample, self.prepare, masks=self.masks)
 
 
-def cached(detector: Any, source: Source, data: Data, workers: int | None = None) -> Path:
+def cached(detector: Detector, source: Source, data: Data, workers: int | None = None) -> Path:
     """The folder with the maps of this trunk, these photos and these views; made if it is not there (with a bar).
 
     Raises DeformscopeError when the network has no frozen trunk, or changes the views' size.
     """
-    if not isinstance(detector, DenseDetector) or any(p.requires_grad for p in detector.trunk.parameters()):
+    trunk = detector.trunk
+    if trunk is None or any(p.requires_grad for p in trunk.parameters()):
         raise DeformscopeError(f"data.cache: {detector.name} has no frozen trunk to cache; set it to null")
     assert data.cache is not None
-    folder = Path(data.cache).expanduser() / f"maps-{_digest(detector, source, data)}"
+    folder = Path(data.cache).expanduser() / f"maps-{_digest(trunk, source, data, detector.has_masks)}"
     if not folder.is_dir():
-        _make(detector, source, data, folder, workers)
+        _make(detector, trunk, source, data, folder, workers)
     return folder
 
 
-def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, workers: int | None) -> None:
-    views = Views(source, data, Preparation(detector), _with_masks(detector))
+def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, folder: Path, workers: int | None) -> None:
+    views = Views(source, data, detector.prepare, detector.has_masks)
     device = next(detector.parameters()).device
     files: dict[str, Any] = {}
     objects: list[dict[str, torch.Tensor]] = []
@@ -96,7 +96,7 @@ def _make(detector: DenseDetector, source: Source, data: Data, folder: Path, wor
                     "expected a canvas that fits its own sides"
                 )
             with torch.inference_mode():
-                maps = detector.trunk(batch.images.to(memory_format=torch.channels_last))
+                maps = trunk(batch.images.to(memory_format=torch.channels_last))
             for name, values in maps.items():
                 if name not in files:
                     shape = (len(views), *values.shape[1:])
@@ -113,19 +113,15 @@ def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
         yield number * BATCH, items
 
 
-def _digest(detector: DenseDetector, source: Source, data: Data) -> str:
+def _digest(trunk: nn.Module, source: Source, data: Data, masks: bool) -> str:
     """Of all that the maps depend on."""
     digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
-    if _with_masks(detector):
+    if masks:
         digest.update(b"masks")
-    for name, value in detector.trunk.state_dict().items():
+    for name, value in trunk.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _with_masks(detector: DenseDetector) -> bool:
-    return isinstance(detector, DenseRCNN) and detector.config.masks
 
 
 def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ...detectors.batch import Batch
 from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ..recipe.recipe import Recipe
-from ..run.networks import Preparation, has_masks
-from ..run.predict import AT_ONCE
 from .augment import integer, pasted, uniform, view
 from .cache import CachedMaps, cached
 from .coco import CocoFolder
 from .order import Order, Slot, Steps, aspect_groups
-from .sample import Batch, Item, Prepare, Source, collate, prepared
+from .sample import Item, Prepare, Source, collate, prepared
 from .shapes import ShapesSet
+
+AT_ONCE = 8
+"""Photos that are evaluated together."""
 
 
 def source(recipe: Recipe, split: str) -> Source:
@@ -29,7 +31,7 @@ def source(recipe: Recipe, split: str) -> Source:
     data = recipe.data
     if data.folder is None:
         return ShapesSet(data.shapes, split)
-    masks = has_masks(recipe) or (split == "train" and data.copy_paste > 0)
+    masks = recipe.network.has_masks or (split == "train" and data.copy_paste > 0)
     return CocoFolder(
         Path(data.folder).expanduser(),
         getattr(data, split),
@@ -58,7 +60,7 @@ class SeededItems(Dataset[Item]):
                 sample = pasted(sample, self.source.load(integer(0, len(self.source))))
             sides = data.shorter_sides
             side = sides[integer(0, len(sides))] if sides else None
-            return prepared(sample, self.prepare, side, masks=has_masks(self.recipe))
+            return prepared(sample, self.prepare, side, masks=self.recipe.network.has_masks)
 
 
 @dataclass
@@ -96,7 +98,7 @@ class RecipeData(lightning.LightningDataModule):
             if data.cache is not None:
                 self._items = CachedMaps(cached(self.detector, self.train_source, data))
             else:
-                self._items = SeededItems(self.train_source, self.recipe, Preparation(self.detector))
+                self._items = SeededItems(self.train_source, self.recipe, self.detector.prepare)
         first = trainer.global_step
         last = min(run.steps, first - first % run.checkpoint_every + run.checkpoint_every)
         steps = Steps(self.order, first, max(last, first), trainer.global_rank, trainer.world_size)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from ...detectors.batch import Batch
 from ...fields.field import Placement
 
 
@@ -64,34 +65,6 @@ class Item:
     image: Float[Tensor, "3 h w"] | None = None
     placement: Placement | None = None
     maps: dict[str, Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Items of one step. Either ``images`` (with ``placements``) or ``maps``."""
-
-    targets: list[dict[str, Tensor]]
-    images: Float[Tensor, "n 3 h w"] | None = None
-    placements: tuple[Placement, ...] = ()
-    maps: dict[str, Tensor] | None = None
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        return Batch(
-            [{key: value.to(device, non_blocking=True) for key, value in one.items()} for one in self.targets],
-            None if self.images is None else self.images.to(device, non_blocking=True),
-            self.placements,
-            None if self.maps is None else {k: v.to(device, non_blocking=True) for k, v in self.maps.items()},
-        )
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies while it computes."""
-        return Batch(
-            [{key: value.pin_memory() for key, value in one.items()} for one in self.targets],
-            None if self.images is None else self.images.pin_memory(),
-            self.placements,
-            None if self.maps is None else {key: value.pin_memory() for key, value in self.maps.items()},
-        )
 
 
 def collate(items: Sequence[Item]) -> Batch:

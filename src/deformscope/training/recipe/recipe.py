@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...detectors.checkpoints.former_names import ARCHITECTURES
+from ...detectors.dense.decode import Decode
 from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
 
-Decode = Literal["D0", "D0c", "D1", "D2", "D3", "D4", "D5", "D6"]
 OffsetLoss = Literal["centre", "extent", "box", "inside", "lattice"]
 DENSE = ("small", "dense", "dense_rcnn")
 """Architectures with dense heads."""
@@ -53,6 +53,11 @@ class Network:
     ``torchvision``, a ResNet trained on ImageNet, downloaded by torchvision; null for random weights."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of the names of parameters to freeze, besides those that the architecture freezes itself."""
+
+    @property
+    def has_masks(self) -> bool:
+        """The network learns masks."""
+        return self.masks or self.architecture.startswith("mask_")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", ARCHITECTURES.get(self.architecture, self.architecture))

@@ -13,12 +13,12 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from ...detectors.batch import Batch
 from ...detectors.detector import Detector
 from ...metrics.coco import scores
-from ..data.sample import Batch, Source
+from ..data.sample import Source
 from ..recipe.recipe import Optimiser, Recipe
 from ..supervision import OffsetSupervision
-from .networks import losses
 from .offset_penalty import OffsetPenalty
 from .predict import detections
 from .supervise import targets
@@ -52,7 +52,7 @@ class Learning(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The total loss, and its parts for the log."""
         with self._supervision or nullcontext():
-            parts = losses(self.detector, batch)
+            parts = self.detector.losses(batch)
         if self._supervision is not None:
             told = targets(batch.targets, self._shuffled)
             parts["loss_supervision"] = self._supervision.loss(told, self.global_step)

@@ -13,8 +13,6 @@ from ...detectors.detector import Detector
 from ...metrics.evaluate import to_results
 from ..recipe.recipe import Evaluation
 
-AT_ONCE = 8
-"""Photos per batch."""
 MOST = 100
 """Detections per photo, as COCO evaluates them."""
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ...detectors.dense.dense import LEVEL_RANGES, STRIDES, DenseDetector, LevelHead
 from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ..data.sample import Source
@@ -32,18 +31,16 @@ def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSuperv
 
     layers: Sequence[str] | Mapping[str, tuple[float, float]]
     deepest = 1
-    if not isinstance(detector, DenseDetector):
+    heads = detector.head_sizes
+    if not heads:
         layers = settings.layers or ("*",)
     else:
         deepest = recipe.network.deform_layers
-        heads = {f"heads.stride{stride}": sizes for stride, sizes in zip(STRIDES, LEVEL_RANGES, strict=True)}
         uppermost = {f"{head}.deform": sizes for head, sizes in heads.items()}
         chosen = OffsetSupervision(detector, example, settings.layers).layers if settings.layers else uppermost
         # A level's cells are told of the boxes that the level predicts.
         layers = {name: next((s for head, s in heads.items() if name.startswith(head)), (0, np.inf)) for name in chosen}
-        for head in detector.heads.values():
-            assert isinstance(head, LevelHead)
-            head.task_gradient = settings.task_gradient  # where boxes are decoded from offsets
+        detector.set_task_gradient(settings.task_gradient)
     return OffsetSupervision(
         detector,
         example,

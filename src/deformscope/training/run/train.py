@@ -12,7 +12,6 @@ import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ...detectors.checkpoints import native as packaged
-from ...detectors.dense.dense import DenseDetector
 from ...detectors.detector import Detector
-from ...detectors.rcnn.rcnn import RCNN
 from ...errors import DeformscopeError
 from ...files import write_json
 from ..data.datamodule import RecipeData, evaluated, source
@@ -79,7 +75,7 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
     with warnings.catch_warnings(), _quiet():
         # These recommend worker processes even for small data, and a reduction of metrics that is done by hand here.
         warnings.filterwarnings("ignore", module="lightning")
-        kept = Snapshots(folder, recipe.run.snapshots, partial(save, detector))
+        kept = Snapshots(folder, recipe.run.snapshots, detector.save)
         trainer = _trainer(recipe, folder, [log, kept], progress, 0 if begun is None else begun["global_step"])
         # Not before: a recipe that does not fit its data or this machine would keep the folder from the corrected one.
         claim(recipe, folder)
@@ -101,7 +97,7 @@ def _train(recipe: Recipe, folder: Path, progress: bool) -> Result:
         learning.scores,
     )
     if trainer.is_global_zero:
-        save(detector, folder / DETECTOR)
+        detector.save(folder / DETECTOR)
         write_json(folder / DETECTIONS, learning.detections, indent=None)
         write_json(folder / RESULT, asdict(found))
     trainer.strategy.barrier()
@@ -130,16 +126,6 @@ def load(folder: Path) -> tuple[Recipe, Detector]:
     own = {key.removeprefix("detector."): value for key, value in weights.items() if key.startswith("detector.")}
     detector.load_state_dict(own)
     return recipe, detector.eval()
-
-
-def save(detector: Detector, path: Path) -> None:
-    """Save a detector for :func:`deformscope.load`, if it knows the architecture."""
-    if isinstance(detector, RCNN):
-        from ...detectors.checkpoints import own
-
-        own.save(detector, path)
-    elif isinstance(detector, DenseDetector) and packaged.knows(detector):
-        packaged.save(detector, path)
 
 
 def _trainer(

@@ -1,0 +1,42 @@
+"""A training batch: images, or a trunk's maps of them, and the objects in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..fields.field import Placement
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a detector's losses are taken on. Either ``images`` (with ``placements``) or ``maps``."""
+
+    targets: list[dict[str, Tensor]]
+    """One for each image, in network px: ``boxes`` [t 4] xyxy, ``labels`` [t] 0-based and, where there are any,
+    ``ignore`` (bool [t]: neither objects nor background) and ``masks`` (bool [t h w])."""
+    images: Float[Tensor, "n 3 h w"] | None = None
+    placements: tuple[Placement, ...] = ()
+    maps: dict[str, Tensor] | None = None
+    """Of the detector's trunk, by name [n c h w], instead of images."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(
+            [{key: value.to(device, non_blocking=True) for key, value in one.items()} for one in self.targets],
+            None if self.images is None else self.images.to(device, non_blocking=True),
+            self.placements,
+            None if self.maps is None else {k: v.to(device, non_blocking=True) for k, v in self.maps.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        return Batch(
+            [{key: value.pin_memory() for key, value in one.items()} for one in self.targets],
+            None if self.images is None else self.images.pin_memory(),
+            self.placements,
+            None if self.maps is None else {key: value.pin_memory() for key, value in self.maps.items()},
+        )

@@ -1,0 +1,27 @@
+"""Which object each cell of a dense detector learns from: the smallest of its level's sizes that holds the cell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEVEL_RANGES = ((0.0, 64.0), (48.0, 140.0), (110.0, float("inf")))
+"""sqrt(box area), network px, for which each level's cells are positive; they overlap."""
+BACKGROUND, IGNORED = -1, -2
+
+
+def assign(centres: Tensor, level: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Each cell's label ([p], −1 background, −2 ignored) and box ([p 4]): the smallest box of its level around it."""
+    boxes, labels = target["boxes"], target["labels"]
+    if not len(boxes):
+        return level.new_full(level.shape, BACKGROUND), centres.new_zeros(len(centres), 4)
+    x, y = centres[:, None].unbind(-1)
+    inside = (x > boxes[:, 0]) & (x < boxes[:, 2]) & (y > boxes[:, 1]) & (y < boxes[:, 3])
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    low, high = centres.new_tensor(LEVEL_RANGES)[level].unbind(-1)
+    size = area.sqrt()
+    fits = inside & (size >= low[:, None]) & (size < high[:, None])
+    smallest, index = torch.where(fits, area, torch.inf).min(dim=1)
+    if "ignore" in target:
+        labels = torch.where(target["ignore"], IGNORED, labels)
+    return torch.where(smallest.isfinite(), labels[index], BACKGROUND), boxes[index]

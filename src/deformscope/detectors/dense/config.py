@@ -1,0 +1,71 @@
+"""What it takes to build a dense detector again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ...errors import DeformscopeError
+from ..offset_mode import OffsetMode, checked_offset_mode
+from ..preparation import chosen_sides
+from .decode import DECODES, Decode
+
+MOST_LAYERS = 32
+"""Deformable convolutions a head; a file that asks for more would never be built."""
+
+Config = TypeVar("Config", bound="DenseConfig")
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """What it takes to build the network again."""
+
+    class_names: tuple[str, ...]
+    channels: int = 96
+    modulated: bool = False
+    offset_mode: OffsetMode = "full"
+    shorter_side: int = 256
+    longer_side: int = 448
+    shared: bool = False
+    """The levels' heads have the same weights."""
+    deform_layers: int = 1
+    """Deformable convolutions a head, one after the other."""
+    decode: Decode = "D0"
+    """How boxes are made."""
+
+    def __post_init__(self) -> None:
+        chosen_sides(self.shorter_side, self.longer_side)
+        checked_offset_mode(self.offset_mode)
+        if self.decode not in DECODES:
+            raise DeformscopeError(f"decode={self.decode!r}: expected one of {', '.join(map(repr, DECODES))}")
+        if not self.class_names:
+            raise DeformscopeError("class_names=(): expected at least one class")
+        if self.channels < 8 or self.channels % 8:
+            raise DeformscopeError(f"channels={self.channels}: expected a multiple of 8")
+        if not 1 <= self.deform_layers <= MOST_LAYERS:
+            raise DeformscopeError(f"deform_layers={self.deform_layers}: expected 1 to {MOST_LAYERS}")
+
+    def resized_to(self: Config, shorter_side: int | None, longer_side: int | None) -> Config:
+        """The same with photos resized to other sides, px; None leaves a side as it is."""
+        short, long = chosen_sides(shorter_side, longer_side, (self.shorter_side, self.longer_side))
+        return replace(self, shorter_side=short, longer_side=long)
+
+
+@dataclass(frozen=True)
+class DenseRCNNConfig(DenseConfig):
+    """What it takes to build the network again."""
+
+    proposals: int = 100
+    """Regions a photo that reach the second stage."""
+    rois_per_image: int = 64
+    """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
+    width: int = 512
+    """Of the second stage's two layers."""
+    masks: bool = False
+    """A mask head beside the box head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("proposals", "rois_per_image", "width"):
+            if getattr(self, name) < 1:
+                raise DeformscopeError(f"{name}={getattr(self, name)}: expected at least 1")

@@ -1,0 +1,77 @@
+"""The heads of a dense detector: one deformable 3×3 a level, or several, and 1×1 convolutions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...ops.gradient import graded
+from ..deform import DeformConv
+from . import decode
+from .config import DenseConfig
+
+
+class LevelHead(nn.Module):
+    """One level's predictions: deformable 3×3, GroupNorm, ReLU (perhaps several times), and 1×1 convolutions."""
+
+    def __init__(self, config: DenseConfig, classes: int) -> None:
+        super().__init__()
+        channels = config.channels
+
+        def deform() -> DeformConv:
+            return DeformConv(channels, channels, modulated=config.modulated, offset_mode=config.offset_mode)
+
+        self.before = nn.Sequential()
+        for _ in range(config.deform_layers - 1):
+            self.before.extend([deform(), nn.GroupNorm(channels // 8, channels), nn.ReLU()])
+        self.deform = deform()
+        self.norm = nn.GroupNorm(channels // 8, channels)
+        self.mix = nn.Conv2d(channels, 2 * channels, 1)
+        self.cls = nn.Conv2d(2 * channels, classes, 1)
+        self.box = nn.Conv2d(2 * channels, 4, 1)
+        self.iou = nn.Conv2d(2 * channels, 1, 1)
+        # The class bias is a prior of 1 %, as focal loss wants it (Lin et al., ICCV 2017).
+        for layer, bias in ((self.cls, -4.6), (self.box, decode.BIAS[config.decode]), (self.iou, 0.0)):
+            nn.init.normal_(layer.weight, std=0.01)
+            layer.bias = nn.Parameter(torch.full((layer.out_channels,), bias))
+        # After the others, which so have the same initial weights however boxes are decoded.
+        self.decoding = config.decode
+        if config.decode in decode.FROM_KERNEL_ALONE:
+            del self.box
+        if config.decode in decode.SCALED:
+            self.log_scale = nn.Parameter(torch.full((2,), decode.LOG_SCALE[config.decode]))
+        if config.decode == "D4":
+            self.told = nn.utils.skip_init(nn.Conv2d, 4, 2 * channels, 1, bias=False)  # draws no random numbers
+            nn.init.zeros_(self.told.weight)
+        self.task_gradient = 1.0
+        """What of the boxes' gradient flows into the offsets, where they are decoded from them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
+        """Class logits, what boxes are decoded from, IoU logits, and the offsets of the head's layers, lowest first.
+
+        Where boxes are not decoded from offsets these are not given.
+        """
+        if self.decoding in decode.FROM_CELL:
+            x = F.relu(self.mix(F.relu(self.norm(self.deform(self.before(x))))))
+            return self.cls(x), self.box(x), self.iou(x), []
+        offsets = []
+        for layer in (*self.before, self.deform):
+            if isinstance(layer, DeformConv):
+                offset, modulation = layer.offsets(x)
+                offsets.append(graded(offset, self.task_gradient))
+                x = layer(x, (offset, modulation))
+            else:
+                x = layer(x)
+        x = self.mix(F.relu(self.norm(x)))
+        if self.decoding == "D4":
+            x = x + self.told(decode.numbers(offsets).to(x.dtype))
+        x = F.relu(x)
+        return self.cls(x), None if self.decoding in decode.FROM_KERNEL_ALONE else self.box(x), self.iou(x), offsets
+
+
+def share(own: nn.Module, other: nn.Module) -> None:
+    """Give ``other`` the parameters of ``own``, a module of the same kind; capture still tells the modules apart."""
+    for name, parameter in own.named_parameters():
+        place, _, leaf = name.rpartition(".")
+        setattr(other.get_submodule(place), leaf, parameter)
