@@ -243,13 +243,33 @@ def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(command, weights, co
     assert (code, complaints) == (0, "")
     assert "AP50" in table
     assert "box" in table
+    assert "AP by class" in table and "cat" in table
+    code, chosen, _ = command("evaluate", "--data", coco, "--detector", weights, "--classes", "cat", "dog")
+    assert code == 2 and chosen == ""  # no dog there
+    code, chosen, _ = command("evaluate", "--data", coco, "--detector", weights, "--classes", "cat")
+    assert code == 0 and "does not know" not in chosen
+
+
+def test_evaluate_names_the_classes_that_the_detector_does_not_know_and_what_was_left_out(command, weights, coco):
+    file = coco / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 8, "name": "okapi"})
+    content["annotations"].append(content["annotations"][0] | {"id": 9, "category_id": 8})
+    content["annotations"].append(content["annotations"][0] | {"id": 10, "bbox": [1, 2, 0, 0]})
+    file.write_text(json.dumps(content))
+    code, _, complaints = command("evaluate", "--data", coco, "--detector", weights)
+    assert code == 2 and "1.jpg, annotation 10: bbox [1, 2, 0, 0]: zero area" in complaints
+    code, printed, complaints = command("evaluate", "--data", coco, "--detector", weights, "--broken", "skip")
+    assert (code, complaints) == (0, "")
+    assert "does not know okapi, which counts as 0" in printed
+    assert "left out: 1 broken annotations or photos, 1.jpg, annotation 10" in printed
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "{coco}/nowhere"], "expected a folder in COCO's layout"),
-        (["--data", "{coco}", "--split", "test"], "instances_SPLIT.json with a folder SPLIT/ for SPLIT = test"),
+        (["--data", "{coco}/nowhere"], "no such file or folder; expected a folder in COCO's layout"),
+        (["--data", "{coco}", "--split", "test"], "no annotations/instances_test.json; there: instances_val.json"),
         (["--data", "{coco}", "--device", "abacus"], 'Invalid value "abacus" for --device. Not available here'),
         (["--data", "{coco}", "--offset-mode", "half"], 'Invalid value "half" for --offset-mode. Choose from'),
         (["--data", "{coco}", "--max-photos", "0"], 'Invalid value "0" for --max-photos. Must be >= 1.'),

@@ -34,8 +34,9 @@ def test_path_image_array_and_tensor_give_the_same(ramp, tmp_path):
         np.testing.assert_array_equal(array, ramp)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])  # Pillow turns a TIFF itself
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_cameras_orientation_is_applied(orientation, ramp, tmp_path):
+def test_the_cameras_orientation_is_applied(orientation, suffix, ramp, tmp_path):
     turned = {
         1: ramp,
         2: ramp[:, ::-1],
@@ -48,8 +49,8 @@ def test_the_cameras_orientation_is_applied(orientation, ramp, tmp_path):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read(tmp_path / "turned.png"), ramp)
+    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / f"turned.{suffix}", exif=exif)
+    np.testing.assert_array_equal(read(tmp_path / f"turned.{suffix}"), ramp)
 
 
 def test_grey_palette_and_transparent_images_become_rgb(ramp, tmp_path):

@@ -128,6 +128,7 @@ def _upright(image: Image.Image) -> Image.Image:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
+    image.load()  # which turns a TIFF, and takes the tag away
     try:
         # Not ImageOps.exif_transpose, which writes all tags anew and fails where one of them is badly typed.
         turn = turns.get(image.getexif().get(ORIENTATION, 1))

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from deformscope import load
+from deformscope.datasets.coco import CocoDataset, read_coco
 from deformscope.errors import DeformscopeError
 from deformscope.metrics import coco as room
-from deformscope.metrics.evaluate import COLUMNS, Dataset, Score, evaluate, locate, rows
+from deformscope.metrics.evaluate import COLUMNS, Score, class_rows, evaluate, rows
 
 
 @dataclass
@@ -37,7 +38,7 @@ def detections(boxes, labels, scores, size=None):
 
 
 @pytest.fixture
-def dataset(tmp_path) -> Dataset:
+def dataset(tmp_path) -> CocoDataset:
     """Three photos; category ids with gaps and in another order than the detector's classes."""
     photos = tmp_path / "val2017"
     photos.mkdir()
@@ -62,7 +63,7 @@ def dataset(tmp_path) -> Dataset:
     truth["categories"] = [{"id": 90, "name": "dog"}, {"id": 17, "name": "cat"}]
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(truth))
-    return locate(tmp_path)
+    return read_coco(tmp_path)
 
 
 @pytest.fixture
@@ -123,24 +124,31 @@ def test_only_the_photos_asked_for_count(dataset, perfect):
     assert detector.batches == [1] and box.ap == pytest.approx(100)
 
 
+def test_classes_can_be_chosen_and_each_has_its_ap(dataset, perfect):
+    perfect["2.png"] = detections([[5.0, 5.0, 25.0, 35.0]], [0], [0.6], (80, 120))  # of the dog, with IoU 2/3
+    box, mask = evaluate(Oracle(perfect), dataset)
+    assert box.by_class == pytest.approx({"cat": 100, "dog": 40}) == mask.by_class
+    assert box.ap == pytest.approx(70)
+    (dog, _), (cat, _) = (evaluate(Oracle(perfect), dataset, classes=[name]) for name in ("dog", "cat"))
+    assert (dog.ap, cat.ap) == pytest.approx((40, 100))
+    assert dog.by_class == pytest.approx({"dog": 40})
+    assert class_rows([box, mask]) == [("cat", "100.0", "100.0"), ("dog", "40.0", "40.0")]
+    assert class_rows([box, dog]) == [("cat", "100.0", "–"), ("dog", "40.0", "40.0")]
+
+
 def test_the_table_has_a_row_a_kind():
     table = rows([Score("box", 41.34, 62, 45, 23, 44.96, float("nan"), 55)])
     assert table == [("box", "41.3", "62.0", "45.0", "23.0", "45.0", "–", "55.0")]
     assert len(COLUMNS) == len(table[0])
 
 
-def test_what_cannot_be_evaluated_is_named(dataset, perfect, tmp_path, monkeypatch):
-    with pytest.raises(DeformscopeError, match="COCO's layout"):
-        locate(tmp_path, "train2017")
-    with pytest.raises(DeformscopeError, match="0 classes that oracle knows"):
+def test_what_cannot_be_evaluated_is_named(dataset, perfect, monkeypatch):
+    with pytest.raises(DeformscopeError, match="no class that oracle knows"):
         evaluate(Oracle(perfect, class_names=("sofa",)), dataset)
     with pytest.raises(DeformscopeError, match="batch=0"):
         evaluate(Oracle(perfect), dataset, batch=0)
-    for text in ("{", "[]", '{"images": [{}], "annotations": [], "categories": []}'):
-        dataset.annotations.write_text(text)
-        with pytest.raises(DeformscopeError, match="no COCO annotations") as error:
-            evaluate(Oracle(perfect), dataset)
-        assert "\n" not in str(error.value)
+    with pytest.raises(DeformscopeError, match=r"classes=\['dog', 'unicorn'\]: 'unicorn' not both .* some of dog, cat"):
+        evaluate(Oracle(perfect), dataset, classes=["dog", "unicorn"])
     monkeypatch.setattr("builtins.__import__", without(("faster_coco_eval", "pycocotools")))
     with pytest.raises(DeformscopeError, match="pip install faster-coco-eval"):
         room.library()
@@ -148,7 +156,7 @@ def test_what_cannot_be_evaluated_is_named(dataset, perfect, tmp_path, monkeypat
 
 def test_a_real_detector_runs_through_it(shared):
     """Random weights find nothing; what counts is that ids, sizes and masks fit the annotations."""
-    coco = locate(shared / "data" / "coco_small")
+    coco = read_coco(shared / "data" / "coco_small")
     path = shared / "oracle" / "mask_rcnn_r50_fpn_mdconv_c3-c5_tiny.pth"
     box, mask = evaluate(load(path, shorter_side=200, longer_side=320), coco, max_photos=3, batch=3)
     assert 0 <= box.ap < 5 and 0 <= mask.ap < 5

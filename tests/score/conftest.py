@@ -50,7 +50,7 @@ def build_detector():
 
 
 def build_folder(root):
-    """Fourteen photos of bright boxes, COCO's layout; photo 3 is cut off, 5 empty, 7 without an object."""
+    """Fourteen photos of bright boxes, COCO's layout; photos 3 and 5 are cut off, 7 is without an object."""
     random = np.random.default_rng(11)
     (root / "annotations").mkdir(parents=True)
     (root / "val").mkdir()
@@ -78,9 +78,9 @@ def build_folder(root):
         name = f"{number:02}.png"
         Image.fromarray(photo).save(root / "val" / name)
         images.append({"id": number, "file_name": name, "height": h, "width": w})
-    whole = (root / "val" / "03.png").read_bytes()
-    (root / "val" / "03.png").write_bytes(whole[: len(whole) // 2])
-    (root / "val" / "05.png").write_bytes(b"")
+    for name in ("03.png", "05.png"):
+        whole = (root / "val" / name).read_bytes()
+        (root / "val" / name).write_bytes(whole[: len(whole) // 2])
     content = {
         "images": images,
         "annotations": annotations,

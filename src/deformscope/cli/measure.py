@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -41,6 +41,10 @@ def score(
         ),
     ] = None,
     seed: Annotated[int, Parameter(help="Seed of the choice of photos and of the nulls.", validator=Number(gte=0))] = 0,
+    broken: Annotated[
+        Literal["refuse", "skip"],
+        Parameter(help="Refuse a folder with broken annotations or photos, or skip these."),
+    ] = "refuse",
     device: Device = "cpu",
 ) -> int:
     """Measure the paper's claims on annotated photos and compare them with nulls.
@@ -58,7 +62,9 @@ def score(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     model = load(detector).to(device)
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
-    settings = Settings(tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed)
+    settings = Settings(
+        tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed, broken=broken
+    )
     with ProgressBar("photos") as bar:
         scores = measure(
             model,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -33,11 +34,15 @@ def detectors() -> int:
 @app.command
 def evaluate(
     *,
-    data: Annotated[
-        Path, Parameter(help="Folder in COCO's layout: annotations/instances_SPLIT.json and photos in SPLIT/.")
-    ],
+    data: Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")],
     detector: Detector = "packaged",
-    split: Annotated[str | None, Parameter(help="Name of the split. [default: val2017, or else val]")] = None,
+    split: Annotated[
+        str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
+    ] = "val",
+    classes: Annotated[
+        list[str] | None,
+        Parameter(help="Classes to average over. [default: all that have objects]", consume_multiple=True),
+    ] = None,
     max_photos: Annotated[
         int | None, Parameter(help="Number of photos, by ascending id. [default: all]", validator=POSITIVE)
     ] = None,
@@ -46,19 +51,36 @@ def evaluate(
         OffsetMode | None,
         Parameter(help="Use the whole offsets (full), only d_f (feature), only d_k (kernel), or none. [default: full]"),
     ] = None,
+    broken: Annotated[
+        Literal["refuse", "skip"],
+        Parameter(help="Refuse a folder with broken annotations or photos, or skip these."),
+    ] = "refuse",
     device: Device = "cpu",
 ) -> int:
-    """Measure the COCO AP of a detector, for boxes and, if it predicts them, masks."""
+    """Measure the COCO AP of a detector, for boxes and, if it predicts them, masks, and of every class."""
     from .. import load
-    from ..metrics.evaluate import COLUMNS, evaluate as measure, locate, rows
+    from ..datasets.coco import read_coco
+    from ..metrics.evaluate import COLUMNS, class_rows, evaluate as measure, rows
 
-    dataset = locate(data, split)
+    dataset = read_coco(data, split, broken=broken)
     model = load(detector, offset_mode=offset_mode).to(device)
-    scores = measure(model, dataset, batch=batch, max_photos=max_photos)
-    table = Table(title=f"{model.name} on {dataset.annotations}", title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows(scores):
+    scores = measure(model, dataset, classes=classes or (), batch=batch, max_photos=max_photos)
+    _print_table(f"{model.name} on {dataset.annotations}", COLUMNS, rows(scores))
+    of_classes = class_rows(scores)
+    _print_table("AP by class", ("class", *(score.kind for score in scores)), of_classes)
+    unknown = [row[0] for row in of_classes if row[0] not in model.class_names]
+    if unknown:
+        counts = "which counts" if len(unknown) == 1 else "which count"
+        print(f"{model.name} does not know {', '.join(unknown)}, {counts} as 0; --classes chooses classes")
+    if dataset.problems:
+        print(f"left out: {len(dataset.problems)} broken annotations or photos, {dataset.problems[0]}…")
+    return 0
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
         table.add_row(*row)
     console().print(table)
-    return 0

@@ -1,17 +1,20 @@
 """COCO's average precision of boxes and masks (Lin et al., ECCV 2014), over all classes or some, and of each.
 
-Counting is faster-coco-eval's, or pycocotools'.
+Counting is faster-coco-eval's, or pycocotools'. Both take an object's id of 0 for "no match", and want whole numbers;
+they are given numbers of our own, so that what the ids are does not matter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..datasets.segmentation import checked, decode
+from ..datasets.values import flag, rank
 from ..errors import DeformscopeError
 
 AREAS = {"ap_small": 1, "ap_medium": 2, "ap_large": 3}
@@ -25,10 +28,26 @@ def average_precision(
 ) -> dict[str, float | None]:
     """``ap`` (IoU .50:.05:.95), ``ap50``, ``ap75``, by size, ``recall`` and ``ap/CLASS`` of every class; percent.
 
-    ``truth`` and ``results`` are in COCO's formats, ``kind`` is ``bbox`` or ``segm``. Recall is at 100 detections a
-    photo. Averages are over ``classes``, or all. None where no object counts.
+    ``truth`` and ``results`` are in COCO's formats, ids of any kind in them (``iscrowd`` and ``area`` may be missing);
+    ``kind`` is ``bbox`` or ``segm``. Recall is at 100 detections a photo. Averages are over ``classes``, or all. None
+    where no object counts. Results on other photos or of other classes than the truth's are left out.
+
+    Raises DeformscopeError for a class that the truth does not know.
+
+    >>> truth = {
+    ...     "images": [{"id": "a", "height": 60, "width": 80}],
+    ...     "annotations": [{"id": 0, "image_id": "a", "category_id": 7, "bbox": [10, 20, 30, 20]}],
+    ...     "categories": [{"id": 7, "name": "cat"}],
+    ... }
+    >>> results = [{"image_id": "a", "category_id": 7, "bbox": [10, 20, 30, 20], "score": 0.9}]
+    >>> round(average_precision(truth, results)["ap/cat"], 3)
+    100.0
     """
-    names = [category["name"] for category in sorted(truth["categories"], key=lambda c: c["id"])]
+    truth, results = _numbered(truth, results, kind)
+    names = [category["name"] for category in truth["categories"]]
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        raise DeformscopeError(f"classes: {', '.join(map(repr, unknown))}; the annotations have {', '.join(names)}")
     chosen = [index for index, name in enumerate(names) if not classes or name in classes]
     if not results:
         counts = np.where(_counts(truth), 0.0, -1.0)[:, None]
@@ -62,34 +81,26 @@ def scores(
     return found
 
 
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (bool ``[h w]``) as COCO's compressed run lengths, for JSON."""
-    code = library()[2].encode(np.asfortranarray(mask.astype(np.uint8)))
-    return code | {"counts": code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]}
-
-
-def library() -> tuple[Any, Any, Any]:
-    """COCO, its evaluation and its run-length codes, of the library that is installed."""
+def library() -> tuple[Any, Any]:
+    """COCO and its evaluation, of the library that is installed."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
-        from faster_coco_eval.core import mask
 
-        return COCO, COCOeval_faster, mask
+        return COCO, COCOeval_faster
     except ImportError:
         pass
     try:
-        from pycocotools import mask
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        return COCO, COCOeval, mask
+        return COCO, COCOeval
     except ImportError:
         raise DeformscopeError("no COCO evaluation is installed; run: pip install faster-coco-eval") from None
 
 
 def _counted(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Precision ``[iou recall class area]`` and recall ``[iou class area]``, −1 where no object counts."""
-    coco, evaluation, _ = library()
+    coco, evaluation = library()
     wanted = ("image_id", "category_id", "score", KINDS[kind])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
         whole = coco()
@@ -103,10 +114,54 @@ def _counted(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str
     return np.asarray(run.eval["precision"])[..., -1], np.asarray(run.eval["recall"])[..., -1]
 
 
+def _numbered(
+    truth: Mapping[str, Any], results: Sequence[dict[str, Any]], kind: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Both with ids 1, 2, …, in the order of the images and of the categories' ids, and all that COCO counts by."""
+    categories = sorted(truth["categories"], key=lambda one: rank(one["id"]))
+    image_ids = {image["id"]: number for number, image in enumerate(truth["images"], 1)}
+    category_ids = {category["id"]: number for number, category in enumerate(categories, 1)}
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in truth["images"]}
+
+    def moved(one: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+        ids = {"image_id": image_ids[one["image_id"]], "category_id": category_ids[one["category_id"]]}
+        return {**one, **ids, **values}
+
+    def there(one: Mapping[str, Any]) -> bool:
+        return one["image_id"] in image_ids and one["category_id"] in category_ids
+
+    annotations = [
+        moved(one, id=number, iscrowd=int(flag(one.get("iscrowd")) or False), area=_area(one, sizes[one["image_id"]]))
+        for number, one in enumerate(filter(there, truth["annotations"]), 1)
+    ]
+    if kind == "segm":  # a crowd may have no mask, and a detector's are ignored in its box then
+        annotations = [
+            one if one.get("segmentation") else {**one, "segmentation": _outline(one)} for one in annotations
+        ]
+    return {
+        "images": [{**image, "id": number} for number, image in enumerate(truth["images"], 1)],
+        "annotations": annotations,
+        "categories": [{**category, "id": number} for number, category in enumerate(categories, 1)],
+    }, [moved(one) for one in results if there(one)]
+
+
+def _area(one: Mapping[str, Any], size: tuple[int, int]) -> float:
+    """As noted, else the mask's, else the box's, px²."""
+    if one.get("area"):
+        return float(one["area"])
+    if one.get("segmentation"):
+        return float(decode(checked(one["segmentation"], size), size).sum())
+    return float(one["bbox"][2] * one["bbox"][3])
+
+
+def _outline(one: Mapping[str, Any]) -> list[list[float]]:
+    x, y, w, h = one["bbox"]
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
 def _counts(truth: dict[str, Any]) -> np.ndarray:
-    categories = sorted(truth["categories"], key=lambda c: c["id"])
-    present = {one["category_id"] for one in truth["annotations"] if not one.get("iscrowd")}
-    return np.array([category["id"] in present for category in categories])
+    present = {one["category_id"] for one in truth["annotations"] if not one["iscrowd"]}
+    return np.array([category["id"] in present for category in truth["categories"]])
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -5,21 +5,21 @@ Classes are matched by name, so that a detector's order and COCO's gaps in its i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..datasets.coco import CocoDataset
+from ..datasets.records import CocoPhoto
+from ..datasets.segmentation import run_lengths
+from ..datasets.values import Identifier
 from ..detectors.detector import Detection, Detector
 from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
-from .coco import AREAS, average_precision, run_lengths
+from .coco import AREAS, average_precision
 
-SPLITS = ("val2017", "val")
-"""Tried in this order where no split is named."""
 MEASURES = ("ap", "ap50", "ap75", *AREAS, "recall")
 """What a :class:`Score` holds, by the names of :func:`average_precision`."""
 
@@ -40,34 +40,15 @@ class Score:
     large: float
     recall: float
     """Mean recall at 100 detections a photo."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Photos and objects in COCO's layout."""
-
-    photos: Path
-    annotations: Path
-
-
-def locate(data: Path, split: str | None = None) -> Dataset:
-    """``annotations/instances_SPLIT.json`` and ``SPLIT/`` below ``data``; val2017 or val where none is named."""
-    for name in SPLITS if split is None else (split,):
-        annotations = data / "annotations" / f"instances_{name}.json"
-        for photos in (data / name, data / "images" / name):
-            if annotations.is_file() and photos.is_dir():
-                return Dataset(photos, annotations)
-    wanted = " or ".join(SPLITS) if split is None else split
-    raise DeformscopeError(
-        f"{data}: no annotations/instances_SPLIT.json with a folder SPLIT/ for SPLIT = {wanted}; "
-        "expected a folder in COCO's layout, or name another split"
-    )
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    """AP of every class, of those that count, that has an object."""
 
 
 def evaluate(
     detector: Detector,
-    dataset: Dataset,
+    dataset: CocoDataset,
     *,
+    classes: Sequence[str] = (),
     batch: int = 4,
     max_photos: int | None = None,
     progress: bool = True,
@@ -75,38 +56,47 @@ def evaluate(
 ) -> list[Score]:
     """Box AP and, where detector and data have masks, mask AP on the dataset's photos (the first ``max_photos``).
 
+    Averages are over ``classes``, or over all that have an object; classes that the detector does not know count zero.
     The detector runs where its weights lie, ``batch`` photos at a time, with a progress bar on stderr; ``settings`` go
     to it (as published: at most 100 detections a photo, score above .05).
+
+    Raises DeformscopeError for classes that the dataset or the detector does not know, and when they share none.
+
+    >>> from deformscope.datasets.coco import read_coco
+    >>> box, *masks = evaluate(detector, read_coco("coco", "val2017"), classes=["cat", "dog"])     # doctest: +SKIP
+    >>> box.ap, box.by_class["cat"]                                                                # doctest: +SKIP
     """
     if batch < 1 or (max_photos is not None and max_photos < 1):
         raise DeformscopeError(f"batch={batch}, max_photos={max_photos}: expected at least 1")
-    truth = _read(dataset.annotations)
-    images = sorted(truth["images"], key=lambda image: image["id"])[:max_photos]
-    ids = [image["id"] for image in images]
-    categories = {category["name"]: category["id"] for category in truth["categories"]}
+    photos = dataset.photos[:max_photos]
+    categories = {category.name: category.id for category in dataset.categories}
     shared = [name for name in detector.class_names if name in categories]
-    if not shared or not ids:
+    if not shared:
         raise DeformscopeError(
-            f"{dataset.annotations}: {len(ids)} photos and {len(shared)} classes that {detector.name} knows; "
-            f"expected some ({', '.join(list(categories)[:3])}… against {', '.join(detector.class_names[:3])}…)"
+            f"{dataset.annotations}: no class that {detector.name} knows; expected some "
+            f"({', '.join(list(categories)[:3])}… against {', '.join(detector.class_names[:3])}…)"
+        )
+    unknown = [name for name in classes if name not in shared]
+    if unknown:
+        raise DeformscopeError(
+            f"classes={list(classes)}: {', '.join(map(repr, unknown))} not both in {dataset.annotations} and known to "
+            f"{detector.name}; expected some of {', '.join(shared)}"
         )
     results: list[dict[str, Any]] = []
     with_masks = False
-    for part in _batches(images, batch, progress, detector.name):
-        photos = [dataset.photos / image["file_name"] for image in part]
-        for image, found in zip(part, detector(photos, **settings), strict=True):
+    for part in _batches(photos, batch, progress, detector.name):
+        for photo, found in zip(part, detector([photo.path for photo in part], **settings), strict=True):
             with_masks |= "masks" in found
-            results += to_results(found, image["id"], detector.class_names, categories)
-    objects = [one for one in truth["annotations"] if one["image_id"] in set(ids)]
-    truth |= {"images": images, "annotations": objects}
-    scores = [_score("box", truth, results)]
-    if with_masks and all(one.get("segmentation") for one in objects):
-        scores.append(_score("mask", truth, results))
+            results += to_results(found, photo.id, detector.class_names, categories)
+    truth = dataset.truth(photos)
+    scores = [_score("box", truth, results, classes)]
+    if with_masks and all("segmentation" in one for one in truth["annotations"]):
+        scores.append(_score("mask", truth, results, classes))
     return scores
 
 
 def to_results(
-    found: Detection, image: int, class_names: Sequence[str], categories: dict[str, int]
+    found: Detection, image: Identifier, class_names: Sequence[str], categories: Mapping[str, Identifier]
 ) -> list[dict[str, Any]]:
     """One photo's detections in COCO's results format: xywh boxes, run-length masks, classes that COCO has."""
     results = []
@@ -142,27 +132,28 @@ def rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
     ]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        truth = json.loads(path.read_bytes())
-        for key, needed in (("images", "file_name"), ("annotations", "bbox"), ("categories", "name")):
-            if not all({"id", needed} <= one.keys() for one in truth[key]):
-                raise KeyError(needed)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DeformscopeError(f"{path}: no COCO annotations ({type(error).__name__}: {error}); get it again") from None
-    return truth
+def class_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
+    """A table of AP by class: a row for each class, under "class" and then the kind of every score."""
+    names = list(dict.fromkeys(name for score in scores for name in score.by_class))
+    return [
+        (name, *(f"{score.by_class[name]:.1f}" if name in score.by_class else "–" for score in scores))
+        for name in names
+    ]
 
 
-def _batches(images: Sequence[dict], size: int, progress: bool, name: str) -> Iterator[Sequence[dict]]:
-    with ProgressBar(name, len(images), shown=progress) as bar:
-        for start in range(0, len(images), size):
-            yield images[start : start + size]
-            bar.advance(min(size, len(images) - start))
+def _batches(photos: Sequence[CocoPhoto], size: int, progress: bool, name: str) -> Iterator[Sequence[CocoPhoto]]:
+    with ProgressBar(name, len(photos), shown=progress) as bar:
+        for start in range(0, len(photos), size):
+            yield photos[start : start + size]
+            bar.advance(min(size, len(photos) - start))
 
 
-def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]]) -> Score:
-    found = average_precision(truth, results, kind="bbox" if kind == "box" else "segm")
-    return Score(kind, *(_number(found[name]) for name in MEASURES))
+def _score(kind: str, truth: dict[str, Any], results: list[dict[str, Any]], classes: Sequence[str]) -> Score:
+    found = average_precision(truth, results, classes, "bbox" if kind == "box" else "segm")
+    names = [category["name"] for category in truth["categories"] if not classes or category["name"] in classes]
+    by_class = {name: value for name in names if (value := found[f"ap/{name}"]) is not None}
+    ap, ap50, ap75, small, medium, large, recall = (_number(found[name]) for name in MEASURES)
+    return Score(kind, ap, ap50, ap75, small, medium, large, recall, by_class)
 
 
 def _number(value: float | None) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..datasets.coco import Broken
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
 from .measures.annotations import Photos, Scene, off_centre, open_folder
@@ -87,6 +88,8 @@ class Settings:
     """Processes that compute the metrics beside the one that runs the detector; 0: that one does both."""
     composed: bool = False
     """Measure each layer together with up to two below it, as the one field that :func:`stack.composed` makes."""
+    broken: Broken = "refuse"
+    """What to do with broken annotations and photos: measure nothing, or leave them out."""
 
 
 def score(
@@ -106,7 +109,7 @@ def score(
     Raises DeformscopeError when the data cannot be used or ``out`` holds another run.
     """
     chosen = settings or Settings()
-    photos = open_folder(Path(data), chosen.split, chosen.seed)
+    photos = open_folder(Path(data), chosen.split, chosen.seed, chosen.broken)
     total = len(photos.images) if chosen.max_photos is None else min(chosen.max_photos, len(photos.images))
     if total < 1:
         raise DeformscopeError(f"{photos.annotations}: no photos to measure; check max_photos and split")
@@ -116,6 +119,7 @@ def score(
         kind = {"layers": list(chosen.layers), "crops": chosen.crops, "seed": chosen.seed}
         # Not a key of its own where nothing is composed: runs of before know none, and go on.
         kind |= {"composed": True} if chosen.composed else {}
+        kind |= {"broken": chosen.broken} if chosen.broken != "refuse" else {}
         run = describe(detector, photos, kind)
         if rank == 0:
             claim(folder, run)
@@ -180,7 +184,7 @@ class _Eyes:
     def see(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task]]:
         """A photo's record so far, and what is to be measured of it."""
         image = self.photos.images[index]
-        record: Record = {"index": index, "image": image["id"], "file": image["file_name"], "status": "scored"}
+        record: Record = {"index": index, "image": image.id, "file": image.file_name, "status": "scored"}
         if isinstance(scene, str):
             return record | {"status": "photo not readable", "note": scene}, {}
         if not scene.counted:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ...errors import DeformscopeError
-from ...photo import read
+from ...datasets.coco import Broken, read_coco
+from ...datasets.records import CocoPhoto
 
 Array = np.ndarray
 SMALL, LARGE = 32.0**2, 96.0**2
@@ -84,139 +80,25 @@ class Photos:
 
     folder: Path
     annotations: Path
-    images: tuple[dict[str, Any], ...]
-    things: dict[int, list[dict[str, Any]]]
-    categories: dict[int, str]
+    images: tuple[CocoPhoto, ...]
+    names: tuple[str, ...]
+    """Of the classes."""
 
     def scene(self, index: int) -> Scene:
         """Read one photo and its objects. Raises DeformscopeError, naming the file, where it cannot be read."""
-        image = self.images[index]
-        path = self.folder / image["file_name"]
-        # By its name: a link that lies in the folder is its owner's doing, and data sets are often made of links.
-        if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(self.folder)):
-            raise DeformscopeError(f"{path}: outside the folder of photos; the annotations may name only what is in it")
-        photo = read(path)
-        size = photo.shape[:2]
-        if (image["height"], image["width"]) != size:
-            raise DeformscopeError(
-                f"{path}: {size[1]}×{size[0]} px where the annotations say "
-                f"{image['width']}×{image['height']}; get file and annotations from the same place"
-            )
-        return Scene(photo, tuple(self._thing(a, size) for a in self.things.get(image["id"], ())))
-
-    def _thing(self, annotation: dict[str, Any], size: tuple[int, int]) -> Thing:
-        x, y, w, h = (float(value) for value in annotation["bbox"])
-        box = (max(x, 0.0), max(y, 0.0), min(x + w, float(size[1])), min(y + h, float(size[0])))
-        number = annotation.get("category_id", -1)
-        category = self.categories.get(number, str(number))
-        mask = decode(annotation.get("segmentation"), size)
-        return Thing(category, box, mask, bool(annotation.get("iscrowd", 0)))
+        photo = self.images[index]
+        things = [
+            Thing(self.names[one.label], photo.corners(one), photo.mask(one), one.ignored) for one in photo.objects
+        ]
+        return Scene(photo.read(), tuple(things))
 
 
-def open_folder(data: Path, split: str = "val", seed: int = 0) -> Photos:
-    """Find annotations and photos of ``split`` in a COCO-layout folder; or take an annotation file.
-
-    A folder holds ``annotations/instances_<split>….json`` and the photos in ``<split>…/``; an annotation file lies in
-    such a folder, which tells where its photos are. Raises DeformscopeError for what does not fit.
-    """
-    file = data if data.suffix == ".json" else _annotations(data, split)
-    root = file.parent.parent
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        images = [{key: image[key] for key in ("id", "file_name", "height", "width")} for image in content["images"]]
-        things: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            if len(annotation["bbox"]) != 4:
-                raise ValueError(f"bbox {annotation['bbox']}")
-            things[annotation["image_id"]].append(annotation)
-        categories = {c["id"]: str(c["name"]) for c in content["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeformscopeError(
-            f"{file}: no COCO annotations ({type(error).__name__}: {error}); expected images (id, file_name, height, "
-            "width), annotations (image_id, bbox) and categories (id, name)"
-        ) from None
-    order = np.random.default_rng(seed).permutation(len(images))
-    images.sort(key=lambda image: image["id"])
-    return Photos(_photos(root, file), file, tuple(images[i] for i in order), dict(things), categories)
-
-
-def _annotations(data: Path, split: str) -> Path:
-    if not data.is_dir():
-        raise DeformscopeError(f"{data}: no such folder; expected one with annotations/instances_{split}….json")
-    found = sorted((data / "annotations").glob(f"instances_{split}*.json"), key=lambda path: len(path.name))
-    if not found:
-        there = ", ".join(sorted(path.name for path in data.glob("annotations/*.json"))) or "none"
-        raise DeformscopeError(
-            f"{data}: no annotations/instances_{split}….json; there: {there}; give another split or the file itself"
-        )
-    return found[0]
-
-
-def _photos(root: Path, file: Path) -> Path:
-    split = file.stem.removeprefix("instances_")
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and split.startswith(folder.name)]
-    if not folders:
-        raise DeformscopeError(f"{file}: no folder of photos named like {split!r} in {root}")
-    return max(folders, key=lambda folder: len(folder.name))
-
-
-def decode(segmentation: Any, size: tuple[int, int]) -> Bool[Array, "h w"] | None:
-    """A COCO segmentation (polygons, RLE, compressed RLE) as a mask; None where there is none or it is no mask."""
-    if not segmentation:
-        return None
-    try:
-        from pycocotools import mask as coco
-    except ImportError:
-        raise DeformscopeError(
-            "masks need pycocotools: pip install 'deformscope[score]', or leave the masks out"
-        ) from None
-    try:
-        if isinstance(segmentation, list):
-            # Fewer than three corners are no polygon, and make pycocotools fail.
-            polygons = [_on_photo(polygon, size) for polygon in segmentation if len(polygon) >= 6]
-            rle = coco.merge(coco.frPyObjects(polygons, *size)) if polygons else None
-        elif isinstance(segmentation["counts"], list):
-            rle = coco.frPyObjects(segmentation, *size)
-        else:
-            rle = segmentation
-        # Its decoder trusts the run lengths it is given and writes beyond the mask where they are too long.
-        if rle is None or tuple(rle["size"]) != size or int(_runs(rle)) != size[0] * size[1]:
-            return None
-        return coco.decode(rle).astype(bool)
-    except Exception:  # pycocotools raises bare ones for what it cannot read
-        return None
-
-
-def _on_photo(polygon: Any, size: tuple[int, int]) -> list[float]:
-    """A polygon without corners far beyond the photo, to each of which pycocotools would draw a line."""
-    corners = np.asarray(polygon, dtype=float)[: len(polygon) // 2 * 2].reshape(-1, 2)
-    if not np.isfinite(corners).all():
-        raise ValueError("polygon")
-    return np.clip(corners, -max(size), 2.0 * max(size)).reshape(-1).tolist()
-
-
-def _runs(rle: dict[str, Any]) -> int:
-    """The number of pixels that a compressed RLE's runs cover (COCO's variable-length code, 5 bits a character)."""
-    counts = rle["counts"]
-    data = counts if isinstance(counts, bytes) else str(counts).encode()
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in data:
-        digit = character - 48
-        if not 0 <= digit < 64:
-            raise ValueError(counts)
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            if digit & 16:
-                value -= 1 << shift
-            if len(runs) > 2:
-                value += runs[-2]
-            if value < 0:
-                raise ValueError(counts)
-            runs.append(value)
-            value, shift = 0, 0
-    return sum(runs)
+def open_folder(data: Path, split: str = "val", seed: int = 0, broken: Broken = "refuse") -> Photos:
+    """The annotated photos of a folder in COCO's layout or of an annotation file in one, as
+    :func:`~deformscope.datasets.coco.read_coco` finds and checks them, in the order of the seed."""
+    dataset = read_coco(data, split, broken=broken)
+    order = np.random.default_rng(seed).permutation(len(dataset.photos))
+    return Photos(dataset.folder, dataset.annotations, tuple(dataset.photos[i] for i in order), dataset.names)
 
 
 CROP = 0.7

@@ -139,7 +139,7 @@ def _photos(whole: Table, layer: str, detector: nn.Module, data: Path, settings:
         ("Middle", order[middle : middle + SHOWN]),
         ("Worst", order[::-1][:SHOWN]),
     )
-    folder = open_folder(data, settings.split, settings.seed).folder
+    folder = open_folder(data, settings.split, settings.seed, settings.broken).folder
     parts = [f"<h2>Photos, by AUROC of −divergence at {_text(layer)}</h2>"]
     for words, chosen in groups:
         parts.append(f"<h3>{words}</h3>")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets.segmentation import mask_library
 from ...metrics import bootstrap
-from ...metrics.coco import library
 from ...metrics.matching import Matches, Pooled, average_precision, match
 from ..data.datamodule import evaluated, source
 from ..recipe.recipe import Recipe
@@ -81,5 +81,5 @@ def _match(objects: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -
     iou = np.zeros((len(found), len(objects)))
     if iou.size:
         boxes, own = ([one["bbox"] for one in several] for several in (found, objects))
-        iou = np.asarray(library()[2].iou(boxes, own, crowd.astype(np.uint8).tolist()))
+        iou = np.asarray(mask_library().iou(boxes, own, crowd.astype(np.uint8).tolist()))
     return match(iou, np.array([one["score"] for one in found], dtype=float), crowd)

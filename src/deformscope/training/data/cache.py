@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ...datasets.segmentation import mask_library, run_lengths
 from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ...files import whole_folder
-from ...metrics.coco import library, run_lengths
 from ...terminal.progress import track
 from ..recipe.recipe import Data
 from .augment import view
@@ -143,6 +143,6 @@ def _unpacked(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         size = kept["mask_size"].tolist()
         runs = kept["mask_runs"].split(kept["mask_lengths"].tolist())
         codes = [{"size": size, "counts": run.numpy().tobytes()} for run in runs]
-        masks = [torch.from_numpy(library()[2].decode(code)).bool() for code in codes]
+        masks = [torch.from_numpy(mask_library().decode(code)).bool() for code in codes]
         target["masks"] = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
     return target

@@ -1,48 +1,26 @@
-"""Photos and annotations in COCO's layout, checked before training starts.
-
-A broken annotation found at step 3,000 costs hours; all that can be seen without opening the photos is looked at first.
-"""
+"""Photos and annotations in COCO's layout as training takes them, checked before it starts."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchvision.datasets import CocoDetection
+from jaxtyping import Bool
 
+from ...datasets.coco import Broken, read_coco
+from ...datasets.records import CocoObject, CocoPhoto
 from ...errors import DeformscopeError
-from ...photo import read
 from .sample import Sample
-
-OUTSIDE = 1.0
-"""Px by which a box may leave its photo before that counts as an error; it is clipped. Rounding does as much."""
-SHOWN = 5
-"""Problems named in one message."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with one annotation or photo."""
-
-    file_name: str
-    annotation: int | None
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file_name}{'' if self.annotation is None else f', annotation {self.annotation}'}: {self.what}"
 
 
 class CocoFolder:
-    """One split: ``annotations/instances_SPLIT.json`` and the photos in ``SPLIT/`` (or ``images/SPLIT/``)."""
+    """One split of a folder in COCO's layout, as :func:`~deformscope.datasets.coco.read_coco` finds and checks it.
+
+    ``problems`` is what was left out. Raises DeformscopeError when annotations or photos are broken and not left out.
+    """
 
     def __init__(
         self,
@@ -50,148 +28,56 @@ class CocoFolder:
         split: str,
         *,
         masks: bool = False,
-        broken: Literal["refuse", "skip"] = "refuse",
+        broken: Broken = "refuse",
         empty: Literal["keep", "drop"] = "keep",
     ) -> None:
-        annotations, photos = _locate(folder, split)
-        records = _records(annotations)
-        problems = list(problems_of(records, photos, masks))
-        if problems and broken == "refuse":
-            more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-            raise DeformscopeError(
-                f"{annotations}: {len(problems)} broken annotations: {'; '.join(map(str, problems[:SHOWN]))}{more}; "
-                "correct them, or leave them out with data.broken=skip"
-            )
-        self.problems, self._masks, self._annotations = tuple(problems), masks, annotations
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
-            self._photos = CocoDetection(str(photos), str(annotations))
-        bad = {p.annotation for p in problems}
-        missing = {p.file_name for p in problems if p.annotation is None}
-        index = self._photos.coco
-        kept = [i for i in self._photos.ids if index.imgs[i]["file_name"] not in missing]
-        self._objects = {i: [o for o in index.imgToAnns[i] if o["id"] not in bad] for i in kept}
+        self._data, self._masks = read_coco(folder, split, broken=broken, masks=masks), masks
+        self.problems = self._data.problems
+        self._photos = self._data.photos
         if empty == "drop":
-            kept = [i for i in kept if any(not o.get("iscrowd") for o in self._objects[i])]
-        if not kept:
-            raise DeformscopeError(f"{annotations}: no photo to use; expected some with objects")
-        self._ids = kept
-        categories = sorted(records["categories"], key=lambda c: c["id"])
-        self.names: tuple[str, ...] = tuple(category["name"] for category in categories)
-        self._labels = {category["id"]: label for label, category in enumerate(categories)}
-        self.sizes: Sequence[tuple[int, int]] = [(index.imgs[i]["height"], index.imgs[i]["width"]) for i in kept]
+            self._photos = tuple(photo for photo in self._photos if not all(one.ignored for one in photo.objects))
+        if not self._photos:
+            raise DeformscopeError(f"{self._data.annotations}: no photo to use; expected some with objects")
+        self.names: tuple[str, ...] = self._data.names
+        self.sizes: Sequence[tuple[int, int]] = [photo.size for photo in self._photos]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._photos)
 
     @property
     def identity(self) -> str:
         """The annotation file's digest and how many photos are used."""
-        return f"{hashlib.sha256(self._annotations.read_bytes()).hexdigest()[:16]}-{len(self)}"
+        return f"{self._data.digest[:16]}-{len(self)}"
 
     def load(self, index: int) -> Sample:
-        """One photo and its objects, boxes clipped to it. Raises DeformscopeError when its size is not as noted."""
-        number = self._ids[index]
-        record = self._photos.coco.imgs[number]
-        image = read(Path(self._photos.root) / record["file_name"])
-        height, width = self.sizes[index]
-        if image.shape[:2] != (height, width):
-            raise DeformscopeError(
-                f"{record['file_name']}: {image.shape[1]}×{image.shape[0]} px where its annotations say "
-                f"{width}×{height}; resize one of them"
-            )
-        objects = self._objects[number]
-        boxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).view(-1, 4)
+        """One photo and its objects, boxes clipped to it. Raises DeformscopeError when the file is damaged."""
+        photo = self._photos[index]
+        objects = photo.objects
+        boxes = torch.tensor([one.bbox for one in objects], dtype=torch.float32).view(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        height, width = photo.size
         masks = None
         if self._masks:
-            found = [self._photos.coco.annToMask(o) for o in objects]
-            masks = torch.from_numpy(np.array(found, dtype=bool).reshape(-1, height, width))
+            found = [_mask(photo, one) for one in objects]
+            masks = torch.from_numpy(np.array(found, dtype=bool).reshape(-1, *photo.size))
         return Sample(
-            torch.from_numpy(image).permute(2, 0, 1),
+            torch.from_numpy(photo.read()).permute(2, 0, 1),
             boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2)),
-            torch.tensor([self._labels[o["category_id"]] for o in objects], dtype=torch.int64),
-            torch.tensor([bool(o.get("iscrowd")) for o in objects], dtype=torch.bool),
+            torch.tensor([one.label for one in objects], dtype=torch.int64),
+            torch.tensor([one.ignored for one in objects], dtype=torch.bool),
             masks,
         )
 
     def truth(self) -> dict[str, Any]:
         """COCO's format, of the photos that are used."""
-        index = self._photos.coco
-        return {
-            "images": [index.imgs[i] for i in self._ids],
-            "annotations": [o for i in self._ids for o in self._objects[i]],
-            "categories": index.dataset["categories"],
-        }
+        return self._data.truth(self._photos)
 
 
-def problems_of(records: dict[str, Any], photos: Path, masks: bool = False) -> Iterator[Problem]:
-    """All that is broken: missing photos, boxes outside or empty, unknown categories, missing masks."""
-    there = {path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()}
-    images = {image["id"]: image for image in records["images"]}
-    if len(images) < len(records["images"]):
-        yield Problem("images", None, f"{len(records['images']) - len(images)} ids occur more than once")
-    for image in records["images"]:
-        if image["file_name"] not in there:
-            yield Problem(image["file_name"], None, f"no such file below {photos}")
-    categories = {category["id"] for category in records["categories"]}
-    seen = set()
-    for one in records["annotations"]:
-        number, image = one["id"], images.get(one["image_id"])
-        name = f"image {one['image_id']}" if image is None else image["file_name"]
-        what = "its id occurs more than once" if number in seen else _problem(one, image, categories, masks)
-        seen.add(number)
-        if what:
-            yield Problem(name, number, what)
-
-
-def _problem(one: dict[str, Any], image: dict[str, Any] | None, categories: set[int], masks: bool) -> str | None:
-    if image is None:
-        return "no such image among `images`"
-    if one["category_id"] not in categories:
-        return f"category_id {one['category_id']}: unknown"
-    box = one["bbox"]
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-    if not numbers or not all(math.isfinite(v) for v in box):
-        return f"bbox {box}: expected four numbers x, y, width, height"
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return f"bbox {box}: zero area"
-    width, height = image["width"], image["height"]
-    if x < -OUTSIDE or y < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
-        return f"bbox {box}: outside the photo, {width}×{height} px"
-    if masks and not one.get("iscrowd") and not one.get("segmentation"):
-        return "no segmentation, and this network learns masks"
-    return None
-
-
-def _locate(folder: Path, split: str) -> tuple[Path, Path]:
-    annotations = folder / "annotations" / f"instances_{split}.json"
-    # instances_train_masks.json speaks of the photos in train/.
-    for name in (split, f"images/{split}", split.removesuffix("_masks")):
-        if annotations.is_file() and (folder / name).is_dir():
-            return annotations, folder / name
-    raise DeformscopeError(
-        f"{folder}: no annotations/instances_{split}.json with a folder {split}/; expected COCO's layout, "
-        "or set data.folder, data.train and data.val"
-    )
-
-
-def _records(path: Path) -> dict[str, Any]:
-    needed = {
-        "images": {"id", "file_name", "width", "height"},
-        "annotations": {"id", "image_id", "category_id", "bbox"},
-        "categories": {"id", "name"},
-    }
-    try:
-        records = json.loads(path.read_bytes())
-        for kind, keys in needed.items():
-            for one in records[kind]:
-                if not keys <= one.keys():
-                    raise DeformscopeError(
-                        f"{path}: an entry of {kind} (id {one.get('id')}) has no {', '.join(sorted(keys - one.keys()))}"
-                    )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, DeformscopeError):
-            raise
-        raise DeformscopeError(f"{path}: no COCO annotations ({type(error).__name__}: {error}); get it again") from None
-    return records
+def _mask(photo: CocoPhoto, one: CocoObject) -> Bool[np.ndarray, "h w"]:
+    """An object's mask; of a crowd that has none its box."""
+    mask = photo.mask(one)
+    if mask is None:
+        mask = np.zeros(photo.size, dtype=bool)
+        x0, y0, x1, y1 = (round(value) for value in photo.corners(one))
+        mask[y0:y1, x0:x1] = True
+    return mask

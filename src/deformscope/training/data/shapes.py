@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...datasets.segmentation import run_lengths
 from ...errors import DeformscopeError
-from ...metrics.coco import run_lengths
 from ..recipe.recipe import Shapes
 from .sample import Sample
 

@@ -1,0 +1,94 @@
+"""EXIF orientation: photos are looked at upright, while some annotations are in the pixels as the file stores them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from ..photo import MOST_PIXELS
+from .segmentation import MalformedError
+
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a photo's file says of it, without its pixels."""
+
+    stored: tuple[int, int]
+    """Height and width as the file stores them, px."""
+    orientation: int
+    """EXIF's: 1 upright, 2-4 mirrored or upside down, 5-8 on its side too."""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width as :func:`deformscope.photo.read` gives the photo, px."""
+        return self.stored[::-1] if self.orientation >= 5 else self.stored
+
+
+def header(path: Path) -> Header:
+    """Read a photo's size and orientation. Raises MalformedError for what is no photo."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                tags = getattr(image, "tag_v2", None)
+                if image.format == "TIFF" and tags is not None:
+                    # Some versions of Pillow give a TIFF's size upright at once.
+                    width, height = int(tags[256]), int(tags[257])
+                try:
+                    orientation = image.getexif().get(ORIENTATION, 1)
+                except Exception:  # tags of a wrong type or length; the photo's pixels may be in order
+                    orientation = 1
+    except PermissionError:
+        raise MalformedError("may not be read; check the file's permissions") from None
+    except Exception as error:  # for broken files Pillow raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        known = "cannot identify" not in reason and "exceeds limit" not in reason
+        raise MalformedError(f"no photo that can be read{f' ({reason[:80]})' if known else ''}") from None
+    if width * height > MOST_PIXELS:
+        raise MalformedError(f"larger than {MOST_PIXELS / 1e6:.0f} megapixels; shrink it first")
+    known_turn = type(orientation) is int and 1 <= orientation <= 8
+    return Header((height, width), orientation if known_turn else 1)
+
+
+def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """A box xywh in a photo as stored, of ``size`` (height, width), in the upright photo."""
+    height, width = size
+    x, y, w, h = box
+    if orientation in (2, 3, 7, 8):  # mirrored from left to right
+        x = width - (x + w)
+    if orientation in (3, 4, 6, 7):  # from top to bottom
+        y = height - (y + h)
+    return (y, x, h, w) if orientation >= 5 else (x, y, w, h)
+
+
+def turned_mask(mask: Shaped[np.ndarray, "a b"], orientation: int) -> Shaped[np.ndarray, "c d"]:
+    """A mask of a photo as stored, of the upright photo."""
+    if orientation in (2, 3, 7, 8):
+        mask = mask[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        mask = mask[::-1]
+    return np.ascontiguousarray(mask.T if orientation >= 5 else mask)
+
+
+def told(header: Header, noted: tuple[int, int] | None) -> bool | None:
+    """Whether boxes noted with a size are in the photo as stored (True) or upright; None where that size is both.
+
+    Raises MalformedError when it is neither.
+    """
+    if noted is not None and noted not in (header.stored, header.upright):
+        (h, w), (nh, nw) = header.upright, noted
+        raise MalformedError(f"{w}×{h} px where the annotations say {nw}×{nh}; get both from the same place")
+    if noted is None or header.stored == header.upright:
+        return None
+    return noted == header.stored
