@@ -126,9 +126,10 @@ def test_the_tasks_gradient_into_the_offsets_is_scaled_where_boxes_are_decoded_f
 
 def test_an_unknown_way_is_one_clear_line():
     from deformscope.errors import DeformscopeError
+    from deformscope.from_dict import from_dict
 
-    with pytest.raises(DeformscopeError, match=r"decode='D9': expected one of 'D0', 'D0c'"):
-        detector("D9")
+    with pytest.raises(DeformscopeError, match="decode: 'X'; expected one of 'D0', 'D0c'"):
+        from_dict(DenseConfig, {"class_names": ["one"], "decode": "X"})
 
 
 def test_the_field_that_is_decoded_is_the_field_that_capture_sees():
