@@ -3,12 +3,16 @@
 import errno
 import hashlib
 import http.server
-import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 
+import platformdirs
+import platformdirs.unix
+import platformdirs.windows
 import pytest
 
 from deformscope.detectors import download
@@ -200,12 +204,21 @@ def test_what_the_server_does_not_have_is_said_at_once(server, tmp_path):
 
 
 def test_two_processes_do_not_append_to_one_file(server, tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    with (tmp_path / "model.pth.part").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DeformscopeError, match="another process"):
+    program = (
+        "import sys, filelock\n"
+        "with filelock.FileLock(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "model.pth.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(DeformscopeError, match=r"model\.pth: another process is fetching it"):
             fetch(server.url, tmp_path / "model.pth", DIGEST[:8])
+        assert server.seen == []
+        other.stdin.close()
     fetch(server.url, tmp_path / "model.pth", DIGEST[:8])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
 def test_a_folder_that_may_not_be_written_is_named(server, tmp_path):
@@ -219,11 +232,11 @@ def test_the_cache_folder_is_chosen_or_the_platforms(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv("DEFORMSCOPE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(download.sys, "platform", "linux")
-    assert cache_folder() == tmp_path / "xdg" / "deformscope"
-    monkeypatch.setattr(download.sys, "platform", "darwin")
-    assert cache_folder().parts[-3:] == ("Library", "Caches", "deformscope")
-    monkeypatch.setattr(download.sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache_folder() == tmp_path / "local" / "deformscope" / "Cache"
-    assert os.environ["LOCALAPPDATA"]
+    folders = {
+        platformdirs.unix.Unix: tmp_path / "xdg" / "deformscope",
+        platformdirs.windows.Windows: tmp_path / "local" / "deformscope" / "Cache",
+    }
+    monkeypatch.setattr(platformdirs.windows, "get_win_folder", lambda name: str(tmp_path / "local"))
+    for system, folder in folders.items():
+        monkeypatch.setattr(platformdirs, "PlatformDirs", system)
+        assert cache_folder() == folder

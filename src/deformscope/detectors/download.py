@@ -8,14 +8,16 @@ import http.client
 import os
 import shutil
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import platformdirs
+from filelock import FileLock, Timeout
 
 from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
@@ -33,11 +35,7 @@ def cache_folder() -> Path:
     """Where fetched checkpoints are kept: ``DEFORMSCOPE_CACHE``, else the platform's folder for caches."""
     if chosen := os.environ.get("DEFORMSCOPE_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "deformscope" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "deformscope"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deformscope"
+    return platformdirs.user_cache_path("deformscope", appauthor=False)
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
@@ -53,16 +51,19 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file, _alone(file, target):
-            _receive(url, file, target)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            _check(part, sha256, f"{url}: what arrived has another sha256 than {sha256}…; it was deleted, load again")
-        except DeformscopeError:
-            part.unlink(missing_ok=True)  # resuming damage would keep it
-            raise
-        part.replace(target)
+        with _alone(target):
+            if target.is_file():  # of another process, meanwhile
+                return target
+            with part.open("ab") as file:
+                _receive(url, file, target)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                _check(part, sha256, f"{url}: what arrived has another sha256 than {sha256}…; deleted, load again")
+            except DeformscopeError:
+                part.unlink(missing_ok=True)  # resuming damage would keep it
+                raise
+            part.replace(target)
     except OSError as error:
         raise _disk_trouble(error, url, target) from None
     return target
@@ -145,18 +146,18 @@ def _check(path: Path, sha256: str | None, complaint: str) -> None:
 
 
 @contextmanager
-def _alone(file: BinaryIO, target: Path) -> Iterator[None]:
-    """Hold the part file for this process, so that two of them do not append to it in turns."""
+def _alone(target: Path) -> Iterator[None]:
+    """Keep other processes from appending to the same part file; a kill frees it."""
+    path = target.with_name(target.name + ".lock")
     try:
-        import fcntl
-    except ImportError:  # Windows: there the checksum alone finds it out
-        yield
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows keeps open files, and removes this one when it is released
+                    path.unlink()
+    except Timeout:
         raise DeformscopeError(f"{target.name}: another process is fetching it; wait for that one to finish") from None
-    yield
 
 
 def _unreachable(url: str, target: Path, reason: object) -> DeformscopeError:
