@@ -89,6 +89,7 @@ class _Run:
 class _Call:
     """A deformable call's tensors, with gradients: the offset that it got, and the ones in its modulation."""
 
+    number: int
     offset: Tensor
     ones: Tensor
 
@@ -155,7 +156,7 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
         like = call.offset if call.mask is None else call.mask
         ones = torch.ones(n, channels // 2, h, w, dtype=like.dtype, device=like.device, requires_grad=True)
         offset = call.offset if call.offset.requires_grad else call.offset.detach().requires_grad_()
-        calls.append(_Call(offset, ones))
+        calls.append(_Call(number, offset, ones))
         # Nobody asks for the weight's gradient, which costs as much as the points'.
         return Inputs(call.input, offset, call.weight.detach(), ones if call.mask is None else call.mask * ones)
 
@@ -212,6 +213,7 @@ def _attribution(field: OffsetField, call: _Call, ones: Tensor | None, offset: T
         field=field.to("cpu"),
         points=points.detach().cpu().reshape(g, k, h, w),
         offset_gradient=moves.detach().cpu().reshape(g, k, 2, h, w).movedim(2, -1),
+        call=call.number,
     )
 
 

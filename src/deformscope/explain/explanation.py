@@ -30,6 +30,8 @@ class Attribution:
     """a_n(p0), in units of y."""
     offset_gradient: Float[Tensor, "g k h w 2"]
     """∂y/∂Δp_n(p0), (dy, dx), in units of y per input cell: where a point wants to go (Zhu et al., CVPR 2019)."""
+    call: int = 0
+    """The layer's number among the deformable calls of a forward pass, from 0."""
 
     @property
     def total(self) -> float:
