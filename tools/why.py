@@ -61,7 +61,7 @@ def explained(detector: DenseDetector, data: Path, most: int) -> Iterator[tuple[
     for index, image in enumerate(photos.images):
         array = photos.scene(index).photo
         if len(detector(array, min_score=MIN_SCORE, max_detections=1)[0]["boxes"]):
-            yield image["file_name"], ds.explain(detector, array, min_score=MIN_SCORE)
+            yield image.file_name, ds.explain(detector, array, min_score=MIN_SCORE)
             count += 1
             if count == most:
                 return

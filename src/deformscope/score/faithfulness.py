@@ -82,7 +82,7 @@ def measure(
         ]
         records.append(
             {
-                "photo": image["file_name"],
+                "photo": image.file_name,
                 "class": explained.label,
                 "score": float(explained.detection["scores"][0]),
                 "layers": layers,
