@@ -1,9 +1,9 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# `make demo` and `make test` install what they need into a virtual environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= deformscope-demo
-# With OpenMP's default spinning, threads on a busy machine can be several times slower than one.
+# OpenMP's default is to spin while waiting, which on a busy machine makes several threads slower than one.
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -14,13 +14,14 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 demo: $(VENV)/.base
 	$(BIN)/deformscope demo --out $(OUT)
 
+# One process per core, at most eight; the tests of a file share what is slow to make.
 test: lint browser
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile --durations 10
 
 slow: $(VENV)/.test
 	$(BIN)/pytest -q -m slow
 
-# The tests of the page drive a real browser; without one they are skipped, and say so.
+# The tests of the page need a browser; without one they are skipped with a message.
 browser:
 ifeq ($(CHROMIUM),)
 	@{ apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || \

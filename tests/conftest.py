@@ -13,11 +13,15 @@ with install_import_hook("deformscope", "typechecker.check"):
     import deformscope.explain.explain
     import deformscope.fields.stack
 
+import hypothesis
 import matplotlib
 import pytest
 import torch
 
 matplotlib.use("Agg")
+# Machines may be busy: no example is too slow.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

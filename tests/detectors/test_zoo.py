@@ -120,9 +120,9 @@ def memory(name):
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 before = memory('VmRSS')
-start = time.perf_counter()
+start = time.process_time()
 detector = zoo.load({path!r})
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(seconds, memory('VmHWM') - before)
 """
 

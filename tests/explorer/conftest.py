@@ -77,7 +77,8 @@ class Watched:
 
     def hash(self) -> str:
         """The URL's hash once the page has written it."""
-        self.page.wait_for_timeout(300)
+        # In the page's own time, which is late with both timers or with neither.
+        self.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
         return self.page.evaluate("location.hash.slice(1)")
 
     def number(self, row: str, column: str = "here") -> list[float]:

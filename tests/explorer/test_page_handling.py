@@ -39,9 +39,8 @@ def test_a_pinned_view_survives_a_reload_through_the_hash(watch, pages):
 def test_a_moving_particle_ends_as_the_still_one(watch, pages):
     seen = watch(reduced_motion="no-preference").open(pages["one"], "layer=body.middle&follow=1")
     seen.click(*PLACES[0])
-    early = seen.page.locator("#marks").screenshot()
-    seen.page.wait_for_timeout(1500)
-    assert seen.page.locator("#marks").screenshot() != early
+    early = seen.page.evaluate("document.getElementById('marks').toDataURL()")
+    seen.page.wait_for_function("early => document.getElementById('marks').toDataURL() !== early", arg=early)
     assert "came to rest" in seen.page.locator("#ended").inner_text()
 
 

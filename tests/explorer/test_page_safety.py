@@ -81,8 +81,7 @@ def test_a_notebooks_iframe_works_and_reads_nothing_around_it(watch, tmp_path):
     assert frame.locator("h1").inner_text() == 'a & "b"\'s.png'
     frame.locator("#stage").hover()
     cell = frame.locator('td[data-row="cell"][data-column="here"]')
-    seen.page.wait_for_timeout(200)
-    assert re.fullmatch(r"\d+, \d+", cell.inner_text())
+    cell.filter(has_text=re.compile(r"^\d+, \d+$")).wait_for()
     inside = seen.page.frames[1]
     assert (
         inside.evaluate("(() => { try { return parent.document.title } catch (e) { return e.name } })()")

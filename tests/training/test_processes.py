@@ -41,7 +41,7 @@ def test_two_processes_at_batch_b_learn_what_one_learns_at_batch_2b(
     one, two = tmp_path / "one", tmp_path / "two"
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29631"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [sys.executable, *(torchrun if launcher == "torchrun" else []), str(script), str(two)]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     subprocess.run([*command, *tiny_overrides, *settings, "run.devices=2"], check=True, timeout=300)
