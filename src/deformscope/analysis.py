@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field as dataclass_field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field as dataclass_field, fields as dataclass_fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from .errors import DeformscopeError
 from .fields.field import CellGrid, OffsetField, Placement
 from .fields.stack import DEEPEST, composed, upstream
 from .files import write_tensors
+from .from_dict import from_dict
 from .photo import Photo, read
 
 FORMAT = "deformscope.analysis.1"
@@ -54,9 +55,8 @@ class Analysis:
             tensors[f"field/{index}/offset"] = field.offset.contiguous()
             if field.modulation is not None:
                 tensors[f"field/{index}/modulation"] = field.modulation.contiguous()
-            geometry = {key: getattr(field, key) for key in _GEOMETRY}
-            placements = [asdict(placement) for placement in field.placements]
-            records.append(geometry | {"cells": asdict(field.cells), "placements": placements, "below": field.below})
+            geometry = {one.name: getattr(field, one.name) for one in dataclass_fields(_FieldHeader)}
+            records.append(asdict(_FieldHeader(**geometry)))
         header = {"fields": records, "class_names": self.class_names, "detector": self.detector}
         write_tensors(path, tensors, {"format": FORMAT, "header": json.dumps(header)})
 
@@ -70,28 +70,86 @@ class Analysis:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise DeformscopeError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
-                header = json.loads(metadata["header"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise DeformscopeError(f"{path}: no readable analysis ({error}); make it again") from None
-        fields = {}
-        for index, record in enumerate(header["fields"]):
-            geometry: dict[str, Any] = {key: tuple(v) if isinstance(v := record[key], list) else v for key in _GEOMETRY}
-            fields[record["name"]] = OffsetField(
-                offset=tensors[f"field/{index}/offset"],
-                modulation=tensors.get(f"field/{index}/modulation"),
-                cells=CellGrid(**{key: tuple(value) for key, value in record["cells"].items()}),
-                placements=tuple(Placement(**{k: tuple(v) for k, v in p.items()}) for p in record["placements"]),
-                below=record.get("below"),
-                **geometry,
-            )
-        detection = {k.removeprefix("detection/"): v for k, v in tensors.items() if k.startswith("detection/")}
-        return cls(
-            tensors["photo"].numpy(), Fields(fields), detection, tuple(header["class_names"]), header["detector"]
-        )
+        try:
+            header = from_dict(_Header, json.loads(metadata.get("header", "null")), "header")
+            fields = {one.name: _field(one, index, tensors) for index, one in enumerate(header.fields)}
+            photo = _tensor(tensors, "photo", (None, None, 3), torch.uint8)
+            detection = _detection(tensors, header.class_names)
+        except (DeformscopeError, ValueError, RecursionError) as error:
+            raise DeformscopeError(f"{path}: no readable analysis ({str(error)[:300]}); make it again") from None
+        return cls(photo.numpy(), Fields(fields), detection, header.class_names, header.detector)
 
 
-_GEOMETRY = ("name", "kernel_size", "stride", "padding", "dilation", "input_size")
+@dataclass(frozen=True)
+class _FieldHeader:
+    """What a file says of a field beside its tensors."""
+
+    name: str
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    input_size: tuple[int, int]
+    cells: CellGrid
+    placements: tuple[Placement, ...]
+    below: str | None = None
+
+
+@dataclass(frozen=True)
+class _Header:
+    fields: tuple[_FieldHeader, ...]
+    class_names: tuple[str, ...]
+    detector: str
+
+
+def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> OffsetField:
+    bounds = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "input_size": 0}
+    for key, least in bounds.items():
+        if min(getattr(header, key)) < least:
+            raise DeformscopeError(f"header.fields[{index}].{key}: {getattr(header, key)}; expected at least {least}")
+    scales = (header.cells.reduction, *(side for one in header.placements for side in (one.scale, one.size)))
+    if any(value <= 0 for scale in scales for value in scale):
+        raise DeformscopeError(f"header.fields[{index}]: {scales}; expected sizes and scales above 0")
+    points = header.kernel_size[0] * header.kernel_size[1]
+    offset = _tensor(tensors, f"field/{index}/offset", (None, None, points, None, None, 2))
+    if not offset.is_floating_point():
+        raise DeformscopeError(f"field/{index}/offset of type {offset.dtype}: expected floats")
+    key = f"field/{index}/modulation"
+    modulation = _tensor(tensors, key, tuple(offset.shape[:-1]), offset.dtype) if key in tensors else None
+    geometry = {one.name: getattr(header, one.name) for one in dataclass_fields(header)}
+    return OffsetField(offset=offset, modulation=modulation, **geometry)
+
+
+def _detection(tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
+    found = {k.removeprefix("detection/"): v for k, v in tensors.items() if k.startswith("detection/")}
+    count = len(found["boxes"]) if "boxes" in found and found["boxes"].ndim else 0
+    shapes: dict[str, tuple[int | None, ...]] = {"boxes": (count, 4), "scores": (count,), "labels": (count,)}
+    shapes["masks"] = (count, None, None)
+    for key, shape in shapes.items():
+        if key in found:
+            _tensor(tensors, f"detection/{key}", shape)
+    labels = found.get("labels", torch.zeros(0))
+    if class_names and len(labels) and not (labels.min() >= 0 and labels.max() < len(class_names)):
+        raise DeformscopeError(f"labels up to {labels.max()}; expected those of {len(class_names)} class names")
+    return found
+
+
+def _tensor(
+    tensors: Mapping[str, Tensor], key: str, shape: tuple[int | None, ...], kind: torch.dtype | None = None
+) -> Tensor:
+    """The tensor of that name, shape (None: any side) and type."""
+    if key not in tensors:
+        raise DeformscopeError(f"no tensor {key!r}")
+    found = tensors[key]
+    fits = found.ndim == len(shape) and all(b is None or a == b for a, b in zip(found.shape, shape, strict=True))
+    if not fits or (kind is not None and found.dtype != kind):
+        sides = " ".join("·" if side is None else str(side) for side in shape)
+        of = "" if kind is None else f" of type {kind}"
+        raise DeformscopeError(f"{key!r}: {list(found.shape)} of type {found.dtype}; expected [{sides}]{of}")
+    return found
 
 
 def analyse(detector: nn.Module, photo: Photo) -> Analysis:
