@@ -1,1 +1,1 @@
-"""The ablation of the paper's Table 1: its runs, intervals, table and plot."""
+"""The ablation of the paper's Table 1: runs, intervals, tables and a plot."""

@@ -1,6 +1,6 @@
-"""How much of a difference between runs is the doing of these photos: AP resampled over the photos (Efron, 1979).
+"""Intervals of AP by resampling photos (bootstrap; Efron, 1979).
 
-Counting is COCO's, with each photo's weight; with weights of one it gives :mod:`deformscope.metrics.coco`'s AP.
+AP is computed as by COCO, with a weight per photo; with all weights one it is that of :mod:`deformscope.metrics.coco`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Run = tuple[str, int]
 
 
 def of_runs(recipe: Recipe, folder: Path, results: Sequence[Result]) -> dict[Run, np.ndarray]:
-    """:func:`resampled` of the ablation's runs below ``folder``; without those that kept no detections."""
+    """:func:`resampled` for the runs of an ablation in ``folder``; runs without saved detections are left out."""
     val = source(recipe, "val")
     whole = val.truth()
     images = [whole["images"][index] for index in evaluated(recipe, val)]
@@ -44,10 +44,10 @@ def of_runs(recipe: Recipe, folder: Path, results: Sequence[Result]) -> dict[Run
 def resampled(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], classes: Sequence[str] = (), draws: int = DRAWS
 ) -> np.ndarray:
-    """AP of boxes, percent [1 + draws]: on the photos as they are, then on samples of as many drawn with replacement.
+    """AP of boxes in percent, [1 + draws]: on all photos, then on ``draws`` samples of them with replacement.
 
-    ``truth`` and ``results`` are in COCO's formats. The samples are the same for all runs on as many photos, so that
-    differences are paired. A class counts in a draw when the draw has an object of it; NaN where none has.
+    ``truth`` and ``results`` are in COCO's formats. The samples depend only on the number of photos, so that
+    differences between runs are paired. A class counts in a sample that has an object of it; NaN where no class does.
     """
     weights = bootstrap.draws(len(truth["images"]), draws)
     by_class = [average_precision(Pooled.of(one), weights).mean(axis=1) for one in _matched(truth, results, classes)]
@@ -59,7 +59,7 @@ def resampled(
 def _matched(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> Iterator[list[Matches]]:
-    """Of each class that has an object, the photos' matches in order."""
+    """For each class that has objects, the matches of each photo, in order."""
     objects, detections = defaultdict(list), defaultdict(list)
     for one in truth["annotations"]:
         objects[one["category_id"], one["image_id"]].append(one)

@@ -1,7 +1,7 @@
-"""The ablation of Table 1: which part of the offset field earns the AP (Zhang et al., ICPRAM 2021, Section 4).
+"""The ablation of Table 1: which part of the offsets improves AP (Zhang et al., ICPRAM 2021, Section 4).
 
 Each offset mode is trained with each seed, from the same initial weights on the same photos in the same order, so that
-modes can be compared seed by seed. Finished runs are kept, broken ones gone on with.
+modes can be compared for each seed. Finished runs are kept, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def ablate(
     progress: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """Train every mode with seeds ``recipe.run.seed`` and the ``seeds`` − 1 after it; a run's folder is ``MODE-seedN``.
+    """Train every mode with the ``seeds`` seeds from ``recipe.run.seed`` on, each in the folder ``MODE-seedN``.
 
-    Runs of a seed come together, so that what is finished first is a whole table of one seed. ``jobs`` of them run at
-    a time, each with its share of the CPU's threads: small networks use one core well and two badly. Each finished run
-    is reported in a line. Raises DeformscopeError for an unknown mode, and when the folder holds other runs.
+    All modes of a seed run before the next seed, so that there is soon a complete table of one seed. ``jobs`` runs are
+    trained at the same time and share the CPU's threads; small networks use one core well and two badly. ``report``
+    gets a line for each finished run. Raises DeformscopeError for an unknown mode, and when the folder holds other
+    runs.
     """
     wanted = checked(modes)
     if seeds < 1 or jobs < 1:
@@ -67,7 +68,7 @@ def _trained_one_by_one(runs: Sequence[tuple[Recipe, Path]], progress: bool) -> 
 
 
 def _trained_together(runs: Sequence[tuple[Recipe, Path]], jobs: int) -> Iterator[Result]:
-    """In the order of ``runs``. Processes of their own, since each has one number of threads."""
+    """Results in the order of ``runs``, from processes, since the number of threads is set per process."""
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _begin_worker, (threads, os.getpid())) as pool:
@@ -76,7 +77,7 @@ def _trained_together(runs: Sequence[tuple[Recipe, Path]], jobs: int) -> Iterato
 
 
 def _begin_worker(threads: int, parent: int) -> None:
-    """Use so many threads, and end when the command is killed: nobody would ask for what comes after."""
+    """Set the number of threads, and exit when the parent process has gone, since nobody would use the result."""
     torch.set_num_threads(threads)
 
     def watch() -> None:
@@ -94,10 +95,10 @@ def at_test_time(
     modes: Sequence[OffsetMode] = OFFSET_MODES,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """The cheap version: one trained detector, whose offsets are replaced by a part of them when it detects.
+    """Compare modes without training: evaluate one trained detector with its offsets replaced by a part of them.
 
-    It was never trained for that, so what it loses is more than what the part is worth. The detector's own mode is
-    restored. ``recipe`` says which photos and classes count; the detector's are matched to them by name.
+    The detector was not trained for this, so it loses more than what the part is worth. Its own mode is restored.
+    ``recipe`` gives photos and classes; the detector's classes are matched by name.
     """
     wanted = checked(modes)
     val = source(recipe, "val")
@@ -121,7 +122,7 @@ def at_test_time(
 
 
 def trained(checkpoint: str) -> tuple[Recipe | None, Detector]:
-    """A detector for :func:`at_test_time`: a run's folder, with its recipe, or what :func:`deformscope.load` takes."""
+    """Load a detector for :func:`at_test_time`, with its recipe if ``checkpoint`` is the folder of a run."""
     path = Path(checkpoint).expanduser()
     if path.suffix == ".ckpt":
         path = path.parent
@@ -133,7 +134,7 @@ def trained(checkpoint: str) -> tuple[Recipe | None, Detector]:
 
 
 def evaluate(recipe: Recipe, detector: Detector, val: Source) -> dict[str, float | None]:
-    """Average precision of a detector on the recipe's validation photos, as after training."""
+    """Average precision of a detector on the recipe's validation photos, as at the end of training."""
     truth, indices = val.truth(), evaluated(recipe, val)
     results: list[dict[str, Any]] = []
     for start in range(0, len(indices), AT_ONCE):
@@ -143,7 +144,7 @@ def evaluate(recipe: Recipe, detector: Detector, val: Source) -> dict[str, float
 
 
 def checked(modes: Sequence[str]) -> list[OffsetMode]:
-    """The modes in the table's order, each once. Raises DeformscopeError for an unknown one."""
+    """The modes in the order of the table, without duplicates. Raises DeformscopeError for an unknown one."""
     unknown = [mode for mode in modes if mode not in OFFSET_MODES]
     if unknown or not modes:
         raise DeformscopeError(f"modes={list(modes)}: expected some of {', '.join(OFFSET_MODES)}")

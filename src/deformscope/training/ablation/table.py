@@ -1,8 +1,8 @@
-"""The ablation's table: means, spread over seeds and paired differences, beside the paper's (its Table 1).
+"""Tables of an ablation: means, spread over seeds and paired differences, beside the paper's Table 1.
 
-Runs of one seed share initial weights and data, so a difference within a seed is free of most of what varies between
-seeds. The interval of a mean difference is a bootstrap over the seeds (Efron, 1979); with few seeds it is too narrow,
-so Student's, which assumes normal differences, stands beside it. A third is over the photos, the seeds as they are.
+Runs of one seed share initial weights and data, so differences within a seed have less noise. The interval of a mean
+difference is a bootstrap over seeds (Efron, 1979). It is too narrow with few seeds, so there is also Student's
+interval, which assumes normal differences, and one over photos for the given seeds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAPER = {
 }
 """AP on COCO val2017 (Zhang et al., ICPRAM 2021, Table 1)."""
 Resampled = Mapping[tuple[str, int], np.ndarray]
-"""By mode and seed, as :func:`deformscope.training.ablation.ap_bootstrap.resampled` gives it."""
+"""Resampled AP by mode and seed, from :func:`deformscope.training.ablation.ap_bootstrap.resampled`."""
 RESAMPLES = 10_000
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """The 97.5 % quantile of Student's distribution with 1, 2, … degrees of freedom."""
@@ -39,23 +39,23 @@ STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 @dataclass(frozen=True)
 class Difference:
-    """``over`` minus ``under``, seed by seed."""
+    """``over`` minus ``under`` for each seed."""
 
     over: str
     under: str
     mean: float
     bootstrap: tuple[float, float]
-    """95 %, over the seeds."""
+    """95 % interval over seeds, by bootstrap."""
     student: tuple[float, float] | None
-    """95 %; None with one seed."""
+    """95 % interval over seeds, Student's; None with one seed."""
     photos: tuple[float, float] | None
-    """95 %, over the photos; None where it was not asked for."""
+    """95 % interval over photos; None if it was not computed."""
     seeds: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One measure of an ablation."""
+    """One measure of all runs."""
 
     measure: str
     values: dict[str, dict[int, float]]
@@ -63,11 +63,11 @@ class Summary:
     differences: list[Difference]
 
     def mean(self, mode: str) -> float:
-        """Over the seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.values[mode].values())
 
     def spread(self, mode: str) -> float | None:
-        """Standard deviation over the seeds; None with one."""
+        """Standard deviation over seeds; None with one."""
         values = list(self.values[mode].values())
         return statistics.stdev(values) if len(values) > 1 else None
 
@@ -75,7 +75,7 @@ class Summary:
 def summarise(results: Sequence[Result], measure: str = "ap", resampled: Resampled | None = None) -> Summary:
     """Means and paired differences: each mode against ``none``, and ``full`` against ``kernel`` and ``feature``.
 
-    ``resampled`` holds each run's measure on samples of the photos, the same samples for all.
+    ``resampled`` holds the measure of each run on samples of photos, the same samples for all runs.
     """
     values: dict[str, dict[int, float]] = {}
     for mode in OFFSET_MODES:
@@ -113,7 +113,7 @@ def _difference(values: dict[str, dict[int, float]], resampled: Resampled, over:
 
 
 def markdown(results: Sequence[Result], command: str = "", resampled: Resampled | None = None) -> str:
-    """The tables, as a document."""
+    """The tables as a Markdown document."""
     shown = [m for m in ("ap", "ap50", "ap75", "mask_ap") if results[0].scores.get(m) is not None]
     main = [summarise(results, m, resampled if m == "ap" else None) for m in shown]
     modes = list(main[0].values)
@@ -146,7 +146,7 @@ def markdown(results: Sequence[Result], command: str = "", resampled: Resampled 
 
 
 def table_csv(results: Sequence[Result]) -> str:
-    """Every run, a row each."""
+    """All runs as CSV, one row per run."""
     out = io.StringIO()
     measures = list(results[0].scores)
     writer = csv.writer(out, lineterminator="\n")
@@ -164,7 +164,7 @@ def write(
     command: str = "",
     resampled: Resampled | None = None,
 ) -> list[Path]:
-    """``NAME.md``, ``.csv``, ``.json`` and ``.png`` below ``folder``."""
+    """Write ``NAME.md``, ``.csv``, ``.json`` and ``.png`` to ``folder``."""
     if not results:
         raise DeformscopeError("results=[]: expected at least one finished run")
     from .plot import plot

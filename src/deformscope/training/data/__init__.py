@@ -1,1 +1,1 @@
-"""What a run learns from: annotated photos and drawn shapes, their order, random views, cached maps of the trunk."""
+"""Training data: annotated photos and synthetic shapes, their order, random views, cached feature maps."""

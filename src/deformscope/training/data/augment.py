@@ -1,7 +1,7 @@
-"""Random views of annotated photos: flipped, scaled, cropped, four in a mosaic, objects pasted in by their masks.
+"""Random views of annotated photos: flipped, scaled, cropped, in mosaics, with objects pasted in by their masks.
 
-torchvision's transforms move images, boxes and masks together. All draws come from torch's own generator, which the
-caller seeds: a view is a pure function of its slot's seed.
+torchvision's transforms move images, boxes and masks together. Random numbers come from torch's default generator,
+which the caller seeds, so that a view is a function of its slot's seed.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from torchvision.transforms.v2 import functional as transform
 from .sample import Sample, Source
 
 GREY = (124, 116, 104)
-"""ImageNet's mean colour, which is zero to a network."""
+"""The mean colour of ImageNet, which is zero after normalisation."""
 LEAST_SIDE, LEAST_SEEN, SLIVER = 3.0, 0.1, 0.35
-"""An object is dropped below these px a side or this share of its box; below the last share it is no example (ignored),
-since it is a sliver of an object."""
+"""An object is dropped if a side is below this many px or less of its box is left than this share; if less than the
+second share is left, it is ignored, since only a sliver of it is visible."""
 CROP, WHOLE, MOSAIC = (0.5, 2.2), (0.8, 1.25), (0.9, 1.8)
-"""By how much a photo that fits is scaled, in each view."""
+"""Range of the scale of each view, relative to the scale at which the photo fits."""
 
 
 def uniform(low: float, high: float) -> float:
-    """A random number from torch's generator."""
+    """A random integer from torch's default generator."""
     return low + (high - low) * float(torch.rand((), dtype=torch.float64))
 
 
 def integer(low: int, high: int) -> int:
-    """A random number from ``low`` to ``high`` (excluded) from torch's generator."""
+    """A random number from ``low`` to ``high`` (excluded) from torch's default generator."""
     return int(torch.randint(low, high, ()))
 
 
 def flipped(sample: Sample) -> Sample:
-    """Left and right exchanged."""
+    """Flip horizontally."""
     return _moved(sample, transform.horizontal_flip)
 
 
 def resized(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Of another height and width, px."""
+    """Resize to a height and width, px."""
     return _moved(sample, lambda one: transform.resize(one, list(size), antialias=True))
 
 
 def window(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """What is seen through a window, which may be larger than the photo (grey beside it); objects clipped to it."""
+    """Crop to a window, which may extend beyond the photo (grey there); objects are clipped to it."""
     down, right = max(0, top + height - sample.image.shape[1]), max(0, left + width - sample.image.shape[2])
     up, before = max(0, -top), max(0, -left)
 
@@ -64,7 +64,7 @@ def window(sample: Sample, top: int, left: int, height: int, width: int) -> Samp
 
 
 def placed(sample: Sample, size: tuple[int, int], scales: tuple[float, float], flip: float) -> Sample:
-    """A photo on a canvas of ``size`` at a random scale (relative to the one that fits) and place, perhaps flipped."""
+    """Place a photo on a canvas of ``size`` at a random scale and place, perhaps flipped."""
     height, width = sample.image.shape[1:]
     fit = min(size[0] / height, size[1] / width)
     scale = fit * math.exp(uniform(math.log(scales[0]), math.log(scales[1])))
@@ -77,9 +77,9 @@ def placed(sample: Sample, size: tuple[int, int], scales: tuple[float, float], f
 
 
 def view(source: Source, index: int, kind: str, canvas: tuple[int, int], flip: float) -> Sample:
-    """One view of a photo: ``photo`` itself, or on a canvas of height and width ``whole``, as a ``crop`` or ``mosaic``.
+    """One view of a photo: the ``photo`` itself or, on a canvas (height, width), ``whole``, a ``crop`` or a ``mosaic``.
 
-    A mosaic shows it and three others around a random point.
+    A mosaic shows the photo and three others around a random point.
     """
     if kind == "photo":
         sample = source.load(index)
@@ -111,9 +111,9 @@ def view(source: Source, index: int, kind: str, canvas: tuple[int, int], flip: f
 
 
 def pasted(onto: Sample, source: Sample) -> Sample:
-    """Some objects of another photo, scaled to fit, in front of this one's (Ghiasi et al., CVPR 2021).
+    """Paste objects of ``other``, scaled to fit, in front of those of ``sample`` (Ghiasi et al., CVPR 2021).
 
-    Objects that are covered are cut, or dropped where little is left. Both samples need masks.
+    Masks and boxes of covered objects are cut, and objects with little left are dropped. Both samples need masks.
     """
     if onto.masks is None or source.masks is None:
         return onto

@@ -1,6 +1,6 @@
-"""A frozen trunk's maps of prepared views, kept on disk: nine tenths of a step's work are then done once.
+"""Cached feature maps of a frozen trunk for prepared views, which saves nine tenths of the work of a step.
 
-Half precision; one file a level, read through the operating system's page cache, so that several processes share it.
+Half precision, one file per level, read through the operating system's page cache, so that processes share it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .sample import Item, Prepare, Source, collate, prepared
 VERSION = 1
 BATCH = 16
 INDEX = "index.pt"
-"""The objects of every view, and the levels in the trunk's order."""
+"""File with the objects of every view, and the levels in the trunk's order."""
 
 
 class CachedMaps(Dataset[Item]):
-    """Every photo in every view once, as the trunk's maps; item ``photo + photos · view``."""
+    """The trunk's feature maps of every photo in every view; item ``photo + photos · view``."""
 
     def __init__(self, folder: Path) -> None:
         kept = torch.load(folder / INDEX, weights_only=True)
@@ -49,7 +49,7 @@ class CachedMaps(Dataset[Item]):
 
 
 class Views(Dataset[Item]):
-    """What is cached: the views themselves, prepared for the network; seeded by their place."""
+    """The views to be cached, prepared for the network; each is seeded by its index."""
 
     def __init__(self, source: Source, data: Data, prepare: Prepare, masks: bool = False) -> None:
         self.source, self.data, self.prepare, self.masks = source, data, prepare, masks
@@ -66,9 +66,10 @@ class Views(Dataset[Item]):
 
 
 def cached(detector: Detector, source: Source, data: Data, workers: int | None = None) -> Path:
-    """The folder with the maps of this trunk, these photos and these views; made if it is not there (with a bar).
+    """The folder with the feature maps of this trunk for these photos and views; created, with a bar, if it is not
+    there.
 
-    Raises DeformscopeError when the network has no frozen trunk, or changes the views' size.
+    Raises DeformscopeError when the network has no frozen trunk, or changes the size of the views.
     """
     trunk = detector.trunk
     if trunk is None or any(p.requires_grad for p in trunk.parameters()):
@@ -114,7 +115,7 @@ def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
 
 
 def _digest(trunk: nn.Module, source: Source, data: Data, masks: bool) -> str:
-    """Of all that the maps depend on."""
+    """A digest of everything on which the maps depend."""
     digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
     if masks:
         digest.update(b"masks")
@@ -125,8 +126,8 @@ def _digest(trunk: nn.Module, source: Source, data: Data, masks: bool) -> str:
 
 
 def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The objects of a view, to be kept; their masks as COCO's run lengths, a hundredth of the pixels."""
-    # Copied, since what a worker made holds a file descriptor open, and a process may have too few of these.
+    """The objects of a view as they are saved: masks as COCO's run lengths, which take a hundredth of the space."""
+    # Copied, since a tensor from a worker keeps a file descriptor open, and a process may run out of these.
     kept = {key: value.clone() for key, value in target.items() if key != "masks"}
     if "masks" in target:
         runs = [run_lengths(mask.numpy())["counts"].encode() for mask in target["masks"]]
@@ -137,7 +138,7 @@ def _packed(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _unpacked(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What :func:`_packed` was given."""
+    """The reverse of :func:`_packed`."""
     target = {key: value for key, value in kept.items() if not key.startswith("mask_")}
     if "mask_runs" in kept:
         size = kept["mask_size"].tolist()

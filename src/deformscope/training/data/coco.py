@@ -1,4 +1,4 @@
-"""Photos and annotations in COCO's layout as training takes them, checked before it starts."""
+"""Photos and annotations in COCO's layout for training, checked before it starts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .sample import Sample
 
 
 class CocoFolder:
-    """One split of a folder in COCO's layout, as :func:`~deformscope.datasets.coco.read_coco` finds and checks it.
+    """One split of a folder in COCO's layout, read and checked by :func:`~deformscope.datasets.coco.read_coco`.
 
-    ``problems`` is what was left out. Raises DeformscopeError when annotations or photos are broken and not left out.
+    ``problems`` lists what was left out. Raises DeformscopeError for broken annotations or photos that are not left
+    out.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class CocoFolder:
 
     @property
     def identity(self) -> str:
-        """The annotation file's digest and how many photos are used."""
+        """The digest of the annotation file and the number of photos used."""
         return f"{self._data.digest[:16]}-{len(self)}"
 
     def load(self, index: int) -> Sample:
-        """One photo and its objects, boxes clipped to it. Raises DeformscopeError when the file is damaged."""
+        """One photo and its objects, with boxes clipped to it. Raises DeformscopeError when the file is damaged."""
         photo = self._photos[index]
         objects = photo.objects
         boxes = torch.tensor([one.bbox for one in objects], dtype=torch.float32).view(-1, 4)
@@ -69,12 +70,12 @@ class CocoFolder:
         )
 
     def truth(self) -> dict[str, Any]:
-        """COCO's format, of the photos that are used."""
+        """The annotations of the photos used, in COCO's format."""
         return self._data.truth(self._photos)
 
 
 def _mask(photo: CocoPhoto, one: CocoObject) -> Bool[np.ndarray, "h w"]:
-    """An object's mask; of a crowd that has none its box."""
+    """The mask of an object; for a crowd without mask, its box."""
     mask = photo.mask(one)
     if mask is None:
         mask = np.zeros(photo.size, dtype=bool)

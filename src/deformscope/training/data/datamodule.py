@@ -1,4 +1,4 @@
-"""A recipe's data as Lightning wants them: sources, seeded training items by slot, validation photos by index."""
+"""A recipe's data for Lightning: sources, training items by slot, validation photos by index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .sample import Item, Prepare, Source, collate, prepared
 from .shapes import ShapesSet
 
 AT_ONCE = 8
-"""Photos that are evaluated together."""
+"""Photos per batch in evaluation."""
 
 
 def source(recipe: Recipe, split: str) -> Source:
@@ -37,14 +37,14 @@ def source(recipe: Recipe, split: str) -> Source:
         getattr(data, split),
         masks=masks,
         broken=data.broken,
-        # In validation, photos without objects show false alarms.
+        # photos without objects show false alarms in validation
         empty=data.empty if split == "train" else "keep",
     )
 
 
 @dataclass
 class SeededItems(Dataset[Item]):
-    """Augmented and prepared photos; the slot decides all random draws, whichever process makes them."""
+    """Augmented and prepared photos. The slot decides all random draws, whichever process makes them."""
 
     source: Source
     recipe: Recipe
@@ -65,7 +65,7 @@ class SeededItems(Dataset[Item]):
 
 @dataclass
 class Photos(Dataset[tuple[int, np.ndarray]]):
-    """Photos by index, as they are, for evaluation."""
+    """Photos by index, unchanged, for evaluation."""
 
     source: Source
 
@@ -74,19 +74,19 @@ class Photos(Dataset[tuple[int, np.ndarray]]):
 
 
 class RecipeData(lightning.LightningDataModule):
-    """Training batches from where the trainer stands; the photos to evaluate on, shared out over the processes."""
+    """Training batches from the trainer's step on, and validation photos, distributed over the processes."""
 
     def __init__(self, recipe: Recipe, detector: Detector, train: Source, val: Source) -> None:
         super().__init__()
         self.recipe, self.detector, self.train_source, self.val_source = recipe, detector, train, val
         self._items: Dataset[Item] | None = None
         groups = aspect_groups(train.sizes) if recipe.data.group_by_aspect else [0] * len(train)
-        if recipe.data.cache is not None:  # each view of a photo is an item of its own, and all have one size
+        if recipe.data.cache is not None:  # each view of a photo is an item, and all have one size
             groups = [0] * (len(train) * len(recipe.data.views))
         self.order = Order(groups, recipe.data.batch, recipe.run.seed)
 
     def prepare_data(self) -> None:
-        """Make the cache of the trunk's maps; Lightning lets one process of each machine do it."""
+        """Make the cache of feature maps, in one process per machine."""
         if self.recipe.data.cache is not None:
             cached(self.detector, self.train_source, self.recipe.data)
 
@@ -105,7 +105,7 @@ class RecipeData(lightning.LightningDataModule):
         return self._loader(self._items, steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every ``world_size``-th photo of those that are evaluated."""
+        """The photos to evaluate, every ``world_size``-th for each process."""
         trainer = self.trainer
         assert trainer is not None
         indices = evaluated(self.recipe, self.val_source)[trainer.global_rank :: trainer.world_size]
@@ -126,12 +126,12 @@ class RecipeData(lightning.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches know how to move; photos to evaluate are moved by the detector."""
+        """Move batches to the device; photos for evaluation are moved by the detector."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
 
 def evaluated(recipe: Recipe, val: Source) -> list[int]:
-    """The indices of the photos that are evaluated. Raises DeformscopeError when a class to average over is unknown."""
+    """Indices of the photos to evaluate. Raises DeformscopeError for unknown classes in ``evaluation.classes``."""
     unknown = [name for name in recipe.evaluation.classes if name not in val.names]
     if unknown:
         raise DeformscopeError(

@@ -1,4 +1,4 @@
-"""The order of the data as a pure function of (seed, step), so that a run goes on exactly where it was broken off."""
+"""The order of the data as a function of seed and step, so that a run resumes exactly where it was interrupted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of one step: which photo is shown there, and what its random draws are seeded with."""
+    """A place in a step: the photo that is shown there, and the seed of its random draws."""
 
     step: int
     place: int
     index: int
 
     def seed(self, seed: int) -> int:
-        """A seed of this place alone, whatever process draws it."""
+        """The seed of this place, the same in every process."""
         return int(np.random.SeedSequence((seed, self.step, self.place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Order:
-    """Every photo once an epoch, at random; photos of one group together, whose last batch is filled up from its own.
+    """A random order in which every photo occurs once per epoch and batches contain photos of one group.
 
-    ``groups`` has a number for every photo; batches hold only photos of the same one.
+    ``groups`` is a number per photo. The last batch of a group is filled up with other photos of the group.
     """
 
     def __init__(self, groups: Sequence[int], batch: int, seed: int) -> None:
@@ -35,7 +35,7 @@ class Order:
         self._shuffled: tuple[int, list[np.ndarray]] = (-1, [])
 
     def step(self, step: int) -> list[Slot]:
-        """The photos of one step."""
+        """Indices of the photos of a step."""
         epoch, batch = divmod(step, self._epoch_length)
         if self._shuffled[0] != epoch:
             self._shuffled = epoch, self._epoch(epoch)
@@ -53,7 +53,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Steps:
-    """A batch sampler: the slots of steps ``first`` to ``last`` (excluded), a process's share of each."""
+    """A batch sampler for the steps from ``first`` to ``last`` (excluded): the slots of one process."""
 
     order: Order
     first: int
@@ -70,5 +70,5 @@ class Steps:
 
 
 def aspect_groups(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """1 for photos (h, w) that are wider than tall, else 0."""
+    """1 for photos (h, w) that are wider than tall, otherwise 0."""
     return tuple(int(width > height) for height, width in sizes)

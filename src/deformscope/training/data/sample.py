@@ -1,4 +1,4 @@
-"""What flows from the data to the network: samples, prepared items, batches. Boxes are xyxy, labels 0-based."""
+"""Data types: samples, prepared items, batches. Boxes are xyxy, labels 0-based."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ...fields.field import Placement
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo and its objects, in the photo's px."""
+    """A photo and its objects, in photo px."""
 
     image: UInt8[Tensor, "3 h w"]
     boxes: Float[Tensor, "t 4"]
     labels: Int[Tensor, " t"]
     ignore: Bool[Tensor, " t"]
-    """Crowds, difficult objects and slivers at a border: no examples, but no background either."""
+    """Crowds, difficult objects and slivers at a border, which count neither as objects nor as background."""
     masks: Bool[Tensor, "t h w"] | None = None
 
     def pick(self, kept: Tensor) -> Sample:
-        """Only some of the objects, by index or by a bool for each."""
+        """Select objects, by index or by a bool for each."""
         masks = None if self.masks is None else self.masks[kept]
         return Sample(self.image, self.boxes[kept], self.labels[kept], self.ignore[kept], masks)
 
@@ -37,29 +37,29 @@ class Source(Protocol):
     """Photos with objects, by index."""
 
     names: tuple[str, ...]
-    """Of the classes, in the order of the labels."""
+    """Class names, in the order of the labels."""
     sizes: Sequence[tuple[int, int]]
     """Height and width of every photo, px."""
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Sample:
-        """One photo and its objects."""
+        """Load one photo and its objects."""
         ...
 
     def truth(self) -> dict[str, Any]:
-        """All of it in COCO's format, images in the order of the indices; categories by name."""
+        """All annotations in COCO's format: images in the order of the indices, categories by name."""
         ...
 
     @property
     def identity(self) -> str:
-        """A text that is another one when the data are others."""
+        """A text that changes when the data change."""
         ...
 
 
 @dataclass(frozen=True)
 class Item:
-    """A sample as the network sees it: normalised, resized, objects in network px; or, cached, the trunk's maps."""
+    """A sample for the network: normalised, resized, objects in network px; or the trunk's cached feature maps."""
 
     target: dict[str, Tensor]
     image: Float[Tensor, "3 h w"] | None = None
@@ -68,7 +68,7 @@ class Item:
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Items to a batch; images are zero-padded at right and bottom to the largest."""
+    """Collate items to a batch; images are padded with zeros at the right and bottom to the largest."""
     targets = [item.target for item in items]
     if items[0].maps is not None:
         stacked = {name: torch.stack([item.maps[name] for item in items if item.maps]) for name in items[0].maps}
@@ -82,12 +82,12 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 Prepare = Callable[[Sequence[np.ndarray], int | None], tuple[Tensor, list[Placement]]]
-"""RGB uint8 ``[h w 3]`` photos, and the shorter side to resize them to (None: as for detection), to a network's batch
-and how each photo lies in it."""
+"""A function of RGB uint8 photos ``[h w 3]`` and a shorter side (None: as for detection), which returns the network's
+input and how each photo lies in it."""
 
 
 def prepared(sample: Sample, prepare: Prepare, shorter_side: int | None = None, *, masks: bool = True) -> Item:
-    """The sample resized and normalised by the network's own preparation, its objects with it (masks if they count)."""
+    """Resize and normalise the sample by the network's own preparation, with its objects; ``masks`` keeps masks."""
     batch, (placement,) = prepare([sample.image.permute(1, 2, 0).numpy()], shorter_side)
     scale = torch.tensor([placement.scale[1], placement.scale[0]] * 2)
     target = {"boxes": sample.boxes * scale, "labels": sample.labels, "ignore": sample.ignore}

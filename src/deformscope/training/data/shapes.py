@@ -1,7 +1,7 @@
-"""Textured shapes on textured ground, drawn on the fly: everything runs with no download, and the truth is exact.
+"""Synthetic data: textured shapes on a textured background, drawn during training, with exact annotations.
 
-A cell inside an object sees only texture; which shape it is and how far it reaches must be found at its outline. So
-the whole object has to be looked at, which is what deformable convolutions are for.
+A cell inside an object sees only texture; the class and the extent have to be found at the outline. So the whole object
+has to be sampled, which is what deformable convolutions are for.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ NAMES = ("ellipse", "box", "triangle", "cross")
 SPLITS = ("train", "val")
 MOST_OBJECTS = 5
 SMALLEST, LARGEST = 0.13, 0.85
-"""An object's longer side, as a share of the image's shorter one."""
+"""Range of an object's longer side, relative to the image's shorter side."""
 LONGEST = 1.8
-"""Largest ratio of an object's own sides."""
+"""Largest aspect ratio of an object."""
 VISIBLE = 0.6
-"""The least share of an object that later ones may leave uncovered."""
+"""Smallest share of an object that later ones may leave visible."""
 LEAST_AREA = 40
-"""Px below which an object is not drawn."""
+"""Objects with fewer px are not drawn."""
 FINENESS = 3
-"""Px of a texture's finest grain."""
+"""Px of the finest grain of a texture."""
 
 
 class ShapesSet:
-    """One split of the drawn data; image number ``index`` is always the same one."""
+    """One split of the synthetic data; image ``index`` is always the same."""
 
     def __init__(self, settings: Shapes, split: str) -> None:
         if split not in SPLITS:
@@ -58,12 +58,12 @@ class ShapesSet:
         return f"shapes-{self.split}-{asdict(self.settings)}"
 
     def load(self, index: int) -> Sample:
-        """One image, its objects' exact boxes and masks."""
+        """One image, with the exact boxes and masks of its objects."""
         sample = _drawn(self.settings, self.split, index)
         return replace(sample, labels=torch.zeros_like(sample.labels)) if self.settings.one_class else sample
 
     def truth(self) -> dict[str, Any]:
-        """COCO's format; areas are the masks'. The images have no files."""
+        """Annotations in COCO's format, with areas of the masks. The images have no files."""
         height, width = self.settings.size
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -87,9 +87,9 @@ class ShapesSet:
         return {"images": images, "annotations": annotations, "categories": categories}
 
 
-@lru_cache(maxsize=4096)  # an image takes about a millisecond, and 1/16 MB: as much as a step's share of the network
+@lru_cache(maxsize=4096)  # drawing takes a millisecond and 1/16 MB per image, as much as the network's share of a step
 def _drawn(settings: Shapes, split: str, index: int) -> Sample:
-    """Draw one image: the ground, then objects from back to front, covering earlier ones."""
+    """Draw an image: the background, then objects from back to front."""
     random = np.random.default_rng([SPLITS.index(split), index, settings.seed])
     height, width = settings.size
     ground = random.uniform(0.2, 0.8, 3)
@@ -104,7 +104,7 @@ def _drawn(settings: Shapes, split: str, index: int) -> Sample:
         left = [(earlier & ~cover).sum() for earlier in covers]
         if cover.sum() < LEAST_AREA or any(seen < VISIBLE * area for seen, area in zip(left, areas, strict=True)):
             continue
-        # Harder: the object's own colour is nearer to the ground's.
+        # The harder, the nearer is the object's colour to the background's.
         colour = ground + (1 - 0.75 * settings.difficulty) * _contrast(random)
         image[cover] = _texture(random, settings.size, colour, settings.difficulty)[cover]
         covers = [earlier & ~cover for earlier in covers]
@@ -123,7 +123,7 @@ def _drawn(settings: Shapes, split: str, index: int) -> Sample:
 
 
 def _outline(random: np.random.Generator, name: str, size: tuple[int, int], y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The object's pixels, whole inside the image or cut by its border by at most a quarter."""
+    """The pixels of an object, which lies in the image or is cut by its border by at most a quarter."""
     longer = np.exp(random.uniform(np.log(SMALLEST), np.log(LARGEST))) * min(size)
     shorter = longer / random.uniform(1, LONGEST)
     angle = random.uniform(0, np.pi)
@@ -141,7 +141,7 @@ def _outline(random: np.random.Generator, name: str, size: tuple[int, int], y: n
 
 
 def _texture(random: np.random.Generator, size: tuple[int, int], colour: np.ndarray, difficulty: float) -> np.ndarray:
-    """Grain and stripes around a colour, ``[h w 3]``; harder: stronger ones."""
+    """Grain and stripes around a colour, ``[h w 3]``; stronger for higher difficulty."""
     coarse = [-(-side // FINENESS) for side in size]
     grain = random.normal(0, 1, coarse).repeat(FINENESS, 0).repeat(FINENESS, 1)[: size[0], : size[1], None]
     angle, period, phase = random.uniform(0, np.pi), random.uniform(4, 14), random.uniform(0, 2 * np.pi)
@@ -152,7 +152,7 @@ def _texture(random: np.random.Generator, size: tuple[int, int], colour: np.ndar
 
 
 def _contrast(random: np.random.Generator) -> np.ndarray:
-    """A colour difference of length .4 in a random direction."""
+    """A colour difference of length 0.4 in a random direction."""
     difference = random.normal(0, 1, 3)
     return 0.4 * difference / np.linalg.norm(difference)
 

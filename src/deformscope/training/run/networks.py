@@ -17,7 +17,7 @@ from ..recipe.recipe import DENSE, Recipe
 
 
 def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
-    """The recipe's network with the initial weights of its seed, the same in every offset mode; in train mode."""
+    """Build the network of a recipe in train mode. Initial weights depend on the seed and not on the offset mode."""
     network = recipe.network
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.run.seed)
@@ -28,7 +28,7 @@ def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
             except DeformscopeError as error:
                 raise DeformscopeError(f"network.{error}") from None
     for module in detector.modules():
-        # Where nothing uses it, it learns nothing, and DistributedDataParallel would wait for its gradients.
+        # Unused parameters get no gradients, for which DistributedDataParallel would wait.
         if isinstance(module, DeformConv) and network.offset_mode == "none" and not module.modulated:
             module.conv_offset.requires_grad_(False)
     names = [name for name, _ in detector.named_parameters()]
@@ -60,7 +60,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
             decode=network.decode,
             **{key: value for key, value in second_stage.items() if value is not None},
         )
-        if recipe.data.folder is None:  # drawn images come in the size in which they are shown
+        if recipe.data.folder is None:  # synthetic images are shown in their own size
             config = replace(
                 config, shorter_side=min(recipe.data.shapes.size), longer_side=max(recipe.data.shapes.size)
             )

@@ -1,4 +1,4 @@
-"""A recipe's supervision of offsets, attached to its network."""
+"""The supervision of offsets that a recipe asks for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..supervision import OffsetSupervision, Schedule
 
 
 def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSupervision | None:
-    """The supervision that the recipe asks for, None where it asks for none.
+    """The supervision of ``recipe``, attached to ``detector``; None if the recipe has none.
 
-    Raises DeformscopeError where it fits no layer, or ``source`` has no object to tell of.
+    Raises DeformscopeError if no layer matches, or if no photo of ``source`` has an object.
     """
     settings = recipe.optimiser.offset_supervision
     if settings is None:
@@ -38,7 +38,7 @@ def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSuperv
         deepest = recipe.network.deform_layers
         uppermost = {f"{head}.deform": sizes for head, sizes in heads.items()}
         chosen = OffsetSupervision(detector, example, settings.layers).layers if settings.layers else uppermost
-        # A level's cells are told of the boxes that the level predicts.
+        # Cells of a level are supervised by the boxes that the level predicts.
         layers = {name: next((s for head, s in heads.items() if name.startswith(head)), (0, np.inf)) for name in chosen}
         detector.set_task_gradient(settings.task_gradient)
     return OffsetSupervision(
@@ -54,6 +54,6 @@ def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSuperv
 
 
 def targets(batch: Sequence[Mapping[str, Tensor]], shuffled: bool) -> list[dict[str, Tensor]]:
-    """Boxes and what is ignored; ``shuffled``, of the next photo of the batch."""
+    """Boxes and ignored objects of each photo; ``shuffled``: those of the next photo of the batch."""
     own = [{key: one[key] for key in ("boxes", "ignore") if key in one} for one in batch]
     return own[1:] + own[:1] if shuffled else own
