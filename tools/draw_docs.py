@@ -13,7 +13,7 @@ import skimage.data
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deformscope import OffsetField, analyse, draw, load
+from deformscope import OffsetField, analyse, draw, explain, load
 from deformscope.analysis import Analysis
 from deformscope.detectors.detector import Detector
 from deformscope.draw.batch import chosen_layers
@@ -44,6 +44,7 @@ def main() -> None:
         "figure3": draw.figure3(fields[1:], photo),
         "sampling": draw.sampling(analysis.fields[LAYER], photo, [(150, 215), (60, 395)]),
         "composed": draw.figure3(stacked(analysis, "heads.stride32.deform"), photo),
+        "explanation": draw.explanation(explain(detector, CAT)),
         "overview": draw.overview(fields, photo, **found, title=f"chelsea.png · {analysis.detector}"),
     }
     if arguments.run:
