@@ -1,8 +1,13 @@
-"""The one error that bad input raises: its text names the argument, the value, what was expected and the remedy."""
+"""The one error that bad input raises: its text names the argument, the value, what was expected and the remedy. And
+the one warning."""
 
 
 class DeformscopeError(ValueError):
     """Input that deformscope cannot use. The command line prints its text as one line and exits with code 2."""
+
+
+class DeformscopeWarning(UserWarning):
+    """Input of which a part had to be guessed or left out. The command line prints its text as one line."""
 
 
 class NoDeformableCall(DeformscopeError, LookupError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from .. import __version__
-from ..errors import DeformscopeError
+from ..errors import DeformscopeError, DeformscopeWarning
 
 app = App(
     name="deformscope",
@@ -86,7 +87,12 @@ def main() -> None:
     """Run the command line. Bad input gives one line on stderr and exit code 2."""
     code: Any = 2
     try:
-        code = app(sys.argv[1:], exit_on_error=False, print_error=False)
+        with warnings.catch_warnings():
+            shown = warnings.showwarning
+            warnings.showwarning = lambda text, kind, *place: (
+                complain(str(text)) if issubclass(kind, DeformscopeWarning) else shown(text, kind, *place)
+            )
+            code = app(sys.argv[1:], exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except UnknownOptionError as error:
         given = (error.token.keyword or error.token.value).partition("=")[0]

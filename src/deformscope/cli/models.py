@@ -72,8 +72,6 @@ def evaluate(
     if unknown:
         counts = "which counts" if len(unknown) == 1 else "which count"
         print(f"{model.name} does not know {', '.join(unknown)}, {counts} as 0; --classes chooses classes")
-    if dataset.problems:
-        print(f"left out: {len(dataset.problems)} broken annotations or photos, {dataset.problems[0]}…")
     return 0
 
 

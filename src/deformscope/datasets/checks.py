@@ -6,10 +6,11 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import DeformscopeError
+from ..errors import DeformscopeError, DeformscopeWarning
 from .locate import inside, is_file
 from .orientation import Header, header, told, turned_box
 from .records import Category, CocoObject, Problem
@@ -48,6 +49,12 @@ class Frame:
     def turn(self) -> int:
         """The EXIF orientation that turns annotations upright."""
         return self.header.orientation if self.as_stored else 1
+
+
+@lru_cache(maxsize=1024)
+def say(message: str) -> None:
+    """Warn, once in a process: reading photos resets what Python itself knows of warnings that were shown."""
+    warnings.warn(message, DeformscopeWarning, stacklevel=2)
 
 
 def categories(entries: Sequence[Any], file: Path) -> tuple[Category, ...]:
@@ -106,10 +113,9 @@ def frames(found: Sequence[Image | None], folder: Path, file: Path, problems: li
     unsure = [one[0] for one in headers if one is not None and one[2] is None and one[1].orientation > 1]
     if unsure:
         taken = "as the files store them, as the other turned photos' are" if as_stored else "upright"
-        warnings.warn(
+        say(
             f"{file}: EXIF turns {len(unsure)} photos ({shown(unsure[0].name)}…) whose noted size does not tell "
-            f"whether their annotations are turned too; they are taken to be in the photos {taken}",
-            stacklevel=4,
+            f"whether their annotations are turned too; they are taken to be in the photos {taken}"
         )
     return [None if one is None else _frame(*one, as_stored) for one in headers]
 

@@ -87,7 +87,8 @@ def read_coco(data: Path | str, split: str = "val", *, broken: Broken = "refuse"
     needs a segmentation; one that is malformed is always a problem.
 
     Raises DeformscopeError, naming files and annotations, when anything is broken; with ``broken="skip"`` that is left
-    out (of an object whose segmentation alone is broken, and not needed, the segmentation).
+    out (of an object whose segmentation alone is broken, and not needed, the segmentation), and a DeformscopeWarning
+    says so.
 
     >>> dataset = read_coco("coco", "val2017")                                              # doctest: +SKIP
     >>> [dataset.names[one.label] for one in dataset.photos[0].objects]                     # doctest: +SKIP
@@ -106,12 +107,12 @@ def read_coco(data: Path | str, split: str = "val", *, broken: Broken = "refuse"
     # Of broken ones too, so that an object of a broken image is not one of an unknown image.
     ids = Index([identifier(entry.get("id")) if isinstance(entry, dict) else None for entry in content["images"]])
     objects = checks.objects(content["annotations"], ids, usable, categories, masks, problems)
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    message = f"{file}: {len(problems)} broken annotations or photos: {'; '.join(map(str, problems[:SHOWN]))}{more}"
     if problems and broken == "refuse":
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DeformscopeError(
-            f"{file}: {len(problems)} broken annotations or photos: {'; '.join(map(str, problems[:SHOWN]))}{more}; "
-            "correct them, or leave them out with broken=skip"
-        )
+        raise DeformscopeError(f"{message}; correct them, or leave them out with broken=skip")
+    if problems:
+        checks.say(f"{message}; they are left out")
     photos = [_photo(*one, own) for one, own in zip(usable, objects, strict=True) if one is not None]
     photos.sort(key=lambda photo: rank(photo.id))
     if not photos:
