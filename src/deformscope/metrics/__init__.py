@@ -1,1 +1,2 @@
-"""Numbers that know nothing of offsets: average precision, matching, bootstrap intervals, evaluating a detector."""
+"""Metrics that are independent of offsets: average precision, matching, bootstrap intervals, evaluation of a
+detector."""

@@ -1,4 +1,4 @@
-"""95 % intervals by resampling photos (not objects or cells, which are alike within a photo)."""
+"""95 % intervals by resampling photos (not objects or cells, which are similar within a photo)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Array = np.ndarray
 
 
 def draws(images: int, count: int, seed: int = 0) -> Float[Array, "_ images"]:
-    """How often each image occurs: first once each, then in ``count`` samples of as many, drawn with replacement.
+    """Weights per image: all ones, then ``count`` samples of ``images`` images drawn with replacement.
 
-    The same for every figure, so that differences between figures are paired.
+    They are the same for every metric, so that differences between metrics are paired.
     """
     plain = np.ones((1, images))
     if not images:
@@ -21,7 +21,7 @@ def draws(images: int, count: int, seed: int = 0) -> Float[Array, "_ images"]:
 
 
 def mean(values: Float[Array, " i"], weights: Float[Array, "b i"]) -> Float[Array, " b"]:
-    """Weighted means of the values that are there (not NaN); NaN where none is."""
+    """Weighted means of the values that are not NaN; NaN if all are."""
     there = np.isfinite(values)
     counts = weights[:, there]
     total = counts.sum(axis=1)
@@ -30,13 +30,13 @@ def mean(values: Float[Array, " i"], weights: Float[Array, "b i"]) -> Float[Arra
 
 
 def interval(drawn: Float[Array, " b"]) -> tuple[float, float]:
-    """The middle 95 % of the draws (percentile method); NaN where a tenth of them gave nothing."""
+    """The middle 95 % of the draws (percentile method); NaN if more than a tenth of them are NaN."""
     low, high = intervals(drawn[None])[0]
     return float(low), float(high)
 
 
 def intervals(drawn: Float[Array, "r b"]) -> Float[Array, "r 2"]:
-    """:func:`interval` of each row, quicker than one by one."""
+    """:func:`interval` of each row, computed together."""
     found = np.full((len(drawn), 2), np.nan)
     there = np.isfinite(drawn)
     count = there.sum(axis=1)

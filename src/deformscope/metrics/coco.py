@@ -1,7 +1,7 @@
-"""COCO's average precision of boxes and masks (Lin et al., ECCV 2014), over all classes or some, and of each.
+"""COCO's average precision of boxes and masks (Lin et al., ECCV 2014), over all or some classes, and per class.
 
-Counting is faster-coco-eval's, or pycocotools'. Both take an object's id of 0 for "no match", and want whole numbers;
-they are given numbers of our own, so that what the ids are does not matter.
+faster-coco-eval or pycocotools computes it. Both take an object's id of 0 as "no match" and expect integers as ids, so
+they get numbers of our own, and any ids can be used.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..errors import DeformscopeError
 AREAS = {"ap_small": 1, "ap_medium": 2, "ap_large": 3}
 """Indices of COCO's area ranges: below 32² px, below 96² px, the rest."""
 KINDS = {"bbox": "bbox", "segm": "segmentation"}
-"""What is compared, and where a detection has it."""
+"""What is compared, and the key of a detection that holds it."""
 
 
 def average_precision(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], classes: Sequence[str] = (), kind: str = "bbox"
 ) -> dict[str, float | None]:
-    """``ap`` (IoU .50:.05:.95), ``ap50``, ``ap75``, by size, ``recall`` and ``ap/CLASS`` of every class; percent.
+    """``ap`` (IoU .50:.05:.95), ``ap50``, ``ap75``, by size, ``recall``, and ``ap/CLASS`` of every class, in percent.
 
-    ``truth`` and ``results`` are in COCO's formats, ids of any kind in them (``iscrowd`` and ``area`` may be missing);
-    ``kind`` is ``bbox`` or ``segm``. Recall is at 100 detections a photo. Averages are over ``classes``, or all. None
-    where no object counts. Results on other photos or of other classes than the truth's are left out.
+    ``truth`` and ``results`` are in COCO's formats, with ids of any type (``iscrowd`` and ``area`` may be missing);
+    ``kind`` is ``bbox`` or ``segm``. Recall is at 100 detections per photo. Averages are over ``classes``, or over all.
+    A value is None if there is no object. Results for other photos or classes than those of ``truth`` are ignored.
 
-    Raises DeformscopeError for a class that the truth does not know.
+    Raises DeformscopeError for a class that is not in ``truth``.
 
     >>> truth = {
     ...     "images": [{"id": "a", "height": 60, "width": 80}],
@@ -70,7 +70,7 @@ def average_precision(
 def scores(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], classes: Sequence[str] = (), photos: int | None = None
 ) -> dict[str, float | None]:
-    """What is reported of a run: boxes' and, where there are any, masks' (``mask_…``), on the first ``photos``."""
+    """The metrics of a run for boxes and, if there are any, masks (``mask_…``), on the first ``photos`` photos."""
     kept = truth["images"][:photos]
     ids = {image["id"] for image in kept}
     truth = truth | {"images": kept, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
@@ -82,7 +82,7 @@ def scores(
 
 
 def library() -> tuple[Any, Any]:
-    """COCO and its evaluation, of the library that is installed."""
+    """COCO and its evaluation, from the installed library."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
 
@@ -102,7 +102,7 @@ def _counted(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str
     """Precision ``[iou recall class area]`` and recall ``[iou class area]``, −1 where no object counts."""
     coco, evaluation = library()
     wanted = ("image_id", "category_id", "score", KINDS[kind])
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         whole = coco()
         whole.dataset = {"info": {}, "licenses": [], **truth}
         whole.createIndex()
@@ -117,7 +117,8 @@ def _counted(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str
 def _numbered(
     truth: Mapping[str, Any], results: Sequence[dict[str, Any]], kind: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Both with ids 1, 2, …, in the order of the images and of the categories' ids, and all that COCO counts by."""
+    """Both with ids 1, 2, …, in the order of the images and of the categories' ids, and with all keys that COCO
+    needs."""
     categories = sorted(truth["categories"], key=lambda one: rank(one["id"]))
     image_ids = {image["id"]: number for number, image in enumerate(truth["images"], 1)}
     category_ids = {category["id"]: number for number, category in enumerate(categories, 1)}
@@ -134,7 +135,7 @@ def _numbered(
         moved(one, id=number, iscrowd=int(flag(one.get("iscrowd")) or False), area=_area(one, sizes[one["image_id"]]))
         for number, one in enumerate(filter(there, truth["annotations"]), 1)
     ]
-    if kind == "segm":  # a crowd may have no mask, and a detector's are ignored in its box then
+    if kind == "segm":  # crowds may have no mask; detections in their box are then ignored
         annotations = [
             one if one.get("segmentation") else {**one, "segmentation": _outline(one)} for one in annotations
         ]
@@ -146,7 +147,7 @@ def _numbered(
 
 
 def _area(one: Mapping[str, Any], size: tuple[int, int]) -> float:
-    """As noted, else the mask's, else the box's, px²."""
+    """The annotated area, or that of the mask, or of the box, px²."""
     if one.get("area"):
         return float(one["area"])
     if one.get("segmentation"):

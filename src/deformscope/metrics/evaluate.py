@@ -1,6 +1,6 @@
-"""A detector's box and mask AP on a folder in COCO's layout.
+"""Box and mask AP of a detector on a folder in COCO's layout.
 
-Classes are matched by name, so that a detector's order and COCO's gaps in its ids do not matter.
+Classes are matched by name, so the order of a detector's classes and gaps in COCO's ids do not matter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..terminal.progress import ProgressBar
 from .coco import AREAS, average_precision
 
 MEASURES = ("ap", "ap50", "ap75", *AREAS, "recall")
-"""What a :class:`Score` holds, by the names of :func:`average_precision`."""
+"""The fields of :class:`Score`, by the names of :func:`average_precision`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """COCO's measures of one kind of detection, percent; NaN where there is no object to find."""
+    """COCO's metrics for boxes or masks, in percent; NaN if there is no object."""
 
     kind: str
     """``box`` or ``mask``."""
@@ -35,13 +35,13 @@ class Score:
     ap50: float
     ap75: float
     small: float
-    """AP of objects below 32² px, then from there below 96² px, then the rest."""
+    """AP of objects below 32² px, from there to 96² px, and larger ones."""
     medium: float
     large: float
     recall: float
-    """Mean recall at 100 detections a photo."""
+    """Mean recall at 100 detections per photo."""
     by_class: Mapping[str, float] = field(default_factory=dict)
-    """AP of every class, of those that count, that has an object."""
+    """AP of every evaluated class that has an object."""
 
 
 def evaluate(
@@ -98,7 +98,8 @@ def evaluate(
 def to_results(
     found: Detection, image: Identifier, class_names: Sequence[str], categories: Mapping[str, Identifier]
 ) -> list[dict[str, Any]]:
-    """One photo's detections in COCO's results format: xywh boxes, run-length masks, classes that COCO has."""
+    """The detections on one photo in COCO's results format: xywh boxes, run-length masks, only classes of the
+    dataset."""
     results = []
     boxes = found["boxes"].cpu().double()
     boxes[:, 2:] -= boxes[:, :2]
@@ -119,7 +120,7 @@ COLUMNS = ("", "AP", "AP50", "AP75", "small", "medium", "large", "recall")
 
 
 def rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
-    """A table of scores, a row each under :data:`COLUMNS`; percent with one decimal, a dash where nothing counts."""
+    """Rows of a table of scores under :data:`COLUMNS`: percent with one decimal, a dash for NaN."""
     return [
         (
             score.kind,
@@ -133,7 +134,7 @@ def rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
 
 
 def class_rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
-    """A table of AP by class: a row for each class, under "class" and then the kind of every score."""
+    """Rows of a table of AP per class: the class, then its AP for every score."""
     names = list(dict.fromkeys(name for score in scores for name in score.by_class))
     return [
         (name, *(f"{score.by_class[name]:.1f}" if name in score.by_class else "–" for score in scores))

@@ -11,25 +11,25 @@ from jaxtyping import Bool, Float, Int, Shaped
 Array = np.ndarray
 IOUS = tuple(np.round(np.arange(0.5, 0.96, 0.05), 2).tolist())
 MOST = 100
-"""Segments an image that count."""
+"""Number of segments per image that count."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """One image's segments, best first, against its objects at t IoU thresholds."""
+    """The segments of an image, best first, matched with its objects at t IoU thresholds."""
 
     scores: Float[Array, " s"]
     hit: Bool[Array, "t s"]
     """Matched an object that counts."""
     skipped: Bool[Array, "t s"]
-    """Matched an ignored object: neither right nor wrong."""
+    """Matched an ignored object, which is neither right nor wrong."""
     objects: int
 
 
 def mask_iou(
     segments: Bool[Array, "s p"], objects: Bool[Array, "m p"], ignored: Bool[Array, " m"]
 ) -> Float[Array, "s m"]:
-    """IoU of masks given as places; against an ignored object the share of the segment that it covers, as COCO does."""
+    """IoU of masks given as places; with ignored objects, the share of the segment that is covered, as in COCO."""
     a, b = segments.astype(np.float32), objects.astype(np.float32)
     return iou_of_areas(a @ b.T, a.sum(axis=1), b.sum(axis=1), ignored)
 
@@ -40,21 +40,21 @@ def iou_of_areas(
     objects: Shaped[Array, " m"],
     ignored: Bool[Array, " m"],
 ) -> Float[Array, "s m"]:
-    """The same of areas: what a segment and an object have in common, and each one's own."""
+    """The same from areas: those of the intersections, the segments and the objects."""
     whole = np.where(ignored[None], segments[:, None], segments[:, None] + objects[None] - common)
     return common / np.maximum(whole.astype(float), 1)
 
 
 def match(iou: Float[Array, "s m"], scores: Float[Array, " s"], ignored: Bool[Array, " m"]) -> Matches:
-    """Give each segment, best first, the free object that it overlaps most (COCO's greedy rule).
+    """Match each segment, best first, with the free object that it overlaps most (COCO's greedy rule).
 
-    An object that counts goes before an ignored one; an ignored one may be matched many times.
+    Objects that count take precedence over ignored ones. An ignored object can be matched many times.
     """
     order = np.argsort(-scores, kind="stable")[:MOST]
     hit = np.zeros((len(IOUS), len(order)), dtype=bool)
     skipped = np.zeros_like(hit)
     counted, crowd = np.flatnonzero(~ignored), np.flatnonzero(ignored)
-    # A segment that overlaps nothing by the lowest threshold matches nothing: most are such.
+    # Most segments overlap no object by the lowest threshold, and so match none.
     near = [(place, segment) for place, segment in enumerate(order) if iou[segment].max(initial=0) >= IOUS[0]]
     for t, threshold in enumerate(IOUS):
         free = np.ones(iou.shape[1], dtype=bool)
@@ -82,13 +82,13 @@ class Pooled:
     hit: Bool[Array, "t s"]
     skipped: Bool[Array, "t s"]
     image: Int[Array, " s"]
-    """Which image each is of."""
+    """Index of the image of each segment."""
     objects: Int[Array, " n"]
-    """How many objects count in each image."""
+    """Number of objects that count, per image."""
 
     @classmethod
     def of(cls, images: Sequence[Matches]) -> Pooled:
-        """Put the images' segments in one order."""
+        """Merge the segments of all images in one order."""
         scores = np.concatenate([np.zeros(0), *(one.scores for one in images)])
         order = np.argsort(-scores, kind="stable")
         empty = np.zeros((len(IOUS), 0), dtype=bool)
@@ -99,15 +99,15 @@ class Pooled:
 
 
 RECALLS = np.linspace(0, 1, 101)
-"""Recalls at which COCO reads the precision."""
+"""Recall values at which COCO reads the precision."""
 BLOCK = 4_000_000
-"""Weights of segments handled at once."""
+"""Number of weights processed at once."""
 
 
 def average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Array, "b t"]:
-    """COCO's AP (precision at 101 recalls) at each IoU threshold; NaN without objects.
+    """COCO's AP (precision at 101 recall values) at each IoU threshold; NaN without objects.
 
-    Each row of ``weights`` counts each image so many times, as a bootstrap draws it.
+    Each row of ``weights`` holds a weight per image, as a bootstrap draws them.
     """
     step = max(1, BLOCK // max(len(pooled.image), 1))
     blocks = [_average_precision(pooled, weights[i : i + step]) for i in range(0, len(weights), step)]
@@ -117,7 +117,7 @@ def average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Arr
 def _average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Array, "b t"]:
     objects = (weights @ pooled.objects)[:, None]
     counts = weights[:, pooled.image]
-    # Precision is highest, and recall rises, at segments that match an object: nothing else has to be looked at.
+    # Precision peaks, and recall rises, only at segments that match an object, so the others need not be evaluated.
     matched = np.flatnonzero(pooled.hit.any(axis=0))
     found = np.cumsum(counts, axis=1)[:, matched]
     ap = np.zeros((len(weights), len(IOUS)))
@@ -130,12 +130,12 @@ def _average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Ar
             chosen = chosen - before[:, np.searchsorted(ignored, matched[own])]
         precision = right / np.maximum(chosen, 1e-12)
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        # How many of the recalls are reached with each.
+        # The number of recall values reached with each.
         reached = np.searchsorted(RECALLS, right / np.maximum(objects, 1e-12), side="right")
         ap[:, threshold] = (envelope * np.diff(reached, prepend=0, axis=1)).sum(axis=1) / len(RECALLS)
     return np.where(objects > 0, ap, np.nan)
 
 
 def recall(image: Matches) -> float:
-    """Share of an image's objects that one of its segments matches, mean over the thresholds (AR's summand)."""
+    """Share of an image's objects that are matched by one of its segments, averaged over thresholds (a term of AR)."""
     return float(image.hit.sum(axis=1).mean() / image.objects) if image.objects else float("nan")

@@ -1,4 +1,4 @@
-"""Autocast kept out of an operator that chooses its own dtypes."""
+"""Switch autocast off inside an operator that chooses its own dtypes."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ import torch
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Autocast off while the block runs; nothing is entered where it is off already, which costs a tiny map 10 %."""
+    """Switch autocast off inside the block. If it is off already, nothing is done, which saves 10 % on very small
+    maps."""
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

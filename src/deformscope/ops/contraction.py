@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Contraction:
-    """Contracts columns ``[p g k c]`` (p cells, g offset groups, k points, c channels each) with one weight.
+    """Multiplies columns ``[p g k c]`` (p cells, g offset groups, k points, c channels each) by a weight.
 
-    Either the weight is laid out once in the columns' order, or, where groups cut through offset groups or the weight
-    is larger than the columns (``cells`` in all), the columns are brought into the weight's. Depthwise weights, whose
-    products would have a single channel, are multiplied elementwise.
+    The weight is permuted once to the order of the columns. If groups cut through offset groups, or the weight is
+    larger than all columns (``cells`` is their number), the columns are permuted to the order of the weight instead.
+    Depthwise weights, whose products would have a single channel, are multiplied elementwise.
     """
 
     def __init__(self, weight: Float[Tensor, "out ingroup kh kw"], groups: int, offset_groups: int, cells: int) -> None:
@@ -31,7 +31,7 @@ class Contraction:
             self.matrix = weight.reshape(groups, out // groups, -1)
 
     def as_weight(self, matrix: Tensor) -> Float[Tensor, "out ingroup kh kw"]:
-        """The weight (or its gradient) whose layout is ``matrix``."""
+        """The weight, or its gradient, in its usual layout, from ``matrix``."""
         out, ingroup, kh, kw = self.shape
         if self.depthwise:
             return matrix.permute(1, 3, 0, 2).reshape(self.shape)
@@ -42,7 +42,7 @@ class Contraction:
         return matrix.reshape(self.shape)
 
     def forward(self, columns: Float[Tensor, "p g k c"]) -> Float[Tensor, "out p"]:
-        """The output's channels at every cell."""
+        """The channels of the output at every cell."""
         p, out = len(columns), self.shape[0]
         if self.depthwise:
             parts = [(columns * matrix).sum(2).view(p, -1) for matrix in self.matrix]
@@ -50,7 +50,7 @@ class Contraction:
         return _product(self.matrix, self._by_group(columns).transpose(1, 2)).view(out, p)
 
     def grad_columns(self, grad: Float[Tensor, "out p"]) -> Float[Tensor, "p g k c"]:
-        """The gradient of the columns from that of the output."""
+        """The gradient of the columns, from that of the output."""
         p, (_, ingroup, kh, kw) = grad.shape[1], self.shape
         if self.depthwise:
             total = torch.zeros((), dtype=grad.dtype, device=grad.device)
@@ -64,7 +64,7 @@ class Contraction:
         return product.reshape(p, self.g, channels, kh * kw).transpose(2, 3).contiguous()
 
     def grad_matrix(self, grad: Float[Tensor, "out p"], columns: Float[Tensor, "p g k c"]) -> Tensor:
-        """The gradient of ``matrix``; :meth:`as_weight` makes it the weight's."""
+        """The gradient of ``matrix``; :meth:`as_weight` converts it to that of the weight."""
         if self.depthwise:
             return torch.stack([(part * columns).sum(0) for part in self._by_multiplier(grad)])
         return _product(grad.reshape(self.groups, -1, grad.shape[1]), self._by_group(columns))
@@ -79,5 +79,5 @@ class Contraction:
 
 
 def _product(a: Float[Tensor, "groups r l"], b: Float[Tensor, "groups l s"]) -> Float[Tensor, "groups r s"]:
-    # A batch of one takes a slower way than a plain product, in bfloat16 by nearly two.
+    # A batched product with a batch of one is slower than a plain product, in bfloat16 nearly twice.
     return torch.mm(a[0], b[0])[None] if len(a) == 1 else torch.bmm(a, b)

@@ -24,8 +24,8 @@ from .geometry import Geometry
 from .sampling import Block, Samples, blocks, from_table, sample, to_table
 
 BLOCK_BYTES = 8 << 20
-"""Columns computed at a time by one or two threads: about a third of a level-3 cache, and what malloc hands out again
-without new pages (twice 16 MiB costs a tenth more time, 2 MiB a fifth)."""
+"""Size of a block of columns for one or two threads: about a third of a level-3 cache, and small enough for malloc to
+reuse its pages (two blocks of 16 MiB take a tenth more time, 2 MiB a fifth)."""
 
 
 def deform_conv2d(
@@ -36,7 +36,7 @@ def deform_conv2d(
     mask: Float[Tensor, "n gk h w"] | None,
     geometry: Geometry,
 ) -> Float[Tensor, "n out h w"]:
-    """The output, in the weight's dtype; the map is read in float32 or wider. Differentiable once."""
+    """The output, in the weight's dtype; the map is read in float32 or wider. First derivatives only."""
     return _DeformConv.apply(input, offset, weight, bias, mask, geometry)
 
 
@@ -146,7 +146,7 @@ def _wide(input: Tensor) -> torch.dtype:
 
 
 def _finite(table: Tensor) -> bool:
-    """False if anything in the table is NaN or infinite (or, harmlessly, if its sum overflows)."""
+    """False if the table contains NaN or infinity (or, which does no harm, if its sum overflows)."""
     return bool(table.sum().isfinite())
 
 
@@ -161,7 +161,8 @@ def _sample(geometry: Geometry, block: Block, offset: Tensor, mask: Tensor | Non
 
 
 def _gather(rows: Float[Tensor, "rows c"], samples: Samples, finite: bool) -> Float[Tensor, "s c"]:
-    """The samples' values. Where NaN could leak, corners of weight zero read the table's first row instead: zeros."""
+    """The values of the samples. Where NaN could spread, corners with weight zero read the first row of the table,
+    which is zero."""
     weights = samples.weights.detach()
     index = samples.index if finite else samples.index.masked_fill(weights == 0, 0)
     return F.embedding_bag(index, rows, mode="sum", per_sample_weights=weights)
@@ -179,7 +180,7 @@ def _put(target: Float[Tensor, "b c r w"], planes: Float[Tensor, "c p"]) -> None
 def _put_moves(
     products: Float[Tensor, "s 4"], samples: Samples, block: Block, grad_offset: Tensor | None, grad_mask: Tensor | None
 ) -> None:
-    """Write the gradients of offset and modulation, given each corner's product with the columns' gradient."""
+    """Write the gradients of offset and modulation, from the product of each corner with the columns' gradient."""
     planes = len(samples.down)
     corner = products.view(-1, planes * 4).t().contiguous().view(planes, 4, -1)
     upper = _blend(corner[:, 0], corner[:, 1], samples.right)
@@ -195,12 +196,13 @@ def _put_moves(
 
 
 def _blend(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
-    """Linear interpolation in which an end of weight zero does not count, not even if it is NaN."""
+    """Linear interpolation in which an end with weight zero does not count, not even if it is NaN."""
     return torch.where(fraction == 0, start, torch.lerp(start, end, fraction))
 
 
 def _scatter(grad_rows: Float[Tensor, "rows c"], samples: Samples, grad_columns: Float[Tensor, "s c"]) -> None:
-    """Add every sample's gradient to the four rows it read, as one weighted gather over the samples sorted by row."""
+    """Add the gradient of every sample to the four rows that it read, as one weighted gather over samples sorted by
+    row."""
     row, order = samples.index.view(-1).sort()
     first, last = int(row[0]), int(row[-1])
     starts = torch.searchsorted(row, torch.arange(first, last + 1, dtype=row.dtype, device=row.device))

@@ -1,4 +1,4 @@
-"""What a call of a deformable convolution looks like: its checked arguments as plain integers."""
+"""The geometry of a call of a deformable convolution: its checked arguments as plain integers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Geometry:
     sample_channels: int
     """Channels that a sampling point reads: c/g."""
     outside: float
-    """An offset, input cells, that leads out of the map from every kernel point of every cell; and, rounded, does so in
-    half precision too."""
+    """An offset, in input cells, that moves every kernel point of every cell out of the map, also when rounded to half
+    precision."""
 
     @property
     def points(self) -> int:
@@ -41,7 +41,7 @@ class Geometry:
 
 
 def pair(value: int | Sequence[int], name: str, least: int) -> Pair:
-    """One int or a (y, x) pair of ints, as a pair."""
+    """Convert an int or a (y, x) pair of ints to a pair."""
     if type(value) is int and value >= least:
         return value, value
     both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
@@ -68,7 +68,7 @@ def check(
     for tensor in (input, offset, weight, bias, mask):
         if tensor is not None and not (tensor.is_floating_point() and tensor.device == device):
             _refuse(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
-    # While tracing, sizes are tensors, and a compiler has its own memory.
+    # Sizes are tensors while tracing, and a compiler caches by itself.
     known = _geometry.__wrapped__ if torch.jit.is_tracing() or torch.compiler.is_compiling() else _geometry
     return known(
         input.shape,
@@ -83,7 +83,7 @@ def check(
 
 
 def _refuse(**tensors: Tensor | None) -> None:
-    """Say which tensor is of the wrong kind, or not beside the first."""
+    """Raise DeformscopeError for a tensor with a wrong dtype, or on another device than the input."""
     device = next(tensor.device for tensor in tensors.values() if tensor is not None)
     for name, tensor in tensors.items():
         if tensor is not None and not tensor.is_floating_point():
@@ -103,7 +103,7 @@ def _geometry(
     padding: Pair,
     dilation: Pair,
 ) -> Geometry:
-    """Of these shapes; remembered, since a tiny map's convolution takes no longer than looking at its arguments."""
+    """The geometry for these shapes; cached, since on a very small map the checks take as long as the convolution."""
     for name, shape in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
         if shape is not None and len(shape) != (1 if name == "bias" else 4):
             axes = "1 axis [out_channels]" if name == "bias" else "4 axes"

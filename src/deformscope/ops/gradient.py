@@ -1,4 +1,4 @@
-"""How much of a gradient flows back through a tensor."""
+"""Scale the gradient that flows back through a tensor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def graded(tensor: Tensor, factor: float) -> Tensor:
-    """The same values, through which ``factor`` of the gradient flows back."""
+    """The same values; in the backward pass, the gradient is multiplied by ``factor``."""
     if factor == 1:
         return tensor
     fixed = tensor.detach()

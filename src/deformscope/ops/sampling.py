@@ -1,8 +1,9 @@
-"""Where a deformable convolution reads: every sampling point as four rows of the channels-last map, and their weights.
+"""The sampling points of a deformable convolution as four rows of the channels-last map each, with weights.
 
-The map lies in a table of rows, one a cell, with two rows of zeros above each image and two columns of zeros at its
-right; a step to the left of column 0 lands in the zeros of the line above. Sampling points are clamped into these
-zeros, so that borders, points far outside and NaN need no test: they read nothing and have no gradient.
+The map is stored in a table with one row per cell, two rows of zero cells above each image and two columns of zero
+cells at its right; a step to the left of column 0 reads a zero at the end of the line above. Sampling points are
+clamped to these zeros, so that borders, points far outside and NaN need no special case: they read zeros and have no
+gradient.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor
 from .geometry import Geometry
 
 MARGIN = 2
-"""Cells of zeros a point outside may fall into: its corner floor(y) and the next one."""
+"""Width of the zeros that a point outside may read: its corner floor(y) and the next one."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of output cells of some images: the piece that is computed at a time."""
+    """A block of rows of output cells, of one or more images, that is computed at once."""
 
     images: slice
     rows: slice
@@ -34,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Samples:
-    """The s = p·g·K samples of a block of p output cells, and what their gradients need, a plane a kernel point."""
+    """The s = p·g·K samples of a block of p output cells, with what their gradients need."""
 
     index: Int[Tensor, "s 4"]
     """Rows of the table: top left, top right, bottom left, bottom right."""
@@ -48,7 +49,7 @@ class Samples:
 
 
 def blocks(geometry: Geometry, n: int, bytes_a_cell: int, limit: int) -> Iterator[Block]:
-    """Cut n images of output cells into blocks of whole rows, each about ``limit`` bytes."""
+    """Cut the output cells of n images into blocks of whole rows, each of about ``limit`` bytes."""
     h, w = geometry.output_size
     image = h * w * bytes_a_cell
     if image <= limit:
@@ -64,7 +65,7 @@ def blocks(geometry: Geometry, n: int, bytes_a_cell: int, limit: int) -> Iterato
 
 
 def to_table(input: Float[Tensor, "n c height width"], geometry: Geometry, dtype: torch.dtype) -> Tensor:
-    """The table ``[rows c]`` of a map, in ``dtype``; its first rows are zeros."""
+    """The table ``[rows c]`` of a map, in ``dtype``. Its first rows are zeros."""
     n, channels = input.shape[:2]
     height, width = geometry.input_size
     pitch = width + MARGIN
@@ -74,7 +75,7 @@ def to_table(input: Float[Tensor, "n c height width"], geometry: Geometry, dtype
 
 
 def from_table(table: Float[Tensor, "rows c"], geometry: Geometry, like: Tensor) -> Float[Tensor, "n c height width"]:
-    """The map that lies in a table, in the dtype and memory format of ``like``."""
+    """The map from its table, in the dtype and memory format of ``like``."""
     map = torch.empty_like(like)
     return map.copy_(_cells(table, geometry, len(like)).permute(0, 3, 1, 2))
 
@@ -99,9 +100,10 @@ def sample(
     rows: int,
     dtype: torch.dtype,
 ) -> Samples:
-    """The samples of a block; ``offset`` and ``mask`` are the block's, ``rows`` the number of rows in the table.
+    """The samples of a block; ``offset`` and ``mask`` are those of the block, ``rows`` is the number of rows in the
+    table.
 
-    Coordinates are computed in float32 or wider, whatever the offset's dtype; NaN and infinite ones lie in the zeros.
+    Coordinates are computed in float32 or wider, whatever the dtype of the offset. NaN and infinity lie in the zeros.
     """
     g, pitch = geometry.offset_groups, geometry.input_size[1] + MARGIN
     b, planes, cells = offset.shape[0], offset.shape[1] // 2, offset.shape[2] * offset.shape[3]
@@ -132,21 +134,21 @@ def sample(
 
 
 def _cell_major(planes: Tensor) -> Tensor:
-    """``[gk 4 p]`` to ``[p·gk 4]``: the order in which columns are laid out."""
+    """Permute ``[gk 4 p]`` to ``[p·gk 4]``, the order of the columns."""
     return planes.view(-1, planes.shape[-1]).t().contiguous().view(-1, 4)
 
 
 def _corner(
     geometry: Geometry, block: Block, offset: Tensor, axis: int, integer: torch.dtype, dtype: torch.dtype
 ) -> tuple[Int[Tensor, "gk p"], Float[Tensor, "gk p"]]:
-    """floor and fraction of the sampling points' coordinate along ``axis`` (0: y, 1: x)."""
+    """Floor and fraction of the coordinates of the sampling points along ``axis`` (0: y, 1: x)."""
     b, channels, r, w = offset.shape
     device, kernel = offset.device, geometry.kernel_size
     start, stop = (block.rows.start, block.rows.stop) if axis == 0 else (0, w)
     cell = torch.arange(start, stop, device=device) * geometry.stride[axis] - geometry.padding[axis]
     point = torch.arange(kernel[axis], device=device) * geometry.dilation[axis]
     point = point.repeat_interleave(kernel[1]) if axis == 0 else point.repeat(kernel[0])
-    # Integers are added first, then the offset: torchvision's order, so that floor() sees the same rounding.
+    # Integers are added before the offset, in torchvision's order, so that floor() sees the same rounding.
     regular = point.repeat(geometry.offset_groups)[:, None] + cell
     wide = torch.promote_types(offset.dtype, dtype)
     position = torch.empty(channels // 2, b, r, w, dtype=wide, device=device)

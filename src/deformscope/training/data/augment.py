@@ -27,12 +27,12 @@ CROP, WHOLE, MOSAIC = (0.5, 2.2), (0.8, 1.25), (0.9, 1.8)
 
 
 def uniform(low: float, high: float) -> float:
-    """A random integer from torch's default generator."""
+    """A random number from ``low`` to ``high``, from torch's default generator."""
     return low + (high - low) * float(torch.rand((), dtype=torch.float64))
 
 
 def integer(low: int, high: int) -> int:
-    """A random number from ``low`` to ``high`` (excluded) from torch's default generator."""
+    """A random integer from ``low`` to ``high`` (excluded), from torch's default generator."""
     return int(torch.randint(low, high, ()))
 
 
@@ -111,7 +111,7 @@ def view(source: Source, index: int, kind: str, canvas: tuple[int, int], flip: f
 
 
 def pasted(onto: Sample, source: Sample) -> Sample:
-    """Paste objects of ``other``, scaled to fit, in front of those of ``sample`` (Ghiasi et al., CVPR 2021).
+    """Paste some objects of ``source``, scaled to fit, in front of ``onto`` (Ghiasi et al., CVPR 2021).
 
     Masks and boxes of covered objects are cut, and objects with little left are dropped. Both samples need masks.
     """
