@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
+from ..detectors.checkpoints.averages import Weights
 from ..detectors.offset_mode import OffsetMode
 from .app import POSITIVE, Detector, Device, app, console
 
@@ -51,6 +52,9 @@ def evaluate(
         OffsetMode | None,
         Parameter(help="Use the whole offsets (full), only d_f (feature), only d_k (kernel), or none. [default: full]"),
     ] = None,
+    weights: Annotated[
+        Weights, Parameter(help="Of files with an average of their weights: the plain ones, or the average (ema).")
+    ] = "plain",
     broken: Annotated[
         Literal["refuse", "skip"],
         Parameter(help="Refuse a folder with broken annotations or photos, or skip these."),
@@ -63,7 +67,7 @@ def evaluate(
     from ..metrics.evaluate import COLUMNS, class_rows, evaluate as measure, rows
 
     dataset = read_coco(data, split, broken=broken)
-    model = load(detector, offset_mode=offset_mode).to(device)
+    model = load(detector, weights=weights, offset_mode=offset_mode).to(device)
     scores = measure(model, dataset, classes=classes or (), batch=batch, max_photos=max_photos)
     _print_table(f"{model.name} on {dataset.annotations}", COLUMNS, rows(scores))
     of_classes = class_rows(scores)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DeformscopeError
+from .checkpoints.averages import Weights
 from .detector import Detector
 from .download import cache_folder, fetch
 from .offset_mode import OffsetMode
@@ -98,6 +99,7 @@ PUBLISHED = (
 def load(
     detector: str | os.PathLike[str],
     *,
+    weights: Weights = "plain",
     offset_mode: OffsetMode | None = None,
     shorter_side: int | None = None,
     longer_side: int | None = None,
@@ -106,13 +108,14 @@ def load(
 
     ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; fetched once to :func:`.download.cache_folder`),
     or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope (``.safetensors``), whose
-    architecture is read from it. Nothing in a file is run. ``offset_mode`` replaces the offsets of all its deformable
-    convolutions by a part of them; ``shorter_side`` and ``longer_side`` say to what photos are resized, px, instead of
-    what the file was trained with.
+    architecture is read from it. Nothing in a file is run. Where a file holds an average of its weights beside them
+    (buffers ``ema_…``, a student's teacher), ``weights`` chooses ``plain`` or ``ema``. ``offset_mode`` replaces the
+    offsets of all its deformable convolutions by a part of them; ``shorter_side`` and ``longer_side`` say to what
+    photos are resized, px, instead of what the file was trained with.
 
     Raises DeformscopeError for an unknown name (with the nearest ones) and for a file that cannot be used.
     """
-    loaded = _load(detector)
+    loaded = _load(detector, weights)
     if offset_mode is not None:
         from .deform import set_offset_mode
 
@@ -122,37 +125,41 @@ def load(
     return loaded
 
 
-def _load(detector: str | os.PathLike[str]) -> Detector:
+def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
     known = {published.name: published for published in PUBLISHED}
     text = os.fspath(detector)
     if text == PACKAGED:
+        if weights != "plain":
+            raise DeformscopeError(f"weights={weights!r}: the packaged detector has one set of weights; leave it out")
         from .checkpoints import native
 
         return native.packaged()
     if text in known:
         published = known[text]
-        return load_file(fetch(published.url, published.path, published.sha256), published.name)
+        return load_file(fetch(published.url, published.path, published.sha256), published.name, weights)
     path = Path(text).expanduser()
     if path.exists():
-        return load_file(path, path.stem)
+        return load_file(path, path.stem, weights)
     near = difflib.get_close_matches(text, [PACKAGED, *known], n=3, cutoff=0.3)
     hint = f"nearest names: {', '.join(near)}" if near else "`deformscope detectors` lists the names"
     raise DeformscopeError(f"detector={text!r}: no such file and no known name; {hint}")
 
 
-def load_file(path: Path, name: str) -> Detector:
+def load_file(path: Path, name: str, weights: Weights = "plain") -> Detector:
     """A detector from a checkpoint file of any kind that can be read, told by its content."""
     from .checkpoints import detectron2, mmdet, native, unpickle as reading
 
     kind = reading.kind(path)
     if kind == "safetensors":
+        if weights != "plain":
+            raise DeformscopeError(f"{path}: weights={weights!r}: the file has one set of weights; leave it out")
         return native.load(path, name)
     content = reading.read_torch(path) if kind == "torch" else reading.read_pickle(path)
     if isinstance(content.get("model"), dict) and detectron2.is_detectron2(content["model"]):
-        return detectron2.load(path, content, name)
+        return detectron2.load(path, content, name, weights)
     state = content.get("state_dict", content)
     if isinstance(state, dict) and mmdet.is_mmdet(state):
-        return mmdet.load(path, content, name)
+        return mmdet.load(path, content, name, weights)
     raise DeformscopeError(
         f"{path}: no detector of MMDetection or Detectron2 (keys: {', '.join(map(str, list(content)[:4])) or 'none'}); "
         "expected a Faster or Mask R-CNN with a ResNet-FPN"

@@ -14,6 +14,7 @@ from ...errors import DeformscopeError
 from ..rcnn.config import DETECTRON2
 from ..rcnn.rcnn import RCNN
 from .architecture import assemble, read_config, renamed, renamer
+from .averages import Weights, chosen
 from .unpickle import tensors
 
 RES = "backbone.bottom_up."
@@ -74,15 +75,20 @@ def to_theirs(key: str) -> str:
 
 def is_detectron2(state: Mapping[str, Any]) -> bool:
     """Whether these are Detectron2's keys."""
-    return any(str(key).startswith((RES, "proposal_generator.", "roi_heads.")) for key in state)
+    parts = (re.escape(RES), r"proposal_generator\.", r"roi_heads\.")
+    beginning = re.compile(r"(module\.)*(model(Student|Teacher)\.)?(module\.)*(" + "|".join(parts) + ")")
+    return any(beginning.match(str(key)) for key in state)
 
 
-def load(path: Path, content: dict[str, Any], name: str) -> RCNN:
-    """A detector from what a Detectron2 file holds: ``model`` and things that are not needed."""
+def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
+    """A detector from what a Detectron2 file holds: ``model`` and things that are not needed.
+
+    ``weights`` says which, where there is an average beside them: see :mod:`.averages`.
+    """
     state = content.pop("model", None)
     if not isinstance(state, dict):
         raise DeformscopeError(f"{path}: no 'model' in it; expected a checkpoint of a whole Detectron2 detector")
-    kept = {key: value for key, value in state.items() if not DROPPED.search(str(key))}
+    kept = {key: value for key, value in chosen(path, state, weights).items() if not DROPPED.search(key)}
     state.clear()
     content.clear()
     own = renamed(path, tensors(path, kept), to_own)

@@ -12,6 +12,7 @@ from ...errors import DeformscopeError
 from ..rcnn.config import MMDETECTION, Dialect
 from ..rcnn.rcnn import RCNN
 from .architecture import assemble, read_config, renamed, renamer
+from .averages import Weights, chosen, exchanged
 from .mmdet_config import parse, value_at
 from .unpickle import tensors
 
@@ -34,6 +35,8 @@ OWN_NAMES = {
 to_own = renamer(OWN_NAMES)
 to_theirs = renamer({own: theirs for theirs, own in OWN_NAMES.items()})
 
+PREPROCESSING = "data_preprocessor."
+"""Keys of mean and standard deviation, which are read from the configuration."""
 ASSUMED: dict[tuple[str, ...], Any] = {
     ("backbone", "type"): "ResNet",
     ("neck", "type"): "FPN",
@@ -52,27 +55,38 @@ ASSUMED: dict[tuple[str, ...], Any] = {
 
 def is_mmdet(state: Mapping[str, Any]) -> bool:
     """Whether these are MMDetection's keys, of any version."""
-    return any(re.match(r"(module\.)?(roi_head\.|rpn_head\.|bbox_head\.|neck\.)", str(key)) for key in state)
+    beginning = re.compile(r"(module\.)*((student|teacher)\.)?(module\.)*(roi_head\.|rpn_head\.|bbox_head\.|neck\.)")
+    return any(beginning.match(str(key)) for key in state)
 
 
-def load(path: Path, content: dict[str, Any], name: str) -> RCNN:
-    """A detector from what an MMDetection file holds: ``state_dict`` and, where present, ``meta``."""
+def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
+    """A detector from what an MMDetection file holds: ``state_dict`` and, where present, ``meta``.
+
+    ``weights`` says which, where there is an average beside them: see :mod:`.averages`.
+    """
     state, meta = content.get("state_dict", content), content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    keys = {re.sub(r"^module\.", "", str(key)): key for key in state}
+    file_config = parse(meta.get("config") or meta.get("cfg"))
+    own_set = chosen(path, state, weights, averaged="ema_state_dict" in content or exchanged(file_config))
+    kept = {key: value for key, value in own_set.items() if not key.startswith(PREPROCESSING)}
     version = str(meta.get("mmdet_version", ""))
-    if version.startswith(("0.", "1.")) or any(key.startswith(("bbox_head.fc_", "bbox_head.shared_")) for key in keys):
+    if version.startswith(("0.", "1.")) or any(key.startswith(("bbox_head.fc_", "bbox_head.shared_")) for key in kept):
         raise DeformscopeError(
             f"{path}: a checkpoint of MMDetection 1.x or older, whose boxes, anchors and class order mean other "
             "things; use the 2.x file of the same model"
         )
-    values = tensors(path, {short: state[key] for short, key in keys.items()})
+    values = tensors(path, kept)
     own = renamed(path, values, lambda key: to_own(_offset_alias(key)))
     content.clear()  # the tensors of an optimiser beside them are not needed any more
-    model = parse(meta.get("config") or meta.get("cfg"))
-    dialect, groups = _dialect(path, model)
+    dialect, groups = _dialect(path, _of_the_detector(file_config))
     config = read_config(path, own, dialect, to_theirs, _class_names(meta), groups)
     return assemble(path, own, config, name, to_theirs)
+
+
+def _of_the_detector(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the detector itself as ``model``, where that one trains a pair of it."""
+    inner = value_at(config, "model", "detector")
+    return config | {"model": inner} if isinstance(inner, dict) else config
 
 
 def _offset_alias(key: str) -> str:
