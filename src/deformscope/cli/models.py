@@ -34,8 +34,8 @@ def detectors() -> int:
 
 @app.command
 def evaluate(
-    *,
     data: Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")],
+    *,
     detector: Detector = "packaged",
     split: Annotated[
         str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
