@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope import DeformscopeError
-from deformscope.score import Settings, score
+from deformscope import Analysis, DeformscopeError, OffsetField
+from deformscope.capture.recorder import Fields
+from deformscope.score import Scores, Settings, read_scores, score
+from deformscope.score.kept import Kept, kept
 from deformscope.score.report.html import write_report
 from deformscope.score.summary.columns import read_records
+from deformscope.score.summary.metrics import METRICS
+from deformscope.score.summary.rows import Estimate, Part, Row, with_interval
 from deformscope.score.summary.summarise import summarise
-from deformscope.score.summary.tables import as_markdown, as_tables
+from deformscope.score.summary.tables import as_markdown
+from deformscope.score.summary.verdicts import as_text, verdicts
 
 
 def lines(folder):
@@ -106,7 +112,9 @@ def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
     scores = score(small, folder, tmp_path / "all", Settings(draws=40, max_photos=4))
     assert scores.parts == ()
     assert len(scores.problems["offsets not finite"]) == len(scored)
-    assert [table.title for table in as_tables(scores)] == ["not scored"]
+    assert "not measured" in str(scores)
+    assert f"{len(scored)} photos: offsets not finite" in str(scores)
+    assert "not measured" in write_report(scores, tmp_path / "all").read_text()
 
 
 def test_more_photos_later_keep_those_that_are_measured(small, folder, tmp_path):
@@ -139,30 +147,130 @@ def test_composed_and_single_layers_do_not_mix_in_one_folder(run, tmp_path):
 
 
 def test_the_report_holds_everything_in_one_file(run):
-    path = write_report(run.scores, run.detector, run.folder, run.out, Settings())
+    path = write_report(run.scores, run.out)
     page = path.read_text()
-    assert page.count("data:image/png;base64,") == 5  # the plots
+    assert page.count("data:image/png;base64,") == 3 + 5  # a picture for each claim, and the plots
     assert page.count("data:image/jpeg;base64,") == 18  # two figures each of nine photos
     assert "http" not in page.replace("http-equiv", "")
     for words in ("Whole photos: 11 photos", "beats every null", "03.png", "Spearman", "size S", "default-src 'none'"):
         assert words in page
-    # Figures stand with their number of photos or objects, and their unit.
+    # Metrics stand with their number of photos or objects, and their unit.
     assert "objects" in page
     assert "√area" in page
+    opening = page[: page.index("<h2>Plots")]
+    for verdict in run.scores.verdicts:
+        assert f"<h2>{verdict.claim}</h2><p class='answer" in opening
+    assert "<table" not in opening
 
 
-def test_tables_show_the_same_numbers_in_the_terminal_and_as_markdown(run):
-    from rich.console import Console
+def test_a_report_can_be_written_later_from_the_folder_alone(run, tmp_path):
+    later = tmp_path / "moved"
+    shutil.copytree(run.out, later)
+    (later / "report.html").unlink(missing_ok=True)
+    scores = read_scores(later)
+    assert scores.to_json() == run.scores.to_json()
+    assert str(scores) == str(run.scores)
+    rounded = Scores.from_json(run.scores.to_json(), run.scores.views)  # to six digits, as the file has them
+    assert write_report(scores, later).read_text() == write_report(rounded, run.out).read_text()
+    shutil.rmtree(later / "photos")  # as in folders of runs before
+    assert "data:image/jpeg" not in write_report(scores, later).read_text()
+    (later / "scores.json").write_text('{"run": {"limit": 3}, "parts": [{"name": "whole"}], "problems": {}}')
+    with pytest.raises(DeformscopeError, match=r"scores\.json: no scores of a finished run"):
+        read_scores(later)
+    with pytest.raises(DeformscopeError, match="no scores of a finished run"):
+        read_scores(tmp_path)
 
+
+def test_best_and_worst_photos_are_kept_however_the_run_was_shared_out_or_broken_off(run, tmp_path):
+    """What is kept of two shares, and of a run that goes on, has the best and the worst of all."""
+    random = np.random.default_rng(9)
+    values = random.permutation(60) / 60
+    analysis = Analysis(
+        np.zeros((8, 12, 3), dtype=np.uint8),
+        Fields({name: OffsetField.from_tensor(torch.zeros(18, 4, 6), name=name) for name in ("a", "b")}),
+    )
+
+    def record(index):
+        layers = {"a": {"field": {"image": {"auroc": values[index]}}}, "*": {}}
+        layers["b"] = {"field": {"image": {"auroc": float("nan") if index % 7 else 1 - values[index]}}}
+        return {"index": index, "views": {"whole": {"masked": index % 2 == 0, "layers": layers}}}
+
+    first = Kept(tmp_path)
+    for index in range(30):
+        first.add(record(index), analysis)
+    again, other = Kept(tmp_path), Kept(tmp_path)
+    for index in range(20):
+        again.add(record(index))
+    for index in range(20, 30):
+        again.add(record(index), analysis)
+    for index in range(30, 60):
+        other.add(record(index), analysis)
+    for masked in (True, False):
+        order = sorted((i for i in range(60) if (i % 2 == 0) is masked), key=lambda i: values[i])
+        for index in (*order[:3], *order[-3:]):
+            assert kept(tmp_path, index, "a") is not None
+    assert all(kept(tmp_path, index, "b") is not None for index in range(12))
+    assert kept(tmp_path, 30, "nothing") is None
+    # Of each share, layer, kind of photo and end three, and the first twelve.
+    assert len(list((tmp_path / "photos").iterdir())) <= 2 * 2 * 2 * 2 * 3 + 12
+    assert kept(tmp_path, 0, "a").fields["a"].offset.dtype == torch.float32
+
+
+def test_a_terminal_gets_a_verdict_for_each_claim_and_the_file_the_tables(run):
     scores = run.scores
     row = next(r for r in scores.part("whole").rows if r.metric.name == "auroc")
-    console = Console(width=250, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    for table in as_tables(scores):
-        console.print(table)
-    for text in (console.export_text(), as_markdown(scores)):
-        assert f"{row.sources['field'].value:.3f} [" in text
-        assert "AUROC of −divergence" in text
-        assert "off-centre crops" in text.lower()
+    text = as_markdown(scores.parts)
+    assert f"{row.sources['field'].value:.3f} [" in text
+    assert "AUROC of −divergence" in text
+    assert "off-centre crops" in text.lower()
+    shown = str(scores)
+    assert len(shown.splitlines()) <= 30
+    assert [line.partition(": ")[0] for line in shown.splitlines() if line[:1].isupper() and ": " in line][:3] == [
+        "Features condense on objects",
+        "Divergence segments objects",
+        "Circles tell the size of objects",
+    ]
+    assert "14 of 14 photos" in shown
+    assert "2 photos: photo not readable" in shown
+    assert repr(scores) == "Scores(whole: 11 photos, crop: 11 photos)"
+    page = scores._repr_html_()
+    for verdict in scores.verdicts:
+        assert f"{verdict.claim}<br>{verdict.answer}" in page
+        assert page.count(f">{with_interval(verdict.rows['whole'].sources['field'])}<") >= 1
+
+
+@pytest.mark.parametrize(
+    ("lows", "answer"),
+    [
+        ({"whole": 0.1, "crop": 0.2}, "holds"),
+        ({"whole": -0.1, "crop": 0.2}, "holds in part"),
+        ({"whole": 0.1, "crop": 0.0}, "holds in part"),
+        ({"whole": -0.1, "crop": -0.2}, "not shown"),
+        ({"whole": 0.1}, "holds"),
+        ({}, "not measured"),
+    ],
+)
+def test_a_claim_holds_where_the_offsets_beat_every_null(lows, answer):
+    metric = next(metric for metric in METRICS if metric.name == "pointing")
+
+    def row(layer, value, low):
+        # The detected boxes are no null: nobody has to beat them.
+        sources = {"field": Estimate(value, value, value), "noise": Estimate(0.2, 0.1, 0.3)}
+        sources |= {"centre": Estimate(0.4, 0.3, 0.5), "filled": Estimate(1, 1, 1)}
+        gains = {"noise": Estimate(0.6, 0.5, 0.7), "centre": Estimate(0.3, low, 0.5), "filled": Estimate(-1, -1, -1)}
+        return Row(metric, layer, 20, sources, gains)
+
+    parts = [Part(view, 20, 20, (row("weak", 0.3, 1), row("strong", 0.7, low))) for view, low in lows.items()]
+    verdict = verdicts(parts)[0]
+    assert verdict.answer == answer
+    assert {view: one.layer for view, one in verdict.rows.items()} == dict.fromkeys(lows, "strong")
+    for view, low in lows.items():
+        expected = "beats every null, the nearest is" if low > 0 else "does not beat"
+        assert verdict.reason(view) == f"{expected} the photo's centre (0.400)"
+    unseen = verdicts([Part("whole", 20, 20, (row("seen", 0.9, 1),), (row("unseen", 0.7, 1),))])
+    assert unseen[0].rows["whole"].layer == "unseen"
+    assert "Few" not in as_text(unseen)
+    assert ("Few whole photos" in as_text([verdict])) == ("whole" in lows)
 
 
 def test_records_hold_what_was_measured_of_the_photo_alone(run):

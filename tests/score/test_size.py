@@ -108,7 +108,9 @@ def test_objects_without_a_value_are_left_out_of_a_correlation():
     sizes = random.uniform(10, 200, (40, 2))
     owner = np.repeat(np.arange(20), 2)
     names = tuple(str(n) for n in range(20))
-    table = Table(names, *[np.zeros(20, dtype=bool)] * 3, np.zeros(20), owner, ("a",) * 40, ("M",) * 40, sizes, {})
+    table = Table(
+        np.arange(20), names, *[np.zeros(20, dtype=bool)] * 3, np.zeros(20), owner, ("a",) * 40, ("M",) * 40, sizes, {}
+    )
     weights = random.integers(0, 3, (5, 20)).astype(float)
     objects = Objects.of(table, weights, np.zeros(20, dtype=bool))
     values = sizes[:, 0] + random.normal(0, 40, 40)

@@ -56,7 +56,6 @@ def score(
     from .. import load
     from ..score import Settings, score as measure
     from ..score.report.html import write_report
-    from ..score.summary.tables import as_tables
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -75,9 +74,8 @@ def score(
         )
     if scores is None:  # under torchrun the first process has the scores
         return 0
-    for table in as_tables(scores):
-        console().print(table)
-    print(write_report(scores, model, data, out, settings))
+    print(f"{scores}\n\nAll tables: {out / 'tables.md'}, all numbers: {out / 'scores.json'}, the report:")
+    print(write_report(scores, out))
     return 0
 
 

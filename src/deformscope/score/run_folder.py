@@ -15,10 +15,12 @@ from torch import nn
 from ..errors import DeformscopeError
 from ..files import write_json
 from .measures.annotations import Photos
-from .summary.columns import Record, read_records
+from .summary.columns import Record, read_records, table
+from .summary.rows import VIEWS
+from .summary.scores import Scores
 
 FORMAT = "deformscope.score.1"
-RUN = "run.json"
+RUN, SCORES = "run.json", "scores.json"
 
 
 def known_records(folder: Path, total: int) -> Iterator[Record]:
@@ -55,6 +57,22 @@ def describe(detector: nn.Module, photos: Photos, settings: dict[str, Any]) -> d
         "data": photos.annotations.parent.parent.name,
         "photos": len(photos.images),
     } | settings
+
+
+def read_scores(folder: Path | str) -> Scores:
+    """The scores of a finished run, from its folder alone.
+
+    Raises DeformscopeError where the folder holds none.
+    """
+    path = Path(folder) / SCORES
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        views = {view: table(known_records(Path(folder), content["run"]["records"]), view) for view in VIEWS}
+        return Scores.from_json(content, views)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeformscopeError(
+            f"{path}: no scores of a finished run ({type(error).__name__}: {error}); score into that folder again"
+        ) from None
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..analysis import Analysis
 from ..datasets.coco import Broken
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
+from .kept import Kept
 from .measures.annotations import Photos, Scene, off_centre, open_folder
 from .measures.compare import Task, measured
 from .measures.inference import Seen, look, offset_convolutions
@@ -125,17 +127,19 @@ def score(
             claim(folder, run)
         wait(world)
         share = range(rank * total // world, (rank + 1) * total // world)
-        state, known = Progress(len(share)), set()
+        state, known, kept = Progress(len(share)), set(), Kept(folder)
         for record in known_records(folder, total):
             if record["index"] in share:
                 known.add(record["index"])
                 state.add(record)
+                kept.add(record)
         if progress is not None:
             progress(state)
         todo = [index for index in share if index not in known]
         if todo:
             with appending(folder / f"records.{rank}.jsonl") as file:
-                for record in records(detector, photos, todo, total, chosen):
+                for record, analysis in records(detector, photos, todo, total, chosen):
+                    kept.add(record, analysis)
                     file.write(json.dumps(record) + "\n")
                     file.flush()
                     state.add(record)
@@ -146,32 +150,32 @@ def score(
             return None
         scores = summarise(lambda: known_records(folder, total), run | {"max_photos": total}, chosen.draws)
         write_json(folder / "scores.json", scores.to_json())
-        write_text(folder / "tables.md", as_markdown(scores))
+        write_text(folder / "tables.md", as_markdown(scores.parts))
         return scores
 
 
 def records(
     detector: nn.Module, photos: Photos, indices: Sequence[int], total: int, settings: Settings
-) -> Iterator[Record]:
-    """The records of the photos of these indices, in their order."""
+) -> Iterator[tuple[Record, Analysis | None]]:
+    """The records of the photos of these indices, in their order, with the fields that were measured."""
     fresh = fresh_copy(detector, offset_convolutions(detector), settings.seed)
     eyes = _Eyes(detector, fresh, photos, total, settings)
-    waiting: deque[Record | tuple[Record, dict[str, Future[dict[str, Any]]]]] = deque()
+    waiting: deque[tuple[Record, Analysis | None, dict[str, Future[dict[str, Any]]]]] = deque()
     ahead = 4 * max(settings.workers, 1)
     with _pool(settings.workers) as pool, ThreadPoolExecutor(1) as reader:
         read: deque[Future[Scene | str]] = deque()
         for place, index in enumerate(indices):
             while len(read) < 4 and place + len(read) < len(indices):
                 read.append(reader.submit(_read, photos, indices[place + len(read)]))
-            record, tasks = eyes.see(index, read.popleft().result())
+            record, tasks, analysis = eyes.see(index, read.popleft().result())
             if pool is None:
-                yield _finished(record, {name: measured(task) for name, task in tasks.items()})
+                yield _finished(record, {name: measured(task) for name, task in tasks.items()}), analysis
                 continue
-            waiting.append((record, {name: pool.submit(measured, task) for name, task in tasks.items()}))
+            waiting.append((record, analysis, {name: pool.submit(measured, task) for name, task in tasks.items()}))
             while len(waiting) > ahead:
-                yield _collected(waiting.popleft())
+                yield _collected(*waiting.popleft())
         while waiting:
-            yield _collected(waiting.popleft())
+            yield _collected(*waiting.popleft())
 
 
 class _Eyes:
@@ -181,22 +185,26 @@ class _Eyes:
         self.detector, self.fresh, self.photos, self.total, self.settings = detector, fresh, photos, total, settings
         self.seen: dict[int, Seen | None] = {}
 
-    def see(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task]]:
-        """A photo's record so far, and what is to be measured of it."""
+    def see(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task], Analysis | None]:
+        """A photo's record so far, what is to be measured of it, and its fields."""
         image = self.photos.images[index]
         record: Record = {"index": index, "image": image.id, "file": image.file_name, "status": "scored"}
         if isinstance(scene, str):
-            return record | {"status": "photo not readable", "note": scene}, {}
+            return record | {"status": "photo not readable", "note": scene}, {}, None
         if not scene.counted:
-            return record | {"status": "no object", "note": "no object that counts is annotated"}, {}
+            return record | {"status": "no object", "note": "no object that counts is annotated"}, {}, None
         tasks: dict[str, Task] = {}
+        analysis = None
         try:
             views = {"whole": scene, "crop": off_centre(scene) if self.settings.crops else None}
             for view, one in views.items():
                 if one is None or not one.counted:
                     continue
                 seen = self._look(self.detector, one)
+                # The fields themselves stay here: workers and later photos need the maps alone.
+                seen, whole = replace(seen, analysis=None), seen.analysis
                 if view == "whole":
+                    analysis = whole
                     self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
                     if seen.broken:
                         record["broken"] = list(seen.broken)
@@ -208,10 +216,10 @@ class _Eyes:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
-            return record | {"status": "detector failed", "note": f"{type(error).__name__}: {reason}"}, {}
+            return record | {"status": "detector failed", "note": f"{type(error).__name__}: {reason}"}, {}, None
         if not any(task.field.maps for task in tasks.values()):
-            return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}
-        return record, tasks
+            return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}, None
+        return record, tasks, analysis
 
     def _look(self, detector: nn.Module, scene: Scene) -> Seen:
         return look(detector, scene.photo, self.settings.layers, together=self.settings.composed)
@@ -225,7 +233,8 @@ class _Eyes:
             if other not in self.seen:
                 scene = _read(self.photos, other)
                 try:
-                    self.seen[other] = None if isinstance(scene, str) else self._look(self.detector, scene)
+                    seen = None if isinstance(scene, str) else self._look(self.detector, scene)
+                    self.seen[other] = None if seen is None else replace(seen, analysis=None)
                 except (RuntimeError, ValueError, IndexError):
                     self.seen[other] = None
             seen = self.seen[other]
@@ -241,9 +250,10 @@ def _read(photos: Photos, index: int) -> Scene | str:
         return str(error)
 
 
-def _collected(waiting: Any) -> Record:
-    record, futures = waiting
-    return _finished(record, {name: future.result() for name, future in futures.items()})
+def _collected(
+    record: Record, analysis: Analysis | None, futures: dict[str, Future[dict[str, Any]]]
+) -> tuple[Record, Analysis | None]:
+    return _finished(record, {name: future.result() for name, future in futures.items()}), analysis
 
 
 def _finished(record: Record, views: dict[str, dict[str, Any]]) -> Record:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from ...analysis import Analysis
 from ...capture.offset_sources import origins
-from ...capture.recorder import capture
+from ...capture.recorder import Fields, capture
 from ...fields.cell_maps import CellMaps, finite
 from ...fields.stack import DEEPEST, composed, upstream
 
@@ -28,6 +29,8 @@ class Seen:
     scores: np.ndarray
     broken: tuple[str, ...] = ()
     """Layers whose offsets held NaN or infinity."""
+    analysis: Analysis | None = None
+    """The measured fields themselves."""
 
 
 def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, together: bool = False) -> Seen:
@@ -41,7 +44,7 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, 
         detection = detector(photo)[0]
     traced = dict(zip(fields, calls, strict=True))
     maps: Maps = {}
-    per_cell, broken = {}, []
+    per_cell, broken, shown = {}, [], {}
     for name, field in fields.matching(list(layers)).items():
         if field.offset.shape[0] != 1:
             continue
@@ -51,11 +54,15 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, 
             continue
         field = composed(stack)
         groups = field.offset.shape[1]
+        shown[name] = field.to("cpu")
         for group in range(groups):
             key = name if groups == 1 else f"{name}:{group}"
             maps[key], per_cell[key] = CellMaps.of(field, group), field.pixels_per_cell()
     boxes, scores = detection["boxes"].double().cpu().numpy(), detection["scores"].double().cpu().numpy()
-    return Seen(maps, per_cell, boxes, scores, tuple(broken))
+    found = {key: value.cpu() for key, value in detection.items() if isinstance(value, Tensor)}
+    names, detector_name = getattr(detector, "class_names", ()), getattr(detector, "name", type(detector).__name__)
+    analysis = Analysis(photo, Fields(shown), found, tuple(names), str(detector_name))
+    return Seen(maps, per_cell, boxes, scores, tuple(broken), analysis)
 
 
 def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:

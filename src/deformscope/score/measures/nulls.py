@@ -18,6 +18,15 @@ Array = np.ndarray
 NULLS = ("fresh", "shuffled", "noise", "centre", "zero", "filled")
 """Fresh offset convolutions; another image's offsets; noise of the same spectrum; the photo's centre; no offsets; the
 detected boxes, filled."""
+NAMES = {
+    "field": "the offsets",
+    "fresh": "fresh offset convolutions",
+    "shuffled": "another photo's offsets",
+    "noise": "noise",
+    "centre": "the photo's centre",
+    "zero": "no offsets",
+    "filled": "the detected boxes, filled",
+}
 MEANING = {
     "field": "the offsets",
     "fresh": "the same network with freshly drawn offset convolutions",

@@ -1,61 +1,73 @@
-"""A run's report: one HTML file with tables, plots and the best, median and worst photos; nothing is loaded from
-elsewhere."""
+"""A run's report: one HTML file that opens with a verdict on each claim, then tables, plots and photos.
+
+Nothing is loaded from elsewhere.
+"""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
+from ...analysis import Analysis
 from ...files import write_text
-from ..measures.annotations import open_folder
-from ..measures.nulls import MEANING
-from ..runner import Settings
-from ..summary.columns import Table, read_records, table
+from ..kept import AT_RANDOM, SHOWN, kept
+from ..measures.nulls import MEANING, NAMES
+from ..run_folder import known_records
+from ..summary.columns import Table, table
 from ..summary.metrics import METRICS
-from ..summary.scores import Part, Scores
-from ..summary.tables import HEADINGS, caption, headline, row_cells, title, with_interval
+from ..summary.rows import VIEWS, Part, number, with_interval
+from ..summary.scores import Scores
+from ..summary.tables import HEADINGS, caption, headline, row_cells, title
+from ..summary.verdicts import HOLDS, Verdict, caveat
 from . import plots
 
 REPORT = "report.html"
-SHOWN = 3
-"""Photos shown of the best, of the middle and of the worst."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
+:root{color-scheme:light}
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1180px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin-bottom:.2rem}
+h1{font-size:1.6rem;line-height:1.25;margin-bottom:.2rem;overflow-wrap:anywhere}
 h2{margin-top:2.4rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
+.claims{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1rem;margin:1.4rem 0}
+.claims article{border:1px solid #ddd;border-radius:8px;padding:.8rem 1rem;min-width:0}
+.claims h2{font-size:1.05rem;margin:0;border:0;padding:0}
+.claims img{width:100%}
+.answer{font-size:1.35rem;font-weight:600;margin:.1rem 0}
+.number{margin:.2rem 0}.number b{font-size:1.35rem}
+.claims dl{font-size:13px;margin:.4rem 0 0}.claims dt{font-weight:600}.claims dd{margin:0 0 .3rem}
 table{border-collapse:collapse;font-size:13px;margin:.6rem 0}
 td,th{padding:.25rem .5rem;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}
 td:first-child,th:first-child,td:last-child,th:last-child{text-align:left;white-space:normal}
+td:first-child,th:first-child{min-width:11rem}td:last-child,th:last-child{min-width:9rem}
 tr.claim td{font-weight:600;background:#f6f6f6;text-align:left}
-.good{color:#137333}.bad{color:#9a5b00}.faint{color:#666;font-size:13px}.wide{overflow-x:auto}
+.good{color:#137333}.bad{color:#9a5b00}.faint{color:#666;font-size:13px;overflow-wrap:anywhere}.wide{overflow-x:auto}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}.plots img{max-width:100%;width:560px}
 .photos img{max-width:49%;vertical-align:top}figure{margin:.6rem 0 1.4rem}figcaption{font-size:13px;color:#444}
+@media(max-width:600px){.photos img{max-width:100%}}
 """
 
 
-def write_report(scores: Scores, detector: nn.Module, data: Path | str, out: Path | str, settings: Settings) -> Path:
-    """Write ``report.html`` into a run's folder, with the run's own photos in it; returns its path.
+def write_report(scores: Scores, out: Path | str) -> Path:
+    """Write ``report.html`` into the folder of a run; returns its path.
 
-    ``data``, ``out`` and ``settings`` are those that :func:`deformscope.score.score` got.
+    ``scores`` is what :func:`deformscope.score.score` returned, or what :func:`deformscope.score.read_scores` reads
+    from that folder later. Photos are those that the run kept in ``out``; the detector is not needed.
     """
     folder = Path(out)
-    whole = table(read_records(folder), "whole")
     layer = _layer(scores)
-    parts = [_head(scores)]
+    parts = [_head(scores), _claims(scores)]
+    if layer:
+        whole = scores.views.get("whole") or table(known_records(folder, scores.run["records"]), "whole")
+        parts += [_plots(whole, layer), _photos(whole, layer, folder)]
+    parts.append(_nulls())
     for name in ("whole", "crop", "several objects"):
         part = scores.part(name)
         if part is not None:
-            parts.append(_figures(part, layer))
-    if layer:
-        parts.append(_plots(whole, layer))
-        parts.append(_photos(whole, layer, detector, Path(data), settings))
+            parts.append(_table(part, layer))
     parts.append(_breakdown(scores, layer))
     parts.append(_problems(scores))
     page = (
@@ -77,20 +89,53 @@ def _layer(scores: Scores) -> str:
 
 def _head(scores: Scores) -> str:
     run = scores.run
-    data = f"{run['data']}/{run['annotations']}, {run['records']} of {run['photos']} photos"
-    nulls = "".join(f"<li><b>{_text(plots.NAMES.get(k, k))}</b>: {_text(v)}" for k, v in MEANING.items())
     return (
         f"<h1>Do the offsets of {_text(run['detector'])} show what the paper says?</h1>"
-        f"<p class=faint>{_text(data)} · deformscope {_text(run['deformscope'])} · "
+        f"<p class=faint>{_text(scores.title())} · deformscope {_text(run['deformscope'])} · "
         f"weights sha256 {_text(run['weights'][:12])}…</p>"
-        "<p>Zhang et al. (ICPRAM 2021) say: features condense on object centres, negative divergence segments objects, "
-        f"circles tell their size. Each figure stands beside what it has to beat:</p><ul>{nulls}</ul>"
-        "<p>A figure beats a null when the 95 % interval of the paired difference (bootstrap over photos) lies above "
-        "zero. The detector's own boxes are no null in that sense: they are what it was taught.</p>"
     )
 
 
-def _figures(part: Part, layer: str) -> str:
+def _claims(scores: Scores) -> str:
+    """A verdict, a number and a picture for each claim."""
+    cards = "".join(_card(verdict) for verdict in scores.verdicts)
+    return (
+        f"<div class=claims>{cards}</div><p class=faint>The claims are those of Zhang et al. (ICPRAM 2021). A claim "
+        "holds if the offsets beat every null, that is, if the 95 % interval of the paired difference (bootstrap over "
+        "photos) lies above zero; it holds in part if they do so on whole photos only, or on off-centre crops only. If "
+        "some of the photos have masks, metrics that compare places are of those photos only."
+        f" {_text(caveat(scores.verdicts))}</p>"
+    )
+
+
+def _card(verdict: Verdict) -> str:
+    parts = [f"<article><h2>{_text(verdict.claim)}</h2>"]
+    shade = "good" if verdict.answer == HOLDS else "bad"
+    parts.append(f"<p class='answer {shade}'>{verdict.answer}</p>")
+    if verdict.rows:
+        row = next(iter(verdict.rows.values()))
+        one = row.sources["field"]
+        parts.append(
+            f"<p class=number><b>{number(one.value)}</b> [{number(one.low)}, {number(one.high)}]<br>"
+            f"<span class=faint>{_text(row.metric.text)}; {row.n} {row.metric.of}, {_text(row.layer)}</span></p>"
+        )
+        url = plots.data_url(plots.against_nulls(verdict.rows), dpi=160)
+        words = "; ".join(f"{VIEWS[view]}: {with_interval(one.sources['field'])}" for view, one in verdict.rows.items())
+        parts.append(f"<img alt='{_text(row.metric.text)}, offsets and nulls. {_text(words)}' src='{url}'><dl>")
+        parts += [f"<dt>{VIEWS[view]}</dt><dd>{_text(verdict.reason(view))}</dd>" for view in verdict.rows]
+        parts.append("</dl>")
+    return "".join(parts) + "</article>"
+
+
+def _nulls() -> str:
+    listed = "".join(f"<li><b>{_text(name)}</b>: {_text(MEANING[name])}" for name in NAMES if name != "field")
+    return (
+        "<h2>All metrics</h2><p>Each metric of the offsets is compared with that of every null. The detected boxes are "
+        f"shown for comparison only: the detector was trained to find them.</p><ul>{listed}</ul>"
+    )
+
+
+def _table(part: Part, layer: str) -> str:
     rows = headline(part) if part.best else [row for row in headline(part) if row.layer == layer]
     lines, claim = [], ""
     for row in rows:
@@ -107,7 +152,7 @@ def _figures(part: Part, layer: str) -> str:
         )
     head = "".join(f"<th>{_text(heading)}</th>" for heading in HEADINGS)
     return (
-        f"<h2>{_text(title(part).capitalize())}</h2><p class=faint>{_text(caption(part).capitalize())}. "
+        f"<h3>{_text(title(part).capitalize())}</h3><p class=faint>{_text(caption(part).capitalize())}. "
         f"Hover a row for the nulls' intervals.</p><div class=wide><table><tr>{head}</tr>{''.join(lines)}</table></div>"
     )
 
@@ -121,42 +166,54 @@ def _plots(whole: Table, layer: str) -> str:
         "AUROC by photo": plots.spread(whole, layer, "auroc", "AUROC of −divergence in a photo"),
     }
     images = "".join(f"<img alt='{words}' src='{plots.data_url(figure)}'>" for words, figure in drawn.items())
-    return f"<h2>Plots</h2><div class=plots>{images}</div>"
+    return f"<h2>Plots, {_text(layer)}</h2><div class=plots>{images}</div>"
 
 
-def _photos(whole: Table, layer: str, detector: nn.Module, data: Path, settings: Settings) -> str:
-    """Figures 2 and 3 of the photos with the best, the middle and the worst AUROC."""
+def _photos(whole: Table, layer: str, folder: Path) -> str:
+    """Figures 2 and 3 of the photos with the best and the worst AUROC, and of the nearest to the median of some."""
     column = whole.column(layer, "field")
     assert column is not None
     # Where some photos have masks, those without are measured against boxes, which is another question.
     values = np.where(whole.masked | ~whole.masked.any(), column.image["auroc"], np.nan)
-    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[: int(np.isfinite(values).sum())]
-    if not len(order):
+    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[: int(np.isfinite(values).sum())].tolist()
+    if not order:
         return ""
-    middle = max(0, len(order) // 2 - SHOWN // 2)
-    groups: Sequence[tuple[str, np.ndarray]] = (
-        ("Best", order[:SHOWN]),
-        ("Middle", order[middle : middle + SHOWN]),
-        ("Worst", order[::-1][:SHOWN]),
-    )
-    folder = open_folder(data, settings.split, settings.seed, settings.broken).folder
-    parts = [f"<h2>Photos, by AUROC of −divergence at {_text(layer)}</h2>"]
-    for words, chosen in groups:
-        parts.append(f"<h3>{words}</h3>")
-        for number in chosen:
-            panels = plots.photo_panels(detector, folder / whole.names[number], layer)
-            urls = [plots.data_url(panel, "jpeg") for panel in panels]
-            alts = ("d_f and its divergence", "circles")
-            images = "".join(f"<img alt='{alt}' src='{url}'>" for alt, url in zip(alts, urls, strict=True))
-            note = f"{whole.names[number]}: AUROC {values[number]:.3f}, sink on an object: "
-            note += "yes" if column.image["pointing"][number] > 0.5 else "no"
-            parts.append(f"<figure class=photos>{images}<figcaption>{_text(note)}</figcaption></figure>")
-    return "".join(parts)
+    worst = [place for place in order[::-1][:SHOWN] if place not in order[:SHOWN]]
+    some = [place for place in order if whole.index[place] < AT_RANDOM and place not in order[:SHOWN] + worst]
+    median = float(np.median(values[order]))
+    middle = sorted(some, key=lambda place: abs(values[place] - median))[:SHOWN]
+    parts = []
+    for words, chosen in (("Best", order[:SHOWN]), (f"Middle, of {AT_RANDOM} at random", middle), ("Worst", worst)):
+        shown = [
+            _photo(
+                whole.names[place],
+                kept(folder, int(whole.index[place]), layer),
+                layer,
+                values[place],
+                column.image["pointing"][place],
+            )
+            for place in chosen
+        ]
+        if any(shown):
+            parts.append(f"<h3>{words}</h3>{''.join(shown)}")
+    if not parts:
+        return ""
+    return f"<h2>Photos, by AUROC of −divergence at {_text(layer)}</h2>{''.join(parts)}"
+
+
+def _photo(name: str, analysis: Analysis | None, layer: str, auroc: float, pointing: float) -> str:
+    if analysis is None:
+        return ""
+    urls = [plots.data_url(panel, "jpeg") for panel in plots.photo_panels(analysis, layer)]
+    alts = ("d_f and its divergence", "circles")
+    images = "".join(f"<img alt='{alt}' src='{url}'>" for alt, url in zip(alts, urls, strict=True))
+    note = f"{name}: AUROC {auroc:.3f}, sink on an object: {'yes' if pointing > 0.5 else 'no'}"
+    return f"<figure class=photos>{images}<figcaption>{_text(note)}</figcaption></figure>"
 
 
 def _breakdown(scores: Scores, layer: str) -> str:
     names = ("pointing", "sink_distance", "cosine", "iou", "auroc", "auroc_ring", "spearman_centre", "error_centre")
-    words = {figure.name: figure.text for figure in METRICS}
+    words = {metric.name: metric.text for metric in METRICS}
     lines = []
     for part in scores.parts:
         if not part.name.startswith(("size ", "class ")):
@@ -171,7 +228,7 @@ def _breakdown(scores: Scores, layer: str) -> str:
         return ""
     head = "".join(f"<th>{_text(h)}</th>" for h in ("part", "photos", "objects", *(words[name] for name in names)))
     return (
-        f"<h2>By size and class, {_text(layer)}</h2><p class=faint>Photos go by their largest object. All layers and "
+        f"<h3>By size and class, {_text(layer)}</h3><p class=faint>Photos go by their largest object. All layers and "
         f"nulls are in scores.json.</p><div class=wide><table><tr>{head}</tr>{''.join(lines)}</table></div>"
     )
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
+import math
+import textwrap
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from torch import nn
+from matplotlib.lines import Line2D
 
-from ...analysis import analyse
+from ...analysis import Analysis
 from ...draw import figure2, figure3
 from ...draw.style import FAINT, INK
 from ...metrics.matching import Pooled, average_precision
-from ..measures.nulls import NULLS
+from ..measures.nulls import NAMES, NULLS
 from ..summary.columns import Table
+from ..summary.rows import VIEWS, Row
 from ..summary.size import BOUNDS
 
 Array = np.ndarray
@@ -29,7 +32,7 @@ COLOURS = {
     "zero": "#999999",
     "filled": "#e6ab02",
 }
-NAMES = {"field": "offsets"}
+VIEW_COLOURS = {"whole": "#d7191c", "crop": "#2b6cb0"}
 
 
 def distances(table: Table, layer: str) -> Drawing:
@@ -121,16 +124,51 @@ def spread(table: Table, layer: str, name: str, words: str) -> Drawing:
     return figure
 
 
-def photo_panels(detector: nn.Module, photo: Path, layer: str) -> list[Drawing]:
+def photo_panels(analysis: Analysis, layer: str) -> list[Drawing]:
     """Figures 2 and 3 of one photo at one layer."""
     name, _, group = layer.partition(":")
-    analysis = analyse(detector, photo)
     field, chosen = analysis.fields[name], int(group or 0)
     found = analysis.detection
     return [
         figure2(field, analysis.photo, detection=found, class_names=analysis.class_names, group=chosen),
         figure3(field, analysis.photo, group=chosen),
     ]
+
+
+def against_nulls(rows: Mapping[str, Row]) -> Drawing:
+    """A metric of the offsets and of each null with its interval, a colour for each view."""
+    first = next(iter(rows.values()))
+    names = [name for name in ("field", *NULLS) if any(name in row.sources for row in rows.values())]
+    figure = Drawing(figsize=(4.4, 3.1), facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    for number, (view, row) in enumerate(rows.items()):
+        shift = (number - (len(rows) - 1) / 2) * 0.28
+        for place, name in enumerate(names):
+            one = row.sources.get(name)
+            if one is None or not math.isfinite(one.value):
+                continue
+            colour = VIEW_COLOURS[view] if name == "field" else FAINT
+            ax.plot([one.low, one.high], [place + shift] * 2, color=colour, lw=2.4 if name == "field" else 1.2)
+            face = colour if view == "whole" else "white"
+            ax.plot(one.value, place + shift, "o", ms=6 if name == "field" else 4.5, color=colour, mfc=face)
+    marks = [_mark(view) for view in rows]
+    words = [VIEWS[view] for view in rows]
+    figure.legend(marks, words, frameon=False, fontsize=9, loc="outside upper left", ncols=2, handletextpad=0)
+    ax.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
+    ax.get_yticklabels()[0].set_fontweight("bold")
+    ax.invert_yaxis()
+    ax.set_xlabel(textwrap.fill(first.metric.text, 36), fontsize=9)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.grid(axis="x", color="#dddddd", lw=0.6)
+    ax.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    return figure
+
+
+def _mark(view: str) -> Line2D:
+    colour = VIEW_COLOURS[view]
+    return Line2D([], [], marker="o", ls="", color=colour, mfc=colour if view == "whole" else "white")
 
 
 def data_url(figure: Drawing, kind: str = "png", dpi: int = 110) -> str:
@@ -157,4 +195,4 @@ def _title(ax: Axes, layer: str, detail: str) -> None:
 
 
 def _label(source: str) -> str:
-    return NAMES.get(source, source)
+    return "offsets" if source == "field" else source

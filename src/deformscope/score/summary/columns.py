@@ -34,8 +34,10 @@ class Column:
 class Table:
     """One view (whole photos, or off-centre crops) of a run."""
 
+    index: Int[Array, " n"]
+    """Of each of the n photos, its place in the run's random order."""
     names: tuple[str, ...]
-    """The n photos' files."""
+    """Their files."""
     half: Bool[Array, " n"]
     """Which half of the photos one belongs to; what is fitted or chosen on one is measured on the other."""
     quarter: Bool[Array, " n"]
@@ -94,6 +96,7 @@ def table(records: Iterable[Record], view: str) -> Table:
     counts = np.array([row[4] for row in rows], dtype=int)
     objects = [thing for index in order.tolist() for thing in things[index]]
     return Table(
+        index=order,
         names=tuple(row[1] for row in rows),
         half=order % 2 == 1,
         quarter=order // 2 % 2 == 1,

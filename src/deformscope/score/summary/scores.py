@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field as dataclass_field
 from typing import Any
 
-from .metrics import METRICS, Metric
+from .columns import Table
+from .metrics import METRICS
+from .rows import VIEWS, Part, part_from_json, part_to_json, with_interval
+from .verdicts import Verdict, as_text, verdicts
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric's value with its 95 % interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric at one layer: of the offsets, of every null, and the paired differences between them."""
-
-    metric: Metric
-    layer: str
-    n: int
-    sources: dict[str, Estimate]
-    """``field`` and the nulls."""
-    gains: dict[str, Estimate]
-    """How much better than each null the offsets are, in the metric's unit; worse is negative."""
-
-    @property
-    def unbeaten(self) -> tuple[str, ...]:
-        """The nulls that the offsets do not beat: the gain's interval holds zero or less. The detector's own boxes are
-        no null in this sense, since they are what it was taught."""
-        return tuple(name for name, gain in self.gains.items() if name != "filled" and not gain.low > 0)
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if not self.gains:
-            return "no null applies"
-        return "beats every null" if not self.unbeaten else "does not beat " + ", ".join(self.unbeaten)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Metrics of one part of the photos or objects: a row for each layer and metric."""
-
-    name: str
-    photos: int
-    objects: int
-    rows: tuple[Row, ...]
-    best: tuple[Row, ...] = ()
-    """One row per metric, of the layer that was best on one half of the photos, measured on the other."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
-    """What ``score`` returns, and ``scores.json`` holds."""
+    """What ``score`` returns, and ``scores.json`` holds.
+
+    >>> print(scores)                                      # a verdict for each claim
+    >>> scores.part("whole").best                          # rows: metric, layer, n, sources, gains over each null
+    >>> scores.views["whole"].column(layer, "field").image["auroc"]        # photo by photo
+    """
 
     run: dict[str, Any]
     """What was measured, with what, on what."""
@@ -66,41 +28,57 @@ class Scores:
     """``whole``, ``crop``, ``several objects``, ``size S`` …, ``class cat`` …"""
     problems: dict[str, list[str]] = dataclass_field(default_factory=dict)
     """Photos that gave no metrics, by reason."""
+    views: Mapping[str, Table] = dataclass_field(default_factory=dict, compare=False)
+    """Every photo's and object's numbers, of ``whole`` photos and off-centre ``crop``s."""
 
     def part(self, name: str) -> Part | None:
         """The part of that name."""
         return next((part for part in self.parts if part.name == name), None)
 
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """One for each of the paper's three claims."""
+        return verdicts(self.parts)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain data; NaN as null."""
+        """Plain data without the views; NaN as null."""
         return {
             "run": self.run,
             "problems": self.problems,
-            "figures": {f.name: {"claim": f.claim, "text": f.text, "unit": f.unit} for f in METRICS},
-            "parts": [
-                {
-                    "name": part.name,
-                    "photos": part.photos,
-                    "objects": part.objects,
-                    "best": [_row(row) for row in part.best],
-                    "rows": [_row(row) for row in part.rows],
-                }
-                for part in self.parts
-            ],
+            "figures": {m.name: {"claim": m.claim, "text": m.text, "unit": m.unit} for m in METRICS},
+            "parts": [part_to_json(part) for part in self.parts],
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], views: Mapping[str, Table] | None = None) -> Scores:
+        """What :meth:`to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        problems = {str(reason): [str(one) for one in files] for reason, files in content["problems"].items()}
+        parts = tuple(part_from_json(part) for part in content["parts"])
+        return cls(dict(content["run"]), parts, problems, views or {})
 
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        "figure": row.metric.name,
-        "layer": row.layer,
-        "n": row.n,
-        "of": row.metric.of,
-        "sources": {name: _numbers(one) for name, one in row.sources.items()},
-        "gains": {name: _numbers(one) for name, one in row.gains.items()},
-        "verdict": row.verdict,
-    }
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(f'{part.name}: {part.photos} photos' for part in self.parts if part.name in VIEWS)})"
 
+    def __str__(self) -> str:
+        """A verdict for each claim, and how many photos gave none."""
+        missing = [f"{len(files)} photos: {reason}" for reason, files in self.problems.items()]
+        return "\n\n".join([self.title(), as_text(self.verdicts), *missing])
 
-def _numbers(one: Estimate) -> list[float | None]:
-    return [round(v, 6) if math.isfinite(v) else None for v in (one.value, one.low, one.high)]
+    def title(self) -> str:
+        """The detector, and what it was measured on."""
+        run = self.run
+        photos = f"{run.get('records', '?')} of {run.get('photos', '?')} photos"
+        return f"{run.get('detector', 'detector')} on {run.get('data', '')}/{run.get('annotations', '')}: {photos}"
+
+    def _repr_html_(self) -> str:
+        cells = []
+        for verdict in self.verdicts:
+            for view, row in verdict.rows.items():
+                value = with_interval(row.sources["field"])
+                texts = (row.metric.text, VIEWS[view], value, verdict.reason(view), row.layer)
+                head = f"<th rowspan={len(verdict.rows)}>{html.escape(verdict.claim)}<br>{verdict.answer}</th>"
+                first = view == next(iter(verdict.rows))
+                cells.append(f"<tr>{head * first}{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>")
+        headings = ("claim", "metric", "view", "offsets [95 %]", "against the nulls", "layer")
+        head = "".join(f"<th>{heading}</th>" for heading in headings)
+        return f"<p>{html.escape(self.title())}</p><table><tr>{head}</tr>{''.join(cells)}</table>"

@@ -26,10 +26,10 @@ from .metrics import (
     photo_metrics,
     segment_metrics,
 )
-from .scores import Estimate, Part, Row, Scores
+from .rows import VIEWS, Estimate, Part, Row
+from .scores import Scores
 
 Array = np.ndarray
-VIEWS = ("whole", "crop")
 LEAST = 10
 """Photos (or objects) from which on a part of them gets metrics of its own."""
 BLOCK = 4_000_000
@@ -42,8 +42,8 @@ def summarise(records: Callable[[], Iterable[Record]], run: dict[str, Any], coun
     ``count`` bootstrap draws; by default 200-1000, fewer where there are many objects.
     """
     parts: list[Part] = []
-    for view in VIEWS:
-        one = table(records(), view)
+    views = {view: table(records(), view) for view in VIEWS}
+    for view, one in views.items():
         photos, objects = len(one.names), len(one.owner)
         if not photos:
             continue
@@ -59,7 +59,7 @@ def summarise(records: Callable[[], Iterable[Record]], run: dict[str, Any], coun
             problems.setdefault(record["status"], []).append(f"{record['file']}: {record['note']}")
         elif record.get("broken"):
             problems.setdefault("offsets not finite", []).append(f"{record['file']}: {', '.join(record['broken'])}")
-    return Scores(run | {"records": total}, tuple(parts), problems)
+    return Scores(run | {"records": total}, tuple(parts), problems, views)
 
 
 def _parts(one: Table, draws: Float[Array, "b n"]) -> list[Part]:

@@ -1,0 +1,84 @@
+"""Photos that a run keeps for its report, with their offsets: of each layer the best and the worst, and some at random.
+
+The run knows only at its end which layer and which photos the report shows. A photo that is among the best of all is
+among the best of any part of the photos, so each process keeps those of its own share, and lets go of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from ..analysis import Analysis
+from ..capture.recorder import Fields
+from .summary.columns import Record
+
+FOLDER = "photos"
+SHOWN = 3
+"""Photos shown of the best, and of the worst."""
+AT_RANDOM = 12
+"""So many photos at the beginning of the random order are kept whatever they score."""
+
+
+class Kept:
+    """The photos kept below a run's folder, as records come in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / FOLDER
+        self.ranked: dict[tuple[str, bool, int], list[tuple[float, int]]] = {}
+        """By layer, whether all objects have masks, and sign: the highest of sign · AUROC, with the photos' indices."""
+
+    def add(self, record: Record, analysis: Analysis | None = None) -> None:
+        """Rank a photo, and keep what ``analysis`` has of it where it is among those to keep.
+
+        Without an analysis, the photo is one of a run that goes on: it has been kept already.
+        """
+        index, view = record["index"], record.get("views", {}).get("whole")
+        if view is None:
+            return
+        layers, gone = set(), set()
+        for layer, sources in view["layers"].items():
+            auroc = sources.get("field", {}).get("image", {}).get("auroc", math.nan)
+            if not math.isfinite(auroc):
+                continue
+            for sign in (1, -1):
+                first = self.ranked.setdefault((layer, view["masked"], sign), [])
+                first.append((sign * auroc, -index))  # of equal ones the earlier is the better
+                first.sort(reverse=True)
+                gone |= {-other for _, other in first[SHOWN:]}
+                del first[SHOWN:]
+                if (sign * auroc, -index) in first:
+                    layers.add(layer.partition(":")[0])
+        if analysis is not None and (layers or index < AT_RANDOM):
+            _save(analysis, self.folder / _name(index), None if index < AT_RANDOM else layers)
+        wanted = {-other for first in self.ranked.values() for _, other in first}
+        for other in gone - wanted:
+            if other >= AT_RANDOM:
+                (self.folder / _name(other)).unlink(missing_ok=True)
+
+
+def _save(analysis: Analysis, path: Path, layers: set[str] | None) -> None:
+    # Half precision is more than a figure shows.
+    fields = {
+        name: replace(field, offset=field.offset.half(), modulation=None)
+        for name, field in analysis.fields.items()
+        if layers is None or name in layers
+    }
+    replace(analysis, fields=Fields(fields)).save(path)
+
+
+def kept(folder: Path, index: int, layer: str) -> Analysis | None:
+    """A photo that a run kept, with the field of ``layer``; None where it was not kept."""
+    path = folder / FOLDER / _name(index)
+    if not path.exists():
+        return None
+    analysis = Analysis.load(path)
+    if layer not in analysis.fields:
+        return None
+    field = analysis.fields[layer]
+    return replace(analysis, fields=Fields({layer: replace(field, offset=field.offset.float())}))
+
+
+def _name(index: int) -> str:
+    return f"{index:06}.safetensors"
