@@ -1,4 +1,4 @@
-"""A training batch: images, or a trunk's maps of them, and the objects in them."""
+"""A training batch: images, or feature maps of the trunk, with their objects."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..fields.field import Placement
 
 @dataclass(frozen=True)
 class Batch:
-    """What a detector's losses are taken on. Either ``images`` (with ``placements``) or ``maps``."""
+    """A batch for :meth:`Detector.losses`: either ``images`` (with ``placements``) or ``maps``."""
 
     targets: list[dict[str, Tensor]]
-    """One for each image, in network px: ``boxes`` [t 4] xyxy, ``labels`` [t] 0-based and, where there are any,
-    ``ignore`` (bool [t]: neither objects nor background) and ``masks`` (bool [t h w])."""
+    """One dictionary per image, in network px: ``boxes`` [t 4] xyxy, ``labels`` [t] 0-based and, optionally, ``ignore``
+    (bool [t]; neither objects nor background) and ``masks`` (bool [t h w])."""
     images: Float[Tensor, "n 3 h w"] | None = None
     placements: tuple[Placement, ...] = ()
     maps: dict[str, Tensor] | None = None
-    """Of the detector's trunk, by name [n c h w], instead of images."""
+    """Feature maps of the detector's trunk by name [n c h w], instead of images."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """The batch on another device."""
         return Batch(
             [{key: value.to(device, non_blocking=True) for key, value in one.items()} for one in self.targets],
             None if self.images is None else self.images.to(device, non_blocking=True),
@@ -33,7 +33,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies while it computes."""
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
         return Batch(
             [{key: value.pin_memory() for key, value in one.items()} for one in self.targets],
             None if self.images is None else self.images.pin_memory(),

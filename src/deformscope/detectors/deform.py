@@ -1,4 +1,4 @@
-"""The deformable convolution layer whose offsets can be taken apart (Zhang et al., ICPRAM 2021, Table 1)."""
+"""A deformable convolution layer that can use a part of its offsets (Zhang et al., ICPRAM 2021, Table 1)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .offset_mode import OffsetMode, checked_offset_mode
 
 
 class DeformConv(nn.Module):
-    """Deformable convolution v1, or v2 when ``modulated``, with its own offset convolution, which starts at zero.
+    """Deformable convolution v1, or v2 if ``modulated``, with its own offset convolution, which starts at zero.
 
-    ``offset_mode`` says which part of the offsets moves the kernel points: ``full`` both, ``feature`` only d_f (their
-    mean over the kernel), ``kernel`` only d_k (the rest), ``none`` nothing. The modulation of v2 stays in every mode:
-    ``none`` is a plain convolution with v1, and with v2 one whose samples, all in their regular places, are weighted.
-    Gradients pass through the split. Parameter names are MMDetection's: ``weight``, ``conv_offset.{weight,bias}``;
-    with v2 the last third of ``conv_offset``'s channels is the modulation before its sigmoid.
+    ``offset_mode`` is the part of the offsets that moves the kernel points: ``full``, ``feature`` (only d_f, the mean
+    over the kernel), ``kernel`` (only d_k, the rest) or ``none``. Modulation is used in every mode: ``none`` is a plain
+    convolution in v1, and in v2 a convolution with weighted samples. Gradients pass through the split. Parameters have
+    MMDetection's names: ``weight``, ``conv_offset.{weight,bias}``; in v2 the last third of the channels of
+    ``conv_offset`` is the modulation before its sigmoid.
     """
 
     def __init__(
@@ -47,14 +47,15 @@ class DeformConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, offsets: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """``[n in_channels h w]`` to ``[n out_channels h' w']``; ``offsets``: :meth:`offsets` of ``x``."""
+        """Convolve ``[n in_channels h w]`` to ``[n out_channels h' w']``; ``offsets`` is the result of :meth:`offsets`
+        for ``x``."""
         if self.offset_mode == "none" and not self.modulated:
             return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
         offset, modulation = self.offsets(x) if offsets is None else offsets
         return deform_conv2d(x, offset, self.weight, None, self.stride, self.padding, self.dilation, modulation)
 
     def offsets(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The operator's offset ``[n 2·g·k h' w']``, ``offset_mode``'s part of it, and modulation ``[n g·k h' w']``."""
+        """The offset ``[n 2·g·k h' w']`` in ``offset_mode`` and the modulation ``[n g·k h' w']`` for the operator."""
         raw = self.conv_offset(x)
         points = raw.shape[1] // 3 if self.modulated else raw.shape[1] // 2
         offset, modulation = raw[:, : 2 * points], raw[:, 2 * points :].sigmoid() if self.modulated else None
@@ -70,9 +71,9 @@ class DeformConv(nn.Module):
 
 
 def set_offset_mode(model: nn.Module, offset_mode: OffsetMode) -> None:
-    """Let every :class:`DeformConv` of ``model`` use that part of its offsets.
+    """Set the offset mode of every :class:`DeformConv` of ``model``.
 
-    Weights and modulation stay as they are. Raises DeformscopeError for another word, or a model without such layers.
+    Weights and modulation are unchanged. Raises DeformscopeError for an unknown mode, or a model without such layers.
     """
     checked_offset_mode(offset_mode)
     layers = [module for module in model.modules() if isinstance(module, DeformConv)]

@@ -1,4 +1,4 @@
-"""The contract of every detector: photos in, detections out; a batch in, losses out; kept in a file and read again."""
+"""The interface of detectors: photos to detections, batches to losses, saving to a file."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from ..photo import Photo, read
 from .batch import Batch
 
 Detection = dict[str, Tensor]
-"""torchvision's keys: ``boxes`` [d 4] xyxy, ``labels`` [d] 0-based, ``scores`` [d] and, where the detector has them,
-``masks`` [d h w] (bool), all in the photo's own px. :meth:`Detector.detect` adds :data:`TRACES`."""
+"""torchvision's keys: ``boxes`` [d 4] xyxy, ``labels`` [d] 0-based, ``scores`` [d] and, for detectors with masks,
+``masks`` [d h w] (bool), all in photo px. :meth:`Detector.detect` adds :data:`TRACES`."""
 
 TRACES = ("logits", "iou_logits", "unclipped", "index", "region")
-"""What a detection was before it was clipped and ranked, and where it came from: ``logits`` [d], log-odds of its class,
-``iou_logits`` [d] of dense detectors' IoU branch and ``unclipped`` [d 4], its box in photo px, all differentiable;
-``index`` [d] of the dense prediction, or ``region`` [d 4], xyxy in network px, into which a second stage looked."""
+"""Where a detection came from, before clipping and ranking: ``logits`` [d], log-odds of its class, ``iou_logits`` [d]
+of the dense detectors' IoU branch and ``unclipped`` [d 4], its box in photo px, all differentiable; ``index`` [d] of
+the dense prediction, or ``region`` [d 4], xyxy in network px, from which the second stage made it."""
 
 
 class Detector(nn.Module):
-    """A network together with its own image preparation, losses and configuration.
+    """A network with its image preparation, losses and configuration.
 
-    All that the rest of the package needs of a detector is here, so that nobody has to ask for its class. A subclass
-    says how photos become a batch (:meth:`prepare`), a batch detections (:meth:`detect`) and losses (:meth:`losses`),
-    and how published weights go into its trunk (:meth:`load_trunk`).
+    It has everything that the rest of the package needs, so that no other code depends on a detector's class.
+    Subclasses implement :meth:`prepare` (photos to a batch), :meth:`detect`, :meth:`losses` and :meth:`load_trunk`.
     """
 
     kind: ClassVar[str]
-    """Its name in the files that :meth:`save` writes."""
+    """The architecture's name in files of :meth:`save`."""
     saved_dtype: ClassVar[torch.dtype] = torch.float32
-    """Of the weights in these files, unless another is asked for."""
+    """Default dtype of weights in these files."""
     name: str
     class_names: tuple[str, ...]
     config: Any
-    """A frozen dataclass of plain values, from which the same network can be built."""
+    """A frozen dataclass of plain values from which the network can be built again."""
     trunk: nn.Module | None
-    """The module that sees the images first, where a :class:`.batch.Batch` may hold its maps (by name) instead."""
+    """The first module, if a :class:`.batch.Batch` can hold its feature maps (by name) instead of images."""
     has_masks: bool
-    """Detections have masks, and targets need them."""
+    """Detections have masks, and so must the targets."""
     torchvision_trunk: str | None = None
-    """torchvision's name of a classifier whose weights :meth:`load_trunk` takes."""
+    """torchvision's name of the classifier whose weights :meth:`load_trunk` takes."""
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
-        """RGB uint8 ``[h w 3]`` arrays to the network's input ``[n 3 h w]`` and how each photo lies in it.
+        """Convert RGB uint8 photos ``[h w 3]`` to the network's input ``[n 3 h w]``; also returns how each photo lies
+        in it.
 
-        ``shorter_side`` is that to which photos are resized, px; None: the configuration's.
+        ``shorter_side`` is the length of the photos' shorter side in the input, px; None for the configuration's.
         """
         raise NotImplementedError
 
@@ -69,60 +69,60 @@ class Detector(nn.Module):
         nms: float = 0.5,
         max_detections: int = 100,
     ) -> list[Detection]:
-        """Detections in the photos' own px with their :data:`TRACES`, best first, as :meth:`forward` describes."""
+        """Detect: results in photo px with their :data:`TRACES`, best first, as described in :meth:`forward`."""
         raise NotImplementedError
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
-        """What this pass makes of the cells or regions that ``found`` came from, row for row, nothing suppressed.
+        """Predict again for the cells or regions of the detections ``found``, row by row, without suppression.
 
-        ``batch`` is of one photo, ``[1 3 h w]``; ``found`` has ``labels`` and ``index`` or ``region``. Gives ``scores``
-        and the differentiable :data:`TRACES`: the same detections after something was changed.
+        ``batch`` holds one photo, ``[1 3 h w]``; ``found`` has ``labels`` and ``index`` or ``region``. Returns
+        ``scores`` and the differentiable :data:`TRACES`: the same detections after something was changed.
         """
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a training batch by name (``loss_…``); their sum trains.
+        """The losses of a training batch by name (``loss_…``), to be summed.
 
-        Where several processes train together, the mean of their gradients is that of one process on all photos.
+        With several processes, the mean of their gradients is that of one process with all photos.
         """
         raise NotImplementedError
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """Put published weights into the trunk. Raises DeformscopeError where they do not fit."""
+        """Load published weights into the trunk. Raises DeformscopeError if they do not fit."""
         raise DeformscopeError(f"the trunk of a {self.kind} detector is its own, for which nobody published weights")
 
     @property
     def head_sizes(self) -> dict[str, tuple[float, float]]:
-        """Modules that predict objects of certain sizes only, and these: √area from and up to, network px."""
+        """Modules that predict only objects of some sizes, with their range of √area, network px."""
         return {}
 
     def set_task_gradient(self, share: float) -> None:
-        """What of the boxes' gradient flows into the offsets, where boxes are decoded from these."""
+        """Set the factor on the boxes' gradient into the offsets, where boxes are decoded from offsets."""
 
     def resize_to(self, shorter_side: int | None = None, longer_side: int | None = None) -> None:
-        """Resize photos to other sides from now on, px; None leaves a side as it is."""
+        """Change the sides to which photos are resized, px; None keeps the present one."""
         self.config = self.config.resized_to(shorter_side, longer_side)
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write a safetensors file that :func:`deformscope.load` takes: weights (as ``dtype``) and configuration.
+        """Save the weights (as ``dtype``) and the configuration to a safetensors file for :func:`deformscope.load`.
 
         The file appears whole or not at all.
         """
         tensors = {
             key: value.detach().cpu().to(dtype or self.saved_dtype, copy=True).contiguous()
             for key, value in self.state_dict().items()
-            if value.is_floating_point()  # batch counters say nothing once the statistics are frozen
+            if value.is_floating_point()  # counters of batches are not needed, since the statistics are frozen
         }
         write_tensors(Path(path), tensors, {"architecture": self.kind, "config": json.dumps(asdict(self.config))})
 
     def forward(
         self, photos: Photo | Sequence[Photo], *, min_score: float = 0.05, nms: float = 0.5, max_detections: int = 100
     ) -> list[Detection]:
-        """Detect on one photo or a list of them (path, PIL image, uint8 HWC array or CHW tensor); always a list.
+        """Detect on a photo or a list of photos (path, PIL image, uint8 HWC array or CHW tensor); returns a list.
 
-        At most ``max_detections`` that score above ``min_score`` are kept; of two boxes of a class whose IoU is above
-        ``nms`` only the better one. No gradients; train or eval mode is left as it is (loaded detectors are in eval
-        mode).
+        Keeps at most ``max_detections`` with scores above ``min_score``; of two boxes of a class with an IoU above
+        ``nms``, only the better one. Computes no gradients and does not change train or eval mode (loaded detectors are
+        in eval mode).
         """
         several: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not several:

@@ -1,4 +1,4 @@
-"""Fetching checkpoints: resumed where they broke off, checked, and in place whole or not at all."""
+"""Download checkpoints: interrupted downloads are resumed, files are verified and appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
 
 TIMEOUT = 30.0
-"""Seconds of silence after which a connection counts as broken."""
+"""Seconds without data after which a connection counts as broken."""
 ATTEMPTS = 4
-"""Breaks in a row, without a byte between them, that end a download."""
+"""Number of consecutive breaks without any data after which a download fails."""
 PAUSE = 0.5
-"""Seconds to wait after the first such break; longer after the next."""
+"""Seconds to wait after the first such break; more after the next."""
 CHUNK = 1 << 18
 
 
 def cache_folder() -> Path:
-    """Where fetched checkpoints are kept: ``DEFORMSCOPE_CACHE``, else the platform's folder for caches."""
+    """The folder of downloaded checkpoints: ``DEFORMSCOPE_CACHE``, or the platform's cache folder."""
     if chosen := os.environ.get("DEFORMSCOPE_CACHE"):
         return Path(chosen).expanduser()
     return platformdirs.user_cache_path("deformscope", appauthor=False)
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
-    """Download ``url`` to ``target`` unless it is there, with a progress bar on stderr.
+    """Download ``url`` to ``target`` if it does not exist, with a progress bar on stderr.
 
-    What has arrived waits beside it in ``….part`` and is resumed by this call or the next. The finished file must
-    start with the hexadecimal digits ``sha256``, if given, and takes its place in one step. Raises DeformscopeError, in
-    one line with the URL and the place for the file, when the network, the disk or the checksum fails.
+    Partial downloads are kept as ``….part`` and resumed by this or the next call. The SHA-256 of the file must start
+    with the hexadecimal digits ``sha256``, if given. Raises DeformscopeError, with the URL and the place for the file,
+    when the network, the disk or the checksum fails.
     """
     if target.is_file():
         _check(target, sha256, f"{target}: damaged, its sha256 does not start with {sha256}; delete it and load again")
@@ -52,7 +52,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target):
-            if target.is_file():  # of another process, meanwhile
+            if target.is_file():  # written by another process meanwhile
                 return target
             with part.open("ab") as file:
                 _receive(url, file, target)
@@ -61,7 +61,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
             try:
                 _check(part, sha256, f"{url}: what arrived has another sha256 than {sha256}…; deleted, load again")
             except DeformscopeError:
-                part.unlink(missing_ok=True)  # resuming damage would keep it
+                part.unlink(missing_ok=True)  # a damaged part must not be resumed
                 raise
             part.replace(target)
     except OSError as error:
@@ -70,7 +70,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
 
 
 def _receive(url: str, file: BinaryIO, target: Path) -> None:
-    """Append to ``file`` until all of ``url`` is there, asking again from where a connection broke."""
+    """Append to ``file`` until ``url`` is complete, requesting the rest after each break."""
     failures = 0
     with ProgressBar(target.name, in_bytes=True) as bar:
         while True:
@@ -89,14 +89,14 @@ def _receive(url: str, file: BinaryIO, target: Path) -> None:
                 reason = error or type(error).__name__
             after = file.seek(0, os.SEEK_END)
             failures = failures + 1 if after == before else 0
-            # Where nothing has ever arrived there is no network, and waiting does not make one.
+            # If no data ever arrived there is no network, and waiting does not help.
             if failures >= ATTEMPTS or (failures and not after):
                 raise _unreachable(url, target, reason) from None
             time.sleep(PAUSE * failures)
 
 
 def _one_connection(url: str, file: BinaryIO, target: Path, bar: ProgressBar) -> bool:
-    """Append what one request brings; whether the file is complete then."""
+    """Append the data of one request; returns whether the file is complete."""
     start = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(url, headers={"User-Agent": "deformscope"})
     if start:
@@ -108,7 +108,7 @@ def _one_connection(url: str, file: BinaryIO, target: Path, bar: ProgressBar) ->
             raise
         if error.headers.get("Content-Range", "").endswith(f"/{start}"):
             return True
-        file.truncate(0)  # longer than what the server has: it was another file's
+        file.truncate(0)  # longer than the file on the server, so it belongs to another file
         return False
     with response:
         if start and not _continues(response, start):
@@ -128,7 +128,7 @@ def _one_connection(url: str, file: BinaryIO, target: Path, bar: ProgressBar) ->
 
 
 def _continues(response: http.client.HTTPResponse, start: int) -> bool:
-    """Whether a response goes on from byte ``start`` (a server may ignore the range and send everything)."""
+    """Whether a response continues at byte ``start`` (servers may ignore the range and send everything)."""
     return response.status == http.HTTPStatus.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(
         f"bytes {start}-"
     )
@@ -147,14 +147,14 @@ def _check(path: Path, sha256: str | None, complaint: str) -> None:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Keep other processes from appending to the same part file; a kill frees it."""
+    """Lock the part file against other processes; the lock ends with the process."""
     path = target.with_name(target.name + ".lock")
     try:
         with FileLock(path, timeout=0):
             try:
                 yield
             finally:
-                with suppress(OSError):  # Windows keeps open files, and removes this one when it is released
+                with suppress(OSError):  # Windows keeps open files, and this one is removed when it is released
                     path.unlink()
     except Timeout:
         raise DeformscopeError(f"{target.name}: another process is fetching it; wait for that one to finish") from None

@@ -1,4 +1,4 @@
-"""Photos to a detector's input batch, to the last grey level: resize, colour order, normalisation, padding."""
+"""Convert photos to a detector's input, exact to the last grey level: resize, channel order, normalisation, padding."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ FIXED_POINT = 2048
 """OpenCV's bilinear weights on uint8 are multiples of 1/2048."""
 
 LONGEST_SIDE = 1 << 14
-"""px; a file that asks for more would take all memory."""
+"""Longest side, px; larger ones in a file would exhaust the memory."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a detector wants its photos."""
+    """How a detector prepares its photos."""
 
     mean: Colour
-    """In the order of the channels that the network sees."""
+    """In the channel order of the network."""
     std: Colour
     bgr: bool
-    """The network sees blue, green, red."""
+    """The network's channel order is BGR."""
     antialias: bool
-    """Pillow's bilinear, which averages when it shrinks (Detectron2), instead of OpenCV's, which does not."""
+    """Use Pillow's bilinear resize, which averages when shrinking (Detectron2), instead of OpenCV's, which does not."""
     shorter_side: int = 800
     longer_side: int = 1333
     divisor: int = 32
@@ -44,12 +44,13 @@ class Preparation:
 
 
 def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, list[Placement]]:
-    """RGB uint8 ``[h w 3]`` photos to one batch ``[n 3 h w]``, zero-padded below and right, and how each lies in it."""
+    """Convert RGB uint8 photos ``[h w 3]`` to a batch ``[n 3 h w]``, zero-padded at the bottom and right; also returns
+    how each lies in it."""
     images, placements = [], []
     for photo in photos:
         size = target_size((photo.shape[0], photo.shape[1]), how)
         resized = resize_pillow(photo, size) if how.antialias else resize_opencv(photo, size)
-        # A copy, because flipped views have negative strides, which torch does not take.
+        # Copied, since flipped views have negative strides, which torch does not support.
         image = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1] if how.bgr else resized)).permute(2, 0, 1)
         images.append((image.float() - _column(how.mean)) / _column(how.std))
         scale = size[0] / photo.shape[0], size[1] / photo.shape[1]
@@ -62,7 +63,8 @@ def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, lis
 
 
 def chosen_sides(shorter_side: int | None, longer_side: int | None, otherwise: Pair = (0, 0)) -> Pair:
-    """The sides to which photos are resized, ``otherwise`` where none is chosen; DeformscopeError if they are none."""
+    """The sides to which photos are resized, ``otherwise`` where not given. Raises DeformscopeError for invalid
+    ones."""
     shorter = otherwise[0] if shorter_side is None else shorter_side
     longer = otherwise[1] if longer_side is None else longer_side
     if not 1 <= shorter <= longer <= LONGEST_SIDE:
@@ -79,17 +81,18 @@ def network_size(placement: Placement) -> Pair:
 
 
 def padded_size(placement: Placement, divisor: int = 32) -> Pair:
-    """That of the photo padded by itself, which is the part of the batch in which its anchors learn."""
+    """Height and width of the photo padded by itself, the part of the batch in which its anchors are trained."""
     height, width = network_size(placement)
     return _padded(height, divisor), _padded(width, divisor)
 
 
 def target_size(size: Pair, how: Preparation) -> Pair:
-    """Height and width to which a photo of ``size`` is resized: the ratio kept, within both sides, half rounded up."""
+    """Height and width to which a photo of ``size`` is resized: same aspect ratio, within both sides, half rounded
+    up."""
     height, width = size
     shorter, longer = min(size), max(size)
     if how.antialias:
-        # Detectron2 scales the shorter side first, and the result once more if it is too long: other last digits.
+        # Detectron2 scales the shorter side first, and the result again if it is too long, which rounds differently.
         wanted = [side * (how.shorter_side / shorter) for side in size]
         wanted[size.index(shorter)] = float(how.shorter_side)
         if max(wanted) > how.longer_side:
@@ -112,7 +115,7 @@ def resize_opencv(image: np.ndarray, size: Pair) -> np.ndarray:
     left, right, before, after = _corners(image.shape[1], size[1], at_border=True)
 
     def along_x(rows: np.ndarray) -> np.ndarray:
-        lines = image[rows]  # only the rows that are wanted: a photo may be a hundred times its resized self
+        lines = image[rows]  # only the rows that are needed: a photo may be a hundred times as large as the result
         return (lines[:, left] * before[:, None] + lines[:, right] * after[:, None]) >> 4
 
     blended = ((along_x(top) * above[:, None, None]) >> 16) + ((along_x(bottom) * below[:, None, None]) >> 16)
@@ -129,10 +132,10 @@ def resize_pillow(image: np.ndarray, size: Pair) -> np.ndarray:
 
 
 def _corners(before: int, after: int, at_border: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Both neighbours of every output pixel along one axis and their weights in 1/2048.
+    """The two neighbours of every output pixel along one axis and their weights, in 1/2048.
 
-    Beyond the outermost pixels' centres OpenCV gives all the weight to one neighbour along x, but mixes the same row
-    with itself along y, where the truncation then shows.
+    Beyond the centres of the outermost pixels, OpenCV gives all weight to one neighbour along x, but along y mixes the
+    same row with itself, where the truncation has an effect.
     """
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     first = np.floor(place).astype(np.int64)

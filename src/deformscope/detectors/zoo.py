@@ -1,4 +1,4 @@
-"""Detectors by name or file: the packaged one, the published ones, and checkpoints of your own."""
+"""Load detectors by name or file: the packaged one, published ones, and your own checkpoints."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ class Published:
     source: str
     url: str
     megabytes: int
-    """Of its weights (10⁶ bytes); the file is a little larger."""
+    """Size of its weights in 10⁶ bytes; the file is a little larger."""
     box_ap: float
     mask_ap: float | None = None
-    """Both as published, on COCO val2017."""
+    """As published, on COCO val2017."""
     sha256: str | None = None
-    """The first digits. Detectron2's file names end in another hash than this; those files go by their length."""
+    """First digits of the SHA-256. The hash in Detectron2's file names is another one; those files are checked by
+    length."""
 
     @property
     def path(self) -> Path:
-        """Where the file is kept once fetched, and where to put it by hand."""
+        """The place of the downloaded file, where it can also be put by hand."""
         return cache_folder() / self.name.split("/")[0] / self.url.rsplit("/", 1)[1]
 
 
@@ -104,16 +105,16 @@ def load(
     shorter_side: int | None = None,
     longer_side: int | None = None,
 ) -> Detector:
-    """A detector, in eval mode on the CPU, from a name or a checkpoint file.
+    """Load a detector, in eval mode on the CPU, by name or from a checkpoint file.
 
-    ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; fetched once to :func:`.download.cache_folder`),
-    or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope (``.safetensors``), whose
-    architecture is read from it. Nothing in a file is run. Where a file holds an average of its weights beside them
-    (buffers ``ema_…``, a student's teacher), ``weights`` chooses ``plain`` or ``ema``. ``offset_mode`` replaces the
-    offsets of all its deformable convolutions by a part of them; ``shorter_side`` and ``longer_side`` say to what
-    photos are resized, px, instead of what the file was trained with.
+    ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; downloaded once to
+    :func:`.download.cache_folder`), or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope
+    (``.safetensors``), from which the architecture is read. No code in a file is run. If a file also holds averaged
+    weights (buffers ``ema_…``, the teacher of a student), ``weights`` selects ``plain`` or ``ema``. ``offset_mode``
+    sets the part of the offsets that all deformable convolutions use. ``shorter_side`` and ``longer_side`` set the size
+    to which photos are resized, px, instead of that of the file.
 
-    Raises DeformscopeError for an unknown name (with the nearest ones) and for a file that cannot be used.
+    Raises DeformscopeError for an unknown name, with similar ones, and for a file that cannot be used.
     """
     loaded = _load(detector, weights)
     if offset_mode is not None:
@@ -146,7 +147,7 @@ def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
 
 
 def load_file(path: Path, name: str, weights: Weights = "plain") -> Detector:
-    """A detector from a checkpoint file of any kind that can be read, told by its content."""
+    """Load a detector from a checkpoint file; its format is recognised by its content."""
     from .checkpoints import detectron2, mmdet, native, unpickle as reading
 
     kind = reading.kind(path)
@@ -170,7 +171,7 @@ COLUMNS = ("name", "source", "box AP", "mask AP", "size", "cached")
 
 
 def rows(published: Sequence[Published] = PUBLISHED) -> list[tuple[str, ...]]:
-    """A table of the published detectors, a row each under :data:`COLUMNS`; AP as published, on COCO val2017."""
+    """Rows of a table of the published detectors, under :data:`COLUMNS`; AP as published, on COCO val2017."""
     table: list[tuple[str, ...]] = []
     for one in published:
         cached = one.path.is_file()

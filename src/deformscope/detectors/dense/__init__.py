@@ -1,1 +1,1 @@
-"""The packaged architecture: every cell inside a box predicts it, or proposes regions for a Faster R-CNN."""
+"""The packaged architecture: every cell inside a box predicts it, or proposes it to a Faster R-CNN."""

@@ -1,4 +1,4 @@
-"""Which object each cell of a dense detector learns from: the smallest of its level's sizes that holds the cell."""
+"""Assign objects to the cells of a dense detector: the smallest object of the level's sizes that contains the cell."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 LEVEL_RANGES = ((0.0, 64.0), (48.0, 140.0), (110.0, float("inf")))
-"""sqrt(box area), network px, for which each level's cells are positive; they overlap."""
+"""Ranges of sqrt(box area), network px, of each level's positive cells. They overlap."""
 BACKGROUND, IGNORED = -1, -2
 
 
 def assign(centres: Tensor, level: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Each cell's label ([p], −1 background, −2 ignored) and box ([p 4]): the smallest box of its level around it."""
+    """Label ([p]; −1 background, −2 ignored) and box ([p 4]) of each cell: the smallest box of its level around it."""
     boxes, labels = target["boxes"], target["labels"]
     if not len(boxes):
         return level.new_full(level.shape, BACKGROUND), centres.new_zeros(len(centres), 4)

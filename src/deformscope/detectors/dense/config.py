@@ -1,4 +1,4 @@
-"""What it takes to build a dense detector again."""
+"""Configurations from which dense detectors can be built again."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..preparation import chosen_sides
 from .decode import DECODES, Decode
 
 MOST_LAYERS = 32
-"""Deformable convolutions a head; a file that asks for more would never be built."""
+"""Most deformable convolutions per head; files with more are refused."""
 
 Config = TypeVar("Config", bound="DenseConfig")
 
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """What it takes to build the network again."""
+    """Configuration of a :class:`.dense.DenseDetector`."""
 
     class_names: tuple[str, ...]
     channels: int = 96
@@ -27,11 +27,11 @@ class DenseConfig:
     shorter_side: int = 256
     longer_side: int = 448
     shared: bool = False
-    """The levels' heads have the same weights."""
+    """All levels share the weights of one head."""
     deform_layers: int = 1
-    """Deformable convolutions a head, one after the other."""
+    """Number of deformable convolutions in a head, one after the other."""
     decode: Decode = "D0"
-    """How boxes are made."""
+    """How boxes are predicted; see :mod:`.decode`."""
 
     def __post_init__(self) -> None:
         chosen_sides(self.shorter_side, self.longer_side)
@@ -46,23 +46,23 @@ class DenseConfig:
             raise DeformscopeError(f"deform_layers={self.deform_layers}: expected 1 to {MOST_LAYERS}")
 
     def resized_to(self: Config, shorter_side: int | None, longer_side: int | None) -> Config:
-        """The same with photos resized to other sides, px; None leaves a side as it is."""
+        """The same with other sides to which photos are resized, px; None keeps the present one."""
         short, long = chosen_sides(shorter_side, longer_side, (self.shorter_side, self.longer_side))
         return replace(self, shorter_side=short, longer_side=long)
 
 
 @dataclass(frozen=True)
 class DenseRCNNConfig(DenseConfig):
-    """What it takes to build the network again."""
+    """Configuration of a :class:`.dense_rcnn.DenseRCNN`."""
 
     proposals: int = 100
-    """Regions a photo that reach the second stage."""
+    """Regions per image that reach the second stage."""
     rois_per_image: int = 64
-    """Regions a photo from which the second stage learns, a quarter of them objects where there are so many."""
+    """Regions per image sampled for the second stage's losses, up to a quarter of them objects."""
     width: int = 512
-    """Of the second stage's two layers."""
+    """Width of the second stage's two layers."""
     masks: bool = False
-    """A mask head beside the box head."""
+    """Add a mask head."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

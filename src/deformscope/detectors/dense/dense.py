@@ -1,8 +1,8 @@
-"""The packaged architecture: deformable 3×3s a pyramid level, then only 1×1 convolutions; every in-box cell predicts.
+"""The packaged architecture: a pyramid with deformable 3×3 convolutions followed only by 1×1 convolutions.
 
-A cell anywhere inside an object must find the whole object through one deformable kernel, so that the offsets have to
-say where the object is (d_f) and how large (d_k). Anchor-free boxes after FCOS (Tian et al., ICCV 2019), without its
-centre-ness; an IoU branch ranks instead.
+Every cell inside a box predicts it, so it has to cover the whole object with one deformable kernel, and the offsets
+have to encode where the object is (d_f) and how large it is (d_k). Boxes are anchor-free as in FCOS (Tian et al., ICCV
+2019), with an IoU branch for ranking instead of centre-ness.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Predictions:
-    """Dense predictions of all levels, flattened over their cells: p cells in all."""
+    """Dense predictions of all levels, flattened over their p cells."""
 
     cls: Tensor
     """Class logits [n p classes]."""
@@ -56,11 +56,11 @@ class Predictions:
     level: Tensor
     """Level index of each cell [p]."""
     pyramid: dict[str, Tensor]
-    """The maps that were looked into, by name [n c h w]."""
+    """The feature maps that the heads read, by name [n c h w]."""
 
 
 class DenseDetector(Detector):
-    """Trunk, pyramid and heads: photos to detections, and maps of the trunk to losses for training."""
+    """A dense detector: trunk, pyramid and heads."""
 
     kind: ClassVar[str] = "dense"
     saved_dtype = torch.float16
@@ -70,7 +70,7 @@ class DenseDetector(Detector):
     trunk: nn.Module
 
     def __init__(self, config: DenseConfig, name: str = "dense", *, classes: int | None = None) -> None:
-        """``classes`` that the dense predictions tell apart, by default all."""
+        """``classes`` is the number of classes of the dense predictions; None for all."""
         super().__init__()
         self.name, self.config, self.class_names = name, config, config.class_names
         self.trunk = Trunk()
@@ -79,11 +79,12 @@ class DenseDetector(Detector):
         self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in STRIDES})
         if config.shared:
             _share_heads(self)
-            # Weights that take the parameters' place (load_state_dict(..., assign=True)) are each level's own.
+            # With load_state_dict(..., assign=True), each level has its own weights.
             self.register_load_state_dict_post_hook(_share_heads)
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
-        """Keep-ratio bilinear resize, ImageNet normalisation, zero padding to multiples of 32 at right and bottom."""
+        """Resize bilinearly with fixed aspect ratio, normalise as for ImageNet, pad with zeros to multiples of 32 at
+        right and bottom."""
         shorter_side = self.config.shorter_side if shorter_side is None else shorter_side
         mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
         images, placements = [], []
@@ -109,10 +110,10 @@ class DenseDetector(Detector):
         nms: float = 0.5,
         max_detections: int = 100,
     ) -> list[Detection]:
-        """``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first.
+        """Detect: ``boxes`` (xyxy, photo px, clipped to the photo), ``labels`` (0-based) and ``scores``, best first.
 
-        Photos of one size go through the network together, of several sizes one size after the other: GroupNorm would
-        take what pads a photo beside a larger one for the photo, and its boxes would depend on its neighbours.
+        Photos of different sizes run through the network separately: GroupNorm would include the padding of a smaller
+        photo, and its boxes would depend on its neighbours.
         """
         sizes = own_sizes(placements)
         found: dict[int, Detection] = {}
@@ -142,24 +143,24 @@ class DenseDetector(Detector):
             chosen = batched_nms(box, best[keep], label[keep], nms)[:max_detections]
             index = keep[chosen]
             own = {"boxes": box[chosen], "labels": label[index], "index": index}
-            # The score is that of the ranking: computed again for a few cells, it may differ in its last bit.
+            # The score of the ranking is used, since computing it again for a few cells may change its last bit.
             found.append(own | _traces(cls, iou, boxes, placement, own) | {"scores": best[index]})
         return found
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
-        """The predictions of the same cells and classes on another pass."""
+        """The predictions of the same cells and classes in another pass."""
         seen = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
         return _traces(seen.cls[0], seen.iou[0], seen.boxes[0], placement, found)
 
     def predict(self, maps: dict[str, Tensor]) -> Predictions:
-        """Dense predictions from the trunk's maps (which may come from a cache)."""
+        """Dense predictions from the trunk's feature maps, which may come from a cache."""
         maps = self.fpn(maps)
         cls, boxes, iou, centres, level = [], [], [], [], []
         for index, stride in enumerate(STRIDES):
             head = self.heads[f"stride{stride}"]
             logits, raw, quality, offsets = head(maps[f"stride{stride}"])
             _, _, h, w = logits.shape
-            # A cell's receptive field is centred on pixel stride · index, whose own centre lies half a pixel further.
+            # A cell's receptive field is centred on pixel stride · index, whose centre is half a pixel further.
             y, x = (torch.arange(size, device=logits.device) * stride + 0.5 for size in (h, w))
             centre = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2)
             raw = None if raw is None else raw.flatten(2).transpose(1, 2).float()
@@ -176,7 +177,7 @@ class DenseDetector(Detector):
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """:meth:`prediction_losses` of a batch of images or of the trunk's maps."""
+        """Losses of a batch of images or of the trunk's feature maps: :meth:`prediction_losses`."""
         maps = batch.maps
         if maps is None:
             assert batch.images is not None
@@ -186,7 +187,7 @@ class DenseDetector(Detector):
     def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Focal, GIoU and IoU-branch losses: ``loss_cls``, ``loss_box``, ``loss_iou``.
 
-        The cells in ignored boxes teach nothing.
+        Cells in ignored boxes have no loss.
         """
         assigned = [assign(predictions.centres, predictions.level, t) for t in targets]
         label = torch.stack([a[0] for a in assigned])
@@ -199,13 +200,15 @@ class DenseDetector(Detector):
         found, truth = predictions.boxes[inside], box[inside]
         giou = generalized_box_iou_loss(found, truth, reduction="sum") / count
         with torch.no_grad():
-            quality = torch.vmap(box_iou)(found[:, None], truth[:, None]).flatten()  # of pairs, not of all with all
+            quality = torch.vmap(box_iou)(
+                found[:, None], truth[:, None]
+            ).flatten()  # of pairs only, not of all with all
         iou = F.binary_cross_entropy_with_logits(predictions.iou[inside], quality, reduction="sum") / count
         return {"loss_cls": focal, "loss_box": giou, "loss_iou": iou}
 
     @property
     def head_sizes(self) -> dict[str, tuple[float, float]]:
-        """Those of each level's cells that learn."""
+        """The values of each level's cells that have a loss."""
         return {f"heads.stride{stride}": sizes for stride, sizes in zip(STRIDES, LEVEL_RANGES, strict=True)}
 
     def set_task_gradient(self, share: float) -> None:
@@ -215,7 +218,8 @@ class DenseDetector(Detector):
             head.task_gradient = share
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """MobileNetV2's, of the packaged detector or of other projects: see :meth:`.trunk.Trunk.load_published`."""
+        """Load weights of MobileNetV2, of the packaged detector or of other projects: see
+        :meth:`.trunk.Trunk.load_published`."""
         assert isinstance(self.trunk, Trunk)
         self.trunk.load_published(weights)
 
@@ -227,9 +231,9 @@ def _share_heads(detector: DenseDetector, *_: object) -> None:
 
 
 def _share_of_positives(inside: Tensor) -> Tensor:
-    """How many cells learn a box, at least 1; where several processes train together, the mean over them.
+    """Number of cells that learn a box, at least 1; with several processes, the mean over them.
 
-    Their gradients are averaged, so each divides by the mean of all processes' cells, not by its own.
+    Gradients are averaged over processes, so each divides by the mean number of cells, not by its own.
     """
     count = inside.sum()
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
@@ -244,12 +248,12 @@ def _confidence(cls: Tensor, iou: Tensor) -> Tensor:
 
 
 def on_photo(boxes: Tensor, placement: Placement) -> Tensor:
-    """xyxy, network px, to photo px [d 4]."""
+    """Convert xyxy from network px to photo px [d 4]."""
     return placement.to_photo(boxes.view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
 
 
 def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found: Detection) -> Detection:
-    """Scores and traces of the predictions that ``found`` names by ``index`` and ``labels``."""
+    """Scores and traces of the predictions given by ``index`` and ``labels`` of ``found``."""
     index = found["index"]
     logits, quality = cls[index, found["labels"]], iou[index]
     unclipped = on_photo(boxes[index], placement)
@@ -257,7 +261,7 @@ def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found
 
 
 def own_sizes(placements: Sequence[Placement]) -> list[tuple[int, int]]:
-    """(h, w), network px, of each photo in the network's input, padded as if it were alone there."""
+    """(h, w), network px, of each photo in the input if it were padded alone."""
     found = []
     for placement in placements:
         h, w = (

@@ -1,8 +1,7 @@
-"""The dense detector's deformable pyramid as the region proposals of a Faster R-CNN (Ren et al., NeurIPS 2015), or
-of a Mask R-CNN (He et al., ICCV 2017).
+"""A Faster R-CNN (Ren et al., NeurIPS 2015) or Mask R-CNN (He et al., ICCV 2017) with the dense detector as its RPN.
 
-Every cell inside an object proposes the object's box through deformable 3×3s, whatever its class; torchvision's RoI
-heads look into the proposals and say what is there, where exactly and in which outline.
+Every cell inside an object proposes the object's box through deformable convolutions, whatever its class. torchvision's
+RoI heads classify the proposals, refine their boxes and predict masks.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from .config import DenseRCNNConfig
 from .dense import STRIDES, DenseDetector, Predictions, on_photo
 
 POOLED = 7
-"""Side of the grid into which a region is pooled."""
+"""Side of the grid to which a region is pooled."""
 CANDIDATES = 4
-"""Best cells that are looked at, a proposal."""
+"""Best cells per proposal that are considered."""
 OVERLAP = 0.7
-"""IoU above which the weaker of two proposals is dropped."""
+"""IoU above which the lower-scoring of two proposals is dropped."""
 MASK_LAYERS = 2
-"""Convolutions of the mask head before it doubles its grid."""
+"""Convolutions of the mask head before its upsampling."""
 IN_IGNORED = 0.5
-"""Share of a proposal inside an ignored box above which it teaches nothing."""
+"""Share of a proposal in an ignored box above which it has no loss."""
 LOSSES = {"loss_classifier": "loss_roi_cls", "loss_box_reg": "loss_roi_box", "loss_mask": "loss_roi_mask"}
-"""Of the second stage: torchvision's names, and those beside the first stage's."""
+"""Losses of the second stage: torchvision's names, and ours."""
 
 
 class DenseRCNN(DenseDetector):
-    """Trunk, pyramid, proposals through deformable heads, and RoI heads."""
+    """Trunk, pyramid, deformable heads for proposals, and RoI heads."""
 
     kind = "dense_rcnn"
     config: DenseRCNNConfig
@@ -71,7 +70,7 @@ class DenseRCNN(DenseDetector):
     def detect_alike(
         self, batch: Tensor, placements: Sequence[Placement], *, min_score: float, nms: float, max_detections: int
     ) -> list[Detection]:
-        """Propose regions, look into them, and give what is there in the photos' px."""
+        """Propose regions, classify them and refine their boxes; detections in photo px."""
         predictions = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
         self.roi.score_thresh, self.roi.nms_thresh, self.roi.detections_per_img = min_score, nms, max_detections
         regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
@@ -82,12 +81,12 @@ class DenseRCNN(DenseDetector):
             found.append({"boxes": boxes, "labels": one["labels"] - 1, "scores": one["scores"]})
             found[-1] |= {"logits": _log_odds(one["scores"]), "unclipped": corners, "region": one["boxes"].detach()}
             if self.config.masks:
-                # Over the whole region: of what lies beyond the photo nothing is seen, but nothing is squeezed into it.
+                # Over the whole region: what lies outside the photo is not seen, but nothing is squeezed.
                 found[-1]["masks"] = paste(one["masks"][:, 0].float(), corners, placement.size)
         return found
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
-        """What the second stage sees in the detected regions themselves, for the same classes."""
+        """Predictions of the second stage for the regions of the detections, for the same classes."""
         seen = self.predict(self.trunk(batch.to(memory_format=torch.channels_last)))
         regions, labels = found["region"], found["labels"] + 1
         pooled = self.roi.box_roi_pool(_wide(seen), [regions], _shapes(seen))
@@ -98,7 +97,7 @@ class DenseRCNN(DenseDetector):
         return {"scores": scores, "logits": _log_odds(scores), "unclipped": on_photo(boxes, placement)}
 
     def proposals(self, predictions: Predictions) -> list[Tensor]:
-        """Each photo's regions ``[r 4]``, xyxy in network px, best first, at most ``config.proposals``; detached."""
+        """Regions of each photo ``[r 4]``, xyxy in network px, best first, at most ``config.proposals``; detached."""
         confidence = (predictions.cls.squeeze(-1).sigmoid() * predictions.iou.sigmoid()).detach()
         found = []
         for boxes, scores, shape in zip(predictions.boxes.detach(), confidence, _shapes(predictions), strict=True):
@@ -110,9 +109,9 @@ class DenseRCNN(DenseDetector):
         return found
 
     def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The proposals' losses, as the dense detector's with one class, and those of the RoI heads.
+        """The losses of the proposals, as of the dense detector with one class, and those of the RoI heads.
 
-        With ``config.masks`` the targets hold ``masks`` too (bool ``[t h w]``, network px).
+        With ``config.masks`` the targets also have ``masks`` (bool ``[t h w]``, network px).
         """
         of_any_class = [target | {"labels": torch.zeros_like(target["labels"])} for target in targets]
         losses = super().prediction_losses(predictions, of_any_class)
@@ -128,23 +127,23 @@ class DenseRCNN(DenseDetector):
 
 
 def _log_odds(scores: Tensor) -> Tensor:
-    """log p / (1 − p), within what float32 can tell from 1."""
+    """log p / (1 − p), clamped to what float32 can tell from 1."""
     return torch.logit(scores, eps=1e-7)
 
 
 def _shapes(predictions: Predictions) -> list[tuple[int, int]]:
-    """The canvas of each photo, network px."""
+    """The input's size for each photo, network px."""
     n, _, h, w = predictions.pyramid[f"stride{STRIDES[0]}"].shape
     return [(h * STRIDES[0], w * STRIDES[0])] * n
 
 
 def _wide(predictions: Predictions) -> dict[str, Tensor]:
-    """The pyramid in float32, in which regions are pooled."""
+    """The pyramid in float32, from which regions are pooled."""
     return {name: value.float() for name, value in predictions.pyramid.items()}
 
 
 def _lies_in(boxes: Tensor, ignored: Tensor) -> Tensor:
-    """Which boxes lie with more than :data:`IN_IGNORED` of their area in one of ``ignored`` ([r])."""
+    """Whether more than :data:`IN_IGNORED` of a box's area lies in one of ``ignored`` ([r])."""
     if not len(ignored):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     low = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])

@@ -1,4 +1,4 @@
-"""The heads of a dense detector: one deformable 3×3 a level, or several, and 1×1 convolutions."""
+"""The heads of a dense detector: one or more deformable 3×3 convolutions per level, and 1×1 convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .config import DenseConfig
 
 
 class LevelHead(nn.Module):
-    """One level's predictions: deformable 3×3, GroupNorm, ReLU (perhaps several times), and 1×1 convolutions."""
+    """The head of a level: deformable 3×3, GroupNorm, ReLU (one or more times), then 1×1 convolutions."""
 
     def __init__(self, config: DenseConfig, classes: int) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ class LevelHead(nn.Module):
         self.cls = nn.Conv2d(2 * channels, classes, 1)
         self.box = nn.Conv2d(2 * channels, 4, 1)
         self.iou = nn.Conv2d(2 * channels, 1, 1)
-        # The class bias is a prior of 1 %, as focal loss wants it (Lin et al., ICCV 2017).
+        # The class bias corresponds to a prior of 1 %, for the focal loss (Lin et al., ICCV 2017).
         for layer, bias in ((self.cls, -4.6), (self.box, decode.BIAS[config.decode]), (self.iou, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             layer.bias = nn.Parameter(torch.full((layer.out_channels,), bias))
-        # After the others, which so have the same initial weights however boxes are decoded.
+        # Created last, so that the others have the same initial weights whichever way boxes are decoded.
         self.decoding = config.decode
         if config.decode in decode.FROM_KERNEL_ALONE:
             del self.box
@@ -45,12 +45,12 @@ class LevelHead(nn.Module):
             self.told = nn.utils.skip_init(nn.Conv2d, 4, 2 * channels, 1, bias=False)  # draws no random numbers
             nn.init.zeros_(self.told.weight)
         self.task_gradient = 1.0
-        """What of the boxes' gradient flows into the offsets, where they are decoded from them."""
+        """Factor on the boxes' gradient into the offsets, where boxes are decoded from them."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
-        """Class logits, what boxes are decoded from, IoU logits, and the offsets of the head's layers, lowest first.
+        """Class logits, the input of the box decoder, IoU logits, and the offsets of the head's layers, lowest first.
 
-        Where boxes are not decoded from offsets these are not given.
+        The offsets are left out if boxes are not decoded from them.
         """
         if self.decoding in decode.FROM_CELL:
             x = F.relu(self.mix(F.relu(self.norm(self.deform(self.before(x))))))
@@ -71,7 +71,8 @@ class LevelHead(nn.Module):
 
 
 def share(own: nn.Module, other: nn.Module) -> None:
-    """Give ``other`` the parameters of ``own``, a module of the same kind; capture still tells the modules apart."""
+    """Share the parameters of ``own`` with ``other``, a module of the same kind; capture still distinguishes the
+    modules."""
     for name, parameter in own.named_parameters():
         place, _, leaf = name.rpartition(".")
         setattr(other.get_submodule(place), leaf, parameter)

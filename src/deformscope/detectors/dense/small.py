@@ -1,8 +1,7 @@
-"""A one-stage detector small enough to be trained whole on two CPU cores in a minute and a half.
+"""A one-stage detector that is small enough to be trained from scratch on two CPU cores in a minute and a half.
 
-The packaged architecture's heads on a plain trunk whose cells see little: stacked 3×3 convolutions of stride 2, and no
-pyramid's way down from coarser levels. What a prediction knows beyond its own surroundings comes through its deformable
-kernel.
+It has the packaged architecture's heads on a trunk of 3×3 convolutions with stride 2, whose cells see little, and no
+top-down path. So information from beyond a cell's surroundings only comes through its deformable kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .dense import DenseDetector
 
 
 class SmallTrunk(nn.Module):
-    """Five convolutions of stride 2; maps at strides 8, 16 and 32, whose cells see 31, 63 and 127 px."""
+    """Five convolutions with stride 2; feature maps at strides 8, 16 and 32, whose cells see 31, 63 and 127 px."""
 
     taps: ClassVar = {2: "stride8", 3: "stride16", 4: "stride32"}
 
@@ -37,7 +36,7 @@ class SmallTrunk(nn.Module):
         self.channels = tuple(widths[index + 1] for index in self.taps)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised RGB ``[n 3 h w]`` to maps by name."""
+        """Normalised RGB ``[n 3 h w]`` to feature maps by name."""
         maps = {}
         for index, layer in enumerate(self.layers):
             images = layer(images)
@@ -47,19 +46,19 @@ class SmallTrunk(nn.Module):
 
 
 class SideWays(nn.Module):
-    """A pyramid of which only the 1×1 convolutions beside the trunk are left: each level for itself."""
+    """The lateral 1×1 convolutions of a pyramid, without its top-down path."""
 
     def __init__(self, before: Sequence[int], after: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(channels, after, 1) for channels in before)
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Maps by name, to maps of ``after`` channels by name."""
+        """Feature maps by name to feature maps with ``after`` channels by name."""
         return {name: layer(one) for layer, (name, one) in zip(self.layers, maps.items(), strict=True)}
 
 
 class SmallDetector(DenseDetector):
-    """The packaged detector's heads and losses on a :class:`SmallTrunk`, which learns."""
+    """The packaged detector's heads and losses on a :class:`SmallTrunk`, which is trained."""
 
     kind = "small"
     saved_dtype = torch.float32

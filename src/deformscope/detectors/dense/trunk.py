@@ -1,4 +1,4 @@
-"""The dense detectors' trunk: MobileNetV2 (Sandler et al., CVPR 2018), trained on ImageNet and frozen."""
+"""The trunk of the dense detectors: MobileNetV2 (Sandler et al., CVPR 2018), trained on ImageNet and frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import DeformscopeError
 
 
 class Trunk(nn.Module):
-    """ImageNet MobileNetV2 up to stride 32, frozen; its maps at strides 8, 16 and 32 (32, 96 and 320 channels)."""
+    """ImageNet MobileNetV2 up to stride 32, frozen; feature maps at strides 8, 16 and 32 (32, 96 and 320 channels)."""
 
     taps: ClassVar = {6: "stride8", 13: "stride16", 17: "stride32"}
     channels = (32, 96, 320)
@@ -23,11 +23,11 @@ class Trunk(nn.Module):
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stay in eval mode: the running statistics are frozen."""
+        """Stay in eval mode, since the running statistics are frozen."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised RGB ``[n 3 h w]`` to maps by name."""
+        """Normalised RGB ``[n 3 h w]`` to feature maps by name."""
         maps = {}
         for index, block in enumerate(self.features):
             images = block(images)
@@ -36,9 +36,9 @@ class Trunk(nn.Module):
         return maps
 
     def load_published(self, weights: Mapping[str, Tensor]) -> None:
-        """Weights of other projects: the same tensors in the same order, perhaps under other names.
+        """Load weights of other projects: the same tensors in the same order, perhaps under other names.
 
-        Raises DeformscopeError for those of another network.
+        Raises DeformscopeError for weights of another network.
         """
         own = self.state_dict()
         pairs = list(zip(own, weights.values(), strict=False))
