@@ -10,7 +10,7 @@ from PIL import Image
 
 with install_import_hook("deformscope.training", "typechecker.check"):
     import deformscope.training.ablation.experiment
-    import deformscope.training.ablation.table  # noqa: F401
+    import deformscope.training.ablation.output  # noqa: F401
 
 from deformscope.training.recipe.reading import read
 from deformscope.training.recipe.recipe import Recipe

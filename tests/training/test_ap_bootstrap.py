@@ -5,7 +5,8 @@ import pytest
 
 from deformscope.metrics.coco import average_precision
 from deformscope.training.ablation.ap_bootstrap import resampled
-from deformscope.training.ablation.table import markdown, summarise
+from deformscope.training.ablation.summary import summarise
+from deformscope.training.ablation.table import markdown
 from deformscope.training.run.run_folder import Result
 
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from deformscope.training.ablation.experiment import ablate
 from deformscope.training.recipe.reading import read
-from deformscope.training.ablation.table import write
+from deformscope.training.ablation.output import write
 if __name__ == "__main__":
     results = ablate(read("shapes", sys.argv[2:]), Path(sys.argv[1]), modes=["none", "full"], seeds=1, progress=False)
     write(results, Path(sys.argv[1]))

@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from deformscope.errors import DeformscopeError
 from deformscope.metrics.coco import average_precision, scores
 from deformscope.training.ablation.experiment import at_test_time, trained
-from deformscope.training.ablation.table import PAPER, STUDENT, markdown, summarise, table_csv, write
+from deformscope.training.ablation.output import write
+from deformscope.training.ablation.summary import PAPER, summarise
+from deformscope.training.ablation.table import markdown, table_csv
 from deformscope.training.data.shapes import ShapesSet
 from deformscope.training.run.run_folder import Result
 from deformscope.training.run.train import train
@@ -36,8 +39,8 @@ def test_means_spreads_and_paired_differences(results):
     gaps = np.array(AP["kernel"]) - AP["none"]
     assert one.mean == pytest.approx(gaps.mean())
     assert gaps.min() <= one.bootstrap[0] < one.mean < one.bootstrap[1] <= gaps.max()
-    reach = 4.303 * gaps.std(ddof=1) / np.sqrt(3)
-    assert one.student == pytest.approx((gaps.mean() - reach, gaps.mean() + reach), abs=2e-3)
+    reach = 4.30265 * gaps.std(ddof=1) / np.sqrt(3)
+    assert one.student == pytest.approx((gaps.mean() - reach, gaps.mean() + reach), abs=1e-4)
 
 
 def test_the_bootstrap_covers_what_it_should_with_many_seeds():
@@ -51,12 +54,15 @@ def test_the_bootstrap_covers_what_it_should_with_many_seeds():
     assert 85 <= covered <= 99
 
 
-def test_students_quantiles_are_right():
-    scipy_stats = pytest.importorskip("scipy.stats")
-    for freedom, quantile in enumerate(STUDENT, start=1):
-        assert quantile == pytest.approx(scipy_stats.t.ppf(0.975, freedom), abs=0.01)
-    for freedom in (10, 20, 60):
-        assert 1.96 + 2.4 / freedom == pytest.approx(scipy_stats.t.ppf(0.975, freedom), abs=0.03)
+def test_students_interval_is_scipys_of_the_paired_differences():
+    random = np.random.default_rng(2)
+    for seeds in (2, 3, 12, 40):
+        none, full = random.normal(20, 1, seeds), random.normal(21, 1, seeds)
+        runs = [
+            result(mode, s, ap) for mode, one in (("none", none), ("full", full)) for s, ap in enumerate(one.tolist())
+        ]
+        expected = stats.ttest_rel(full, none).confidence_interval(0.95)
+        assert summarise(runs).differences[0].student == pytest.approx((expected.low, expected.high))
 
 
 def test_a_seed_that_only_one_mode_has_is_in_no_difference(results):

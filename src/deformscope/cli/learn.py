@@ -59,19 +59,20 @@ def ablate(
     folder: RunFolder = None,
 ) -> int:
     """Compare the AP with all offsets, only d_f, only d_k and none: train each with several seeds, write a table."""
-    from ..training.ablation import ap_bootstrap as photos, experiment as room, table
+    from ..training.ablation import ap_bootstrap as photos, experiment, output
     from ..training.recipe.reading import read
 
     chosen = read(recipe, overrides)
     folder = folder or Path("runs") / chosen.name
-    wanted = room.checked(modes)
+    wanted = experiment.checked(modes)
     if at_test_time is None:
-        results = room.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
+        results = experiment.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
         name, resampled = "ablation", photos.of_runs(chosen, folder, results)
     else:
-        _, detector = room.trained(at_test_time)
-        results, name, resampled = room.at_test_time(chosen, detector, modes=wanted, report=print), "at_test_time", None
+        _, detector = experiment.trained(at_test_time)
+        results = experiment.at_test_time(chosen, detector, modes=wanted, report=print)
+        name, resampled = "at_test_time", None
     command = shlex.join(["deformscope", *sys.argv[1:]])
-    for file in table.write(results, folder, name=name, command=command, resampled=resampled):
+    for file in output.write(results, folder, name=name, command=command, resampled=resampled):
         print(file)
     return 0

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from ...detectors.offset_mode import OFFSET_MODES
 from ...draw.style import BOX, FAINT, INK, save
-from .table import NAMES, PAPER, Summary
+from .summary import NAMES, PAPER, Summary
 
 
 def plot(summary: Summary, path: Path) -> Path:
-    """Left, this ablation: a thin line a seed and the mean; right, the paper's figures on COCO. Shared mode axis."""
+    """Left, this ablation: a thin line per seed, and the mean; right, the paper's AP on COCO."""
     figure = Figure(figsize=(8.4, 3.4), facecolor="white", layout="constrained")
     own, paper = figure.subplots(1, 2)
     modes = [mode for mode in OFFSET_MODES if mode in summary.values]
@@ -21,7 +21,7 @@ def plot(summary: Summary, path: Path) -> Path:
         line = [(places[mode], summary.values[mode][seed]) for mode in modes if seed in summary.values[mode]]
         own.plot(*zip(*line, strict=True), color=FAINT, linewidth=0.8, marker="o", markersize=3, alpha=0.7)
     own.plot([places[m] for m in modes], [summary.mean(m) for m in modes], color=BOX, linewidth=2.2, label="mean")
-    own.set_title("this ablation: a line a seed, and their mean", fontsize=9, color=INK)
+    own.set_title("this ablation: a line per seed, and their mean", fontsize=9, color=INK)
     own.legend(frameon=False, fontsize=8)
     for (name, figures), style in zip(PAPER.items(), ("-", "--", ":"), strict=True):
         paper.plot([places[m] for m in modes], [figures[m] for m in modes], style, color=INK, marker="o", label=name)
