@@ -33,11 +33,16 @@ def curve(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("launcher", "mode"), [("torchrun", "full"), ("lightning", "none")])
+TOLD = ("network.decode=D2", "optimiser.offset_supervision={weight: 0.5}")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "mode", "more"), [("torchrun", "full", ()), ("lightning", "none", ()), ("lightning", "full", TOLD)]
+)
 def test_two_processes_at_batch_b_learn_what_one_learns_at_batch_2b(
-    tiny, tiny_overrides, tmp_path, monkeypatch, launcher, mode
+    tiny, tiny_overrides, tmp_path, monkeypatch, launcher, mode, more
 ):
-    settings = [*SETTINGS, f"network.offset_mode={mode}"]
+    settings = [*SETTINGS, f"network.offset_mode={mode}", *more]
     one, two = tmp_path / "one", tmp_path / "two"
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
@@ -50,7 +55,8 @@ def test_two_processes_at_batch_b_learn_what_one_learns_at_batch_2b(
     lines = list(zip(curve(one), curve(two), strict=True))
     assert len(lines) == 4
     for alone, together in lines:
-        for name in ("loss", "loss_cls", "loss_box", "loss_iou", "grad_norm"):
+        supervision = ("loss_supervision",) if more else ()
+        for name in ("loss", "loss_cls", "loss_box", "loss_iou", "grad_norm", *supervision):
             assert together[name] == pytest.approx(alone[name], rel=1e-5), (name, alone["step"])
     weights = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (one, two)]
     begun = torch.load(one / "last.ckpt", weights_only=True)["state_dict"].keys()
