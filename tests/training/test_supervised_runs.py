@@ -84,15 +84,14 @@ def test_the_tasks_gradient_is_scaled_where_boxes_are_decoded_too(tiny):
 
 
 def test_a_detector_that_decodes_from_offsets_is_saved_and_loaded(tmp_path):
-    from deformscope.detectors.checkpoints import native
     from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
 
     detector = DenseDetector(DenseConfig(("one",), 16, decode="D1")).eval()
-    native.save(detector, tmp_path / "one.safetensors", torch.float32)
+    detector.save(tmp_path / "one.safetensors")
     again = load_detector(str(tmp_path / "one.safetensors"))
     assert again.config.decode == "D1" and not hasattr(again.heads["stride8"], "box")
     for key, value in again.state_dict().items():
-        assert torch.equal(value, detector.state_dict()[key])
+        assert torch.allclose(value.float(), detector.state_dict()[key].float(), rtol=1e-3, atol=1e-6), key
 
 
 @pytest.mark.parametrize(
