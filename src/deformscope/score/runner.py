@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field as dataclass_field, replace
+from dataclasses import dataclass, field as dataclass_field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,17 @@ from ..analysis import Analysis
 from ..datasets.coco import Broken
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
+from .forward import ForwardPasses, read_scene
 from .kept import Kept
-from .measures.annotations import Photos, Scene, off_centre, open_folder
-from .measures.compare import Task, measured
-from .measures.inference import Seen, look, offset_convolutions
+from .measures.annotations import Photos, Scene, open_folder
+from .measures.compare import measured
+from .measures.inference import offset_convolutions
 from .measures.nulls import fresh_copy
 from .run_folder import appending, claim, describe, known_records, process_group, wait
 from .summary.columns import Record
 from .summary.scores import Scores
 from .summary.summarise import summarise
 from .summary.tables import as_markdown
-
-NEIGHBOURS = 8
-"""Photos that are tried in turn for the offsets of another image."""
 
 
 @dataclass
@@ -159,15 +157,17 @@ def records(
 ) -> Iterator[tuple[Record, Analysis | None]]:
     """The records of the photos of these indices, in their order, with the fields that were measured."""
     fresh = fresh_copy(detector, offset_convolutions(detector), settings.seed)
-    eyes = _Eyes(detector, fresh, photos, total, settings)
+    passes = ForwardPasses(
+        detector, fresh, photos, total, layers=settings.layers, crops=settings.crops, composed=settings.composed
+    )
     waiting: deque[tuple[Record, Analysis | None, dict[str, Future[dict[str, Any]]]]] = deque()
     ahead = 4 * max(settings.workers, 1)
     with _pool(settings.workers) as pool, ThreadPoolExecutor(1) as reader:
         read: deque[Future[Scene | str]] = deque()
         for place, index in enumerate(indices):
             while len(read) < 4 and place + len(read) < len(indices):
-                read.append(reader.submit(_read, photos, indices[place + len(read)]))
-            record, tasks, analysis = eyes.see(index, read.popleft().result())
+                read.append(reader.submit(read_scene, photos, indices[place + len(read)]))
+            record, tasks, analysis = passes.of_photo(index, read.popleft().result())
             if pool is None:
                 yield _finished(record, {name: measured(task) for name, task in tasks.items()}), analysis
                 continue
@@ -176,78 +176,6 @@ def records(
                 yield _collected(*waiting.popleft())
         while waiting:
             yield _collected(*waiting.popleft())
-
-
-class _Eyes:
-    """The detector, its fresh twin, and what it saw last, which is the next photo's other image."""
-
-    def __init__(self, detector: nn.Module, fresh: nn.Module, photos: Photos, total: int, settings: Settings) -> None:
-        self.detector, self.fresh, self.photos, self.total, self.settings = detector, fresh, photos, total, settings
-        self.seen: dict[int, Seen | None] = {}
-
-    def see(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task], Analysis | None]:
-        """A photo's record so far, what is to be measured of it, and its fields."""
-        image = self.photos.images[index]
-        record: Record = {"index": index, "image": image.id, "file": image.file_name, "status": "scored"}
-        if isinstance(scene, str):
-            return record | {"status": "photo not readable", "note": scene}, {}, None
-        if not scene.counted:
-            return record | {"status": "no object", "note": "no object that counts is annotated"}, {}, None
-        tasks: dict[str, Task] = {}
-        analysis = None
-        try:
-            views = {"whole": scene, "crop": off_centre(scene) if self.settings.crops else None}
-            for view, one in views.items():
-                if one is None or not one.counted:
-                    continue
-                seen = self._look(self.detector, one)
-                # The fields themselves stay here: workers and later photos need the maps alone.
-                seen, whole = replace(seen, analysis=None), seen.analysis
-                if view == "whole":
-                    analysis = whole
-                    self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
-                    if seen.broken:
-                        record["broken"] = list(seen.broken)
-                fresh = self._look(self.fresh, one).maps
-                # A picture of one pixel stands for the photo, whose size alone counts from here on.
-                blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
-                tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
-        except DeformscopeError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = " ".join(str(error).split())[:200]
-            return record | {"status": "detector failed", "note": f"{type(error).__name__}: {reason}"}, {}, None
-        if not any(task.field.maps for task in tasks.values()):
-            return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}, None
-        return record, tasks, analysis
-
-    def _look(self, detector: nn.Module, scene: Scene) -> Seen:
-        return look(detector, scene.photo, self.settings.layers, together=self.settings.composed)
-
-    def _other(self, index: int) -> dict[str, Any]:
-        """The maps of the photo before this one (of the first, after), or of the nearest that has any."""
-        for distance in range(1, NEIGHBOURS):
-            other = index - distance if index >= distance else distance
-            if other == index or other >= self.total:
-                continue
-            if other not in self.seen:
-                scene = _read(self.photos, other)
-                try:
-                    seen = None if isinstance(scene, str) else self._look(self.detector, scene)
-                    self.seen[other] = None if seen is None else replace(seen, analysis=None)
-                except (RuntimeError, ValueError, IndexError):
-                    self.seen[other] = None
-            seen = self.seen[other]
-            if seen is not None and seen.maps:
-                return seen.maps
-        return {}
-
-
-def _read(photos: Photos, index: int) -> Scene | str:
-    try:
-        return photos.scene(index)
-    except DeformscopeError as error:
-        return str(error)
 
 
 def _collected(

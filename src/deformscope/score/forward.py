@@ -1,0 +1,109 @@
+"""The forward passes of a run: a detector and its fresh copy on photos and on crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from ..analysis import Analysis
+from ..errors import DeformscopeError
+from .measures.annotations import Photos, Scene, off_centre
+from .measures.compare import Task
+from .measures.inference import Maps, Seen, look
+from .summary.columns import Record
+
+NEIGHBOURS = 8
+"""Photos that are tried in turn for the offsets of another image."""
+
+
+class ForwardPasses:
+    """Runs a detector, and its copy with ``fresh`` offset convolutions, on the first ``total`` of some photos.
+
+    ``layers`` are patterns of names, none: all; ``composed`` takes each layer together with up to two below it.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        fresh: nn.Module,
+        photos: Photos,
+        total: int,
+        *,
+        layers: Sequence[str] = (),
+        crops: bool = True,
+        composed: bool = False,
+    ) -> None:
+        self.detector, self.fresh, self.photos, self.total = detector, fresh, photos, total
+        self.layers, self.crops, self.composed = layers, crops, composed
+        self.seen: dict[int, Seen | None] = {}
+
+    def of_photo(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task], Analysis | None]:
+        """A photo's record so far, what is to be measured of each of its views, and its fields.
+
+        ``scene`` is what :func:`read_scene` read; of a photo that cannot be measured the record says why.
+        """
+        image = self.photos.images[index]
+        record: Record = {"index": index, "image": image.id, "file": image.file_name, "status": "scored"}
+        if isinstance(scene, str):
+            return record | {"status": "photo not readable", "note": scene}, {}, None
+        if not scene.counted:
+            return record | {"status": "no object", "note": "no object that counts is annotated"}, {}, None
+        tasks: dict[str, Task] = {}
+        analysis = None
+        try:
+            views = {"whole": scene, "crop": off_centre(scene) if self.crops else None}
+            for view, one in views.items():
+                if one is None or not one.counted:
+                    continue
+                seen = self._look(self.detector, one)
+                # The fields themselves stay here: workers and later photos need the maps alone.
+                seen, whole = replace(seen, analysis=None), seen.analysis
+                if view == "whole":
+                    analysis = whole
+                    self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
+                    if seen.broken:
+                        record["broken"] = list(seen.broken)
+                fresh = self._look(self.fresh, one).maps
+                # A picture of one pixel stands for the photo, whose size alone counts from here on.
+                blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
+                tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
+        except DeformscopeError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            return record | {"status": "detector failed", "note": f"{type(error).__name__}: {reason}"}, {}, None
+        if not any(task.field.maps for task in tasks.values()):
+            return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}, None
+        return record, tasks, analysis
+
+    def _look(self, detector: nn.Module, scene: Scene) -> Seen:
+        return look(detector, scene.photo, self.layers, together=self.composed)
+
+    def _other(self, index: int) -> Maps:
+        """The maps of the photo before this one (of the first, after), or of the nearest that has any."""
+        for distance in range(1, NEIGHBOURS):
+            other = index - distance if index >= distance else distance
+            if other == index or other >= self.total:
+                continue
+            if other not in self.seen:
+                scene = read_scene(self.photos, other)
+                try:
+                    seen = None if isinstance(scene, str) else self._look(self.detector, scene)
+                    self.seen[other] = None if seen is None else replace(seen, analysis=None)
+                except (RuntimeError, ValueError, IndexError):
+                    self.seen[other] = None
+            seen = self.seen[other]
+            if seen is not None and seen.maps:
+                return seen.maps
+        return {}
+
+
+def read_scene(photos: Photos, index: int) -> Scene | str:
+    """A photo and its objects, or in words why it cannot be read."""
+    try:
+        return photos.scene(index)
+    except DeformscopeError as error:
+        return str(error)
