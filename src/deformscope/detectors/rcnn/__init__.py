@@ -1,1 +1,1 @@
-"""Faster and Mask R-CNN on ResNet-FPN, by MMDetection's and Detectron2's rules."""
+"""Faster and Mask R-CNN on ResNet-FPN, with MMDetection's and Detectron2's conventions."""

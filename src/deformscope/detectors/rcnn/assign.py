@@ -1,7 +1,7 @@
-"""Which ground truth each anchor or proposal learns from, and which of them are drawn for the losses.
+"""Assign objects to anchors and proposals, and sample those that have a loss.
 
-MMDetection's MaxIoUAssigner and RandomSampler. torchvision's Matcher gives a low-quality match to the candidate's own
-best object; MMDetection to the object that has no better candidate, later objects winning.
+As MMDetection's MaxIoUAssigner and RandomSampler. torchvision's Matcher gives a low-quality match to the candidate's
+own best object; MMDetection gives it to the object that has no better candidate, later objects first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BACKGROUND, IGNORED = -1, -2
 
 @dataclass(frozen=True)
 class Sample:
-    """The drawn candidates of one image, as indices into its candidates."""
+    """The sampled candidates of an image, as indices into its candidates."""
 
     positive: Int[Tensor, " p"]
     negative: Int[Tensor, " q"]
@@ -31,10 +31,10 @@ def assign(
     negative: float,
     low_quality: float | None = None,
 ) -> Int[Tensor, " n"]:
-    """The index of each candidate's object; −1 background (best IoU below ``negative``), −2 neither.
+    """Index of each candidate's object; −1 for background (best IoU below ``negative``), −2 for neither.
 
-    IoU at least ``positive`` assigns the best object. With ``low_quality``, every object whose best IoU reaches it
-    also takes all candidates of exactly that IoU.
+    An IoU of at least ``positive`` assigns the best object. With ``low_quality``, every object whose best IoU reaches
+    it also takes all candidates with exactly that IoU.
     """
     if not len(truth) or not len(candidates):
         return torch.full((len(candidates),), BACKGROUND, device=candidates.device)
@@ -49,7 +49,7 @@ def assign(
 
 
 def draw(matched: Int[Tensor, " n"], count: int, share: float, generator: torch.Generator | None = None) -> Sample:
-    """Up to ``count`` candidates at random, at most ``share`` of them positive, negatives filling up the rest."""
+    """Sample up to ``count`` candidates, at most ``share`` of them positive; the rest are negative."""
     positive = _some(torch.nonzero(matched >= 0)[:, 0], int(count * share), generator)
     negative = _some(torch.nonzero(matched == BACKGROUND)[:, 0], count - len(positive), generator)
     return Sample(positive, negative)

@@ -1,7 +1,7 @@
-"""ResNet with deformable convolutions for the 3×3s of chosen stages (Dai et al., ICCV 2017; Zhu et al., CVPR 2019).
+"""ResNet with deformable 3×3 convolutions in chosen stages (Dai et al., ICCV 2017; Zhu et al., CVPR 2019).
 
-torchvision's bottlenecks under torchvision's names, so ``backbone.layer2.0.conv2`` is the first deformable convolution
-and ImageNet weights of torchvision load as they are.
+Modules have torchvision's names, so that ``backbone.layer2.0.conv2`` is the first deformable convolution and
+torchvision's ImageNet weights can be loaded unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .config import BLOCKS, STAGES, RCNNConfig
 
 
 class ResNet(nn.Module):
-    """The trunk up to stride 32. Batch norm keeps its statistics in training; stem and layer1 are frozen whole."""
+    """ResNet up to stride 32. The statistics of batch norm, the stem and layer1 are frozen."""
 
     def __init__(self, config: RCNNConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> ResNet:
-        """Train mode for everything but batch norm."""
+        """Train mode for all modules except batch norm."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -1,7 +1,7 @@
-"""Box arithmetic of the two-stage detectors: anchors, deltas, suppression. Boxes are xyxy, continuous, in px.
+"""Boxes of the two-stage detectors: anchors, deltas, suppression. Boxes are xyxy, continuous, in px.
 
-Where torchvision differs from MMDetection and Detectron2 the difference decides detections: it rounds its anchors and
-infers their strides from the maps' sizes. Here they are neither rounded nor inferred.
+torchvision rounds its anchors and infers their strides from the sizes of the maps, which changes detections. As in
+MMDetection and Detectron2, neither is done here.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 STRIDES = (4, 8, 16, 32, 64)
-"""Of P2..P6, px. P6's is 64 whatever the image's height; its cells need not tile the image."""
+"""Strides of P2..P6, px. That of P6 is 64 for every height of the image; its cells need not tile the image."""
 ANCHOR_SCALE = 8
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 LARGEST_LOG_SCALE = abs(math.log(16 / 1000))
-"""Bound of dw and dh: a box grows at most 62.5-fold."""
+"""Bound of dw and dh: a box grows at most 62.5 times."""
 SHIFTED_NMS_LIMIT = 10_000
 
 Deltas = tuple[float, float, float, float]
 
 
 def base_anchors(stride: int) -> Float[Tensor, "a 4"]:
-    """The anchors of cell (0, 0): centred on px (0, 0), area (8 · stride)², height / width = .5, 1, 2."""
+    """The anchors of cell (0, 0): centred on px (0, 0), with area (8 · stride)² and height / width = .5, 1, 2."""
     root = torch.tensor(ANCHOR_RATIOS).sqrt()
     width, height = stride * (1 / root) * ANCHOR_SCALE, stride * root * ANCHOR_SCALE
     return torch.stack([-0.5 * width, -0.5 * height, 0.5 * width, 0.5 * height], dim=-1)
 
 
 def grid_anchors(size: tuple[int, int], stride: int, device: torch.device | str = "cpu") -> Float[Tensor, "p 4"]:
-    """The anchors of a map of ``size`` (h, w), cell by cell in row-major order, a cell's anchors together."""
+    """The anchors of a map of ``size`` (h, w), row-major by cell, with the anchors of a cell together."""
     y, x = (torch.arange(length, device=device, dtype=torch.float32) * stride for length in size)
     y, x = torch.meshgrid(y, x, indexing="ij")
     shift = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
@@ -40,7 +40,7 @@ def grid_anchors(size: tuple[int, int], stride: int, device: torch.device | str 
 
 
 def encode(boxes: Float[Tensor, "n 4"], targets: Float[Tensor, "n 4"], stds: Deltas) -> Float[Tensor, "n 4"]:
-    """Deltas (dx, dy, dw, dh) that turn ``boxes`` into ``targets``, divided by ``stds``."""
+    """Deltas (dx, dy, dw, dh), divided by ``stds``, from ``boxes`` to ``targets``."""
     size, wanted = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
     centre, aim = (boxes[:, :2] + boxes[:, 2:]) * 0.5, (targets[:, :2] + targets[:, 2:]) * 0.5
     deltas = torch.cat([(aim - centre) / size, (wanted / size).log()], dim=1)
@@ -50,9 +50,9 @@ def encode(boxes: Float[Tensor, "n 4"], targets: Float[Tensor, "n 4"], stds: Del
 def decode(
     boxes: Float[Tensor, "n 4"], deltas: Float[Tensor, "n c4"], stds: Deltas, clamp_shrink: bool
 ) -> Float[Tensor, "n c 4"]:
-    """The boxes that ``deltas`` (c boxes of four a row, in units of ``stds``) make of ``boxes``.
+    """Apply ``deltas`` (c boxes of four per row, in units of ``stds``) to ``boxes``.
 
-    dw and dh are clamped to ±log(1000/16); with ``clamp_shrink=False`` above only, as Detectron2 has it.
+    dw and dh are clamped to ±log(1000/16); with ``clamp_shrink=False`` only from above, as in Detectron2.
     """
     deltas = deltas.view(len(deltas), -1, 4) * deltas.new_tensor(stds)
     size = (boxes[:, 2:] - boxes[:, :2])[:, None]
@@ -65,10 +65,10 @@ def decode(
 def suppress(
     boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], groups: Int[Tensor, " n"], threshold: float, shifted: bool
 ) -> Int[Tensor, " kept"]:
-    """Indices that non-maximum suppression within each group keeps, best first.
+    """Indices that are kept by non-maximum suppression within each group, best first.
 
-    ``shifted`` moves the groups apart and suppresses once, as MMDetection does below 10,000 boxes. The shift costs
-    digits of the coordinates, and those decide pairs near the threshold, so it belongs to "the same detections".
+    ``shifted`` shifts the groups apart and suppresses once, as MMDetection does below 10,000 boxes. The shift costs
+    digits of the coordinates, which can decide pairs near the threshold, so it is needed to reproduce detections.
     """
     if not shifted or len(boxes) >= SHIFTED_NMS_LIMIT or not len(boxes):
         return batched_nms(boxes, scores, groups, threshold)

@@ -1,4 +1,4 @@
-"""The paper's detectors by name."""
+"""Build the paper's detectors by name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def build(
     num_classes: int = 80,
     class_names: Sequence[str] | None = None,
 ) -> RCNN:
-    """A freshly initialised detector, in train mode; its offset convolutions start at zero.
+    """Build a detector with initial weights, in train mode. Its offset convolutions start at zero.
 
-    ``architecture`` is ``faster_rcnn_r50_fpn`` or ``mask_rcnn_r50_fpn``, or either with r101. ``deformable`` names the
-    version, stages and offset groups as MMDetection does: ``dconv_c3-c5``, ``mdconv_c3-c5_group4``; None: nowhere.
-    ``offset_mode`` says which part of the offsets moves the kernel points: ``full``, ``feature`` (d_f), ``kernel``
-    (d_k) or ``none``; modulation stays. With ``class_names`` their number counts. ImageNet weights of torchvision go
-    in with ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
+    ``architecture`` is ``faster_rcnn_r50_fpn`` or ``mask_rcnn_r50_fpn``, or either with r101. ``deformable`` gives
+    version, stages and offset groups in MMDetection's notation: ``dconv_c3-c5``, ``mdconv_c3-c5_group4``; None for
+    none. ``offset_mode`` is the part of the offsets that is used: ``full``, ``feature`` (d_f), ``kernel`` (d_k) or
+    ``none``; modulation is always used. ``class_names`` sets the number of classes. To load torchvision's ImageNet
+    weights, use ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
 
-    Raises DeformscopeError when a name is unknown.
+    Raises DeformscopeError for an unknown name.
     """
     found = re.fullmatch(r"(faster|mask)_rcnn_r(50|101|152)_fpn", architecture)
     if not found:
@@ -47,7 +47,7 @@ def build(
 
 
 def numbered_class_names(number: int) -> tuple[str, ...]:
-    """COCO's names where there are 80 classes, else numbers."""
+    """COCO's names for 80 classes, otherwise numbers."""
     if number < 1:
         raise DeformscopeError(f"num_classes={number}: expected at least 1")
     return coco_class_names() if number == 80 else tuple(f"class {i}" for i in range(number))

@@ -1,7 +1,7 @@
-"""What it takes to build a two-stage detector again: widths, deformable stages, and the framework whose rules it obeys.
+"""Configuration of two-stage detectors: widths, deformable stages, and the conventions of their framework.
 
-Deformable stages have MMDetection's short names: ``dconv_c3-c5`` is version 1 in the paper's stages 3 to 5 (layer2 to
-layer4), ``mdconv_c3-c5_group4`` version 2 with four offset groups.
+Deformable stages have MMDetection's names: ``dconv_c3-c5`` is version 1 in the paper's stages 3 to 5 (layer2 to
+layer4), ``mdconv_c3-c5_group4`` is version 2 with four offset groups.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Bottlenecks in layer1..layer4, by depth."""
 STAGES = {"c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 BOX_STDS: Deltas = (0.1, 0.1, 0.2, 0.2)
-"""Units of the box head's deltas; Detectron2's weights (10, 10, 5, 5) are their inverse."""
+"""Units of the box head's deltas: the inverse of Detectron2's weights (10, 10, 5, 5)."""
 RPN_STDS: Deltas = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Deformable:
-    """Which stages are deformable, and how."""
+    """Deformable stages, version and offset groups."""
 
     stages: tuple[str, ...] = ("layer2", "layer3", "layer4")
     modulated: bool = False
@@ -32,7 +32,7 @@ class Deformable:
 
     @classmethod
     def parse(cls, text: str) -> Deformable:
-        """From a short name: ``dconv_c3-c5``, ``mdconv_c4``, ``mdconv_c3,c5_group4``."""
+        """Parse a name: ``dconv_c3-c5``, ``mdconv_c4``, ``mdconv_c3,c5_group4``."""
         found = re.fullmatch(r"(m?)dconv_(c[2-5](?:-c[2-5]|(?:,c[2-5])*))(?:_group([1-9]\d*))?", text)
         if not found:
             raise DeformscopeError(
@@ -59,23 +59,24 @@ class Deformable:
 
 @dataclass(frozen=True)
 class Dialect:
-    """Rules in which MMDetection and Detectron2 differ on the same network."""
+    """Conventions in which MMDetection and Detectron2 differ for the same network."""
 
     name: str
     stride_in_1x1: bool
-    """Stages shrink in a bottleneck's first 1×1, so that every 3×3 has stride 1 (else in the 3×3)."""
+    """A bottleneck's stride is in its first 1×1 convolution (otherwise in the 3×3)."""
     affine_frozen: bool
-    """Batch norm's scale and shift never train (else those of layer2..layer4 do). Its statistics never do."""
+    """Scale and shift of batch norm are frozen (otherwise those of layer2..layer4 are trained). Its statistics always
+    are."""
     rank_by_logit: bool
-    """Proposals are ranked by logits (else by probabilities, which run into ties)."""
+    """Rank proposals by logits (otherwise by probabilities, which have ties)."""
     clamp_shrink: bool
-    """dw and dh are clamped below as well as above."""
+    """Clamp dw and dh from below as well as from above."""
     shifted_nms: bool
-    """Groups are suppressed by shifting them apart, whatever the number of boxes."""
+    """Suppress groups by shifting them apart, for any number of boxes."""
     boxes_first: bool
-    """A detector without masks maps its boxes to the photo before suppressing them (else after)."""
+    """Map boxes to the photo before suppression, in detectors without masks (otherwise after it)."""
     clip_to_photo: bool
-    """Boxes on the photo are clipped to it, and empty ones dropped."""
+    """Clip boxes to the photo and drop empty ones."""
     preparation: Preparation
 
 
@@ -105,7 +106,7 @@ DETECTRON2 = Dialect(
 
 @dataclass(frozen=True)
 class RCNNConfig:
-    """A Faster R-CNN, or Mask R-CNN when ``mask``, on a ResNet-FPN; the widths are the published ones."""
+    """Configuration of a Faster R-CNN or, with ``mask``, Mask R-CNN on ResNet-FPN; widths are the published ones."""
 
     class_names: tuple[str, ...]
     depth: int = 50
@@ -131,11 +132,11 @@ class RCNNConfig:
 
     @property
     def architecture(self) -> str:
-        """Its short name, as :func:`deformscope.detectors.rcnn.build.build` takes it."""
+        """The name for :func:`deformscope.detectors.rcnn.build.build`."""
         return f"{'mask' if self.mask else 'faster'}_rcnn_r{self.depth}_fpn"
 
     def resized_to(self, shorter_side: int | None, longer_side: int | None) -> RCNNConfig:
-        """The same with photos resized to other sides, px; None leaves a side as it is."""
+        """The same with other sides to which photos are resized, px; None keeps the present one."""
         old = self.dialect.preparation
         short, long = chosen_sides(shorter_side, longer_side, (old.shorter_side, old.longer_side))
         return replace(
@@ -145,7 +146,7 @@ class RCNNConfig:
 
 
 def coco_class_names() -> tuple[str, ...]:
-    """COCO's 80 classes in the order of their ids, which is MMDetection's and Detectron2's."""
+    """COCO's 80 classes in the order of their ids, as in MMDetection and Detectron2."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]

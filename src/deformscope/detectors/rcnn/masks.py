@@ -1,4 +1,4 @@
-"""The mask head of Mask R-CNN (He et al., ICCV 2017), and its masks on the photo."""
+"""The mask head of Mask R-CNN (He et al., ICCV 2017), and masks in the photo."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchvision.ops import roi_align
 from .config import RCNNConfig
 
 MASK_GRID = 14
-"""RoI features a side; the head's masks have twice as many cells."""
+"""Side of the RoI features; the masks of the head have twice as many cells per side."""
 THRESHOLD = 0.5
 
 
 class MaskHead(nn.Module):
-    """Convolutions, one upsampling, and a 28 × 28 mask a class."""
+    """Convolutions, an upsampling, and a 28×28 mask per class."""
 
     def __init__(self, config: RCNNConfig) -> None:
         super().__init__()
@@ -44,21 +44,21 @@ class MaskHead(nn.Module):
 def mask_goals(
     masks: Shaped[Tensor, "t h w"], boxes: Float[Tensor, "r 4"], objects: Int[Tensor, " r"]
 ) -> Float[Tensor, "r 28 28"]:
-    """What the mask head should say of ``boxes`` (network px), each a view of the mask of its object: 0 or 1."""
+    """Targets of the mask head for ``boxes`` (network px): the part of each object's mask in the box, 0 or 1."""
     rois = torch.cat([torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None], boxes], dim=1)
     shown = masks[objects].to(boxes.dtype)[:, None]
     return (roi_align(shown, rois, 2 * MASK_GRID, sampling_ratio=0, aligned=True)[:, 0] >= THRESHOLD).to(boxes.dtype)
 
 
 def paste(masks: Float[Tensor, "d m m"], boxes: Float[Tensor, "d 4"], size: tuple[int, int]) -> Bool[Tensor, "d h w"]:
-    """Masks of probabilities, each stretched over its box (photo px), as pixels of a photo of ``size`` (h, w).
+    """Paste masks of probabilities into their boxes (photo px), as masks of a photo of ``size`` (h, w).
 
-    A pixel is set where the mask, interpolated at the pixel's centre, is at least one half. (torchvision resizes to
+    A pixel is set where the mask, interpolated at its centre, is at least one half. (torchvision rounds the box to
     whole pixels first and is off by up to one.)
     """
     pasted = torch.zeros(len(boxes), *size, dtype=torch.bool, device=masks.device)
     for mask, box, out in zip(masks, boxes, pasted, strict=True):
-        # One pixel of margin around the box; interpolation reaches no further than half a mask cell, below one half.
+        # One pixel of margin around the box; below one half, interpolation reaches no further than half a cell.
         left, top = (box[:2].floor() - 1).clamp(min=0).long().tolist()
         right, bottom = (box[2:].ceil() + 1).long().tolist()
         right, bottom = min(right, size[1]), min(bottom, size[0])
@@ -73,11 +73,11 @@ def paste(masks: Float[Tensor, "d m m"], boxes: Float[Tensor, "d 4"], size: tupl
 
 
 def _unit(pixels: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Pixel centres in the box's own coordinates, −1 to 1; a box without extent has all of them in its middle."""
+    """Pixel centres in coordinates of the box, −1 to 1; for a box without extent, its middle."""
     place = (pixels.to(first.dtype) + 0.5 - first) / (last - first) * 2 - 1
     return place.nan_to_num(0.0, 0.0, 0.0) if bool(last == first) else place
 
 
 def object_masks(masks: Sequence[Tensor], boxes: Sequence[Tensor], objects: Sequence[Tensor]) -> Tensor:
-    """The goals of several images' boxes, one below the other."""
+    """The targets for the boxes of several images, concatenated."""
     return torch.cat([mask_goals(m, b, o) for m, b, o in zip(masks, boxes, objects, strict=True)])

@@ -1,6 +1,6 @@
 """Faster and Mask R-CNN with deformable convolutions: the detectors of Zhang et al. (ICPRAM 2021), Table 1.
 
-The stages are methods, so that each can be fed and looked at by itself: :meth:`RCNN.pyramid`, :meth:`RCNN.proposals`,
+The stages are methods, so that each can be run separately: :meth:`RCNN.pyramid`, :meth:`RCNN.proposals`,
 :meth:`RCNN.box_predictions`, :meth:`RCNN.detections`.
 """
 
@@ -34,18 +34,18 @@ LEVELS = ("P2", "P3", "P4", "P5", "P6")
 
 @dataclass(frozen=True)
 class Samples:
-    """What the losses are taken on, one an image; for repeating a training step exactly."""
+    """The samples of an image that have a loss, to repeat a training step exactly."""
 
     anchors: Sequence[Sample]
-    """Indices into the anchors on the image's own padded part."""
+    """Indices into the anchors on the image's own padded area."""
     proposals: Sequence[Sample]
     """Indices into the image's objects, followed by its proposals."""
     proposed: Sequence[Float[Tensor, "_ 4"]] | None = None
-    """These proposals, xyxy in network px; if None the detector's own, whose order equal scores leave open."""
+    """Proposals, xyxy in network px; None for the detector's own, whose order is not defined for equal scores."""
 
 
 class RCNN(Detector):
-    """A two-stage detector; ``config`` says all there is to say about it."""
+    """A two-stage detector, built from ``config``."""
 
     kind = "rcnn"
     config: RCNNConfig
@@ -63,17 +63,17 @@ class RCNN(Detector):
         self.mask_head: nn.Module | None = MaskHead(config) if config.mask else None
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
-        """RGB uint8 ``[h w 3]`` arrays to the network's input ``[n 3 h w]`` and how each photo lies in it."""
+        """Convert RGB uint8 photos ``[h w 3]`` to the network's input; also returns how each photo lies in it."""
         how = self.config.dialect.preparation
         return prepare(photos, how if shorter_side is None else replace(how, shorter_side=shorter_side))
 
     def pyramid(self, batch: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
-        """P2..P6."""
+        """The feature pyramid P2..P6."""
         maps = OrderedDict((name, m) for name, m in zip(LEVELS, self.backbone(batch), strict=False))
         return list(self.neck(maps).values())
 
     def proposals(self, maps: Sequence[Tensor], placements: Sequence[Placement]) -> list[Proposals]:
-        """Each image's proposals from P2..P6."""
+        """The proposals of each image."""
         logits, deltas = self.rpn(maps)
         return self.rpn.propose(logits, deltas, placements)
 
@@ -96,7 +96,7 @@ class RCNN(Detector):
         nms: float = 0.5,
         max_detections: int = 100,
     ) -> list[Detection]:
-        """The best detections after suppression at IoU ``nms``, in the photos' own px."""
+        """The best detections after suppression at IoU ``nms``, in photo px."""
         maps = self.pyramid(batch)
         return self.detections(
             maps,
@@ -117,7 +117,7 @@ class RCNN(Detector):
         nms: float = 0.5,
         max_detections: int = 100,
     ) -> list[Detection]:
-        """Detections of each image from P2..P6 and its proposals."""
+        """The detections of each image, from P2..P6 and its proposals."""
         logits, deltas = self.box_predictions(maps, with_image([p.boxes for p in proposals]))
         counts = [len(p.boxes) for p in proposals]
         found, regions = [], []
@@ -136,7 +136,7 @@ class RCNN(Detector):
         return found
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
-        """What the box head sees in the regions from which the detections came, for the same classes."""
+        """Predictions of the box head for the regions of the detections, for the same classes."""
         regions, labels = found["region"], found["labels"]
         predictions = self.box_predictions(self.pyramid(batch), with_image([regions]))
         return self.box_head.repredict(regions, labels, predictions, placement)
@@ -144,7 +144,7 @@ class RCNN(Detector):
     def losses(self, batch: Batch, samples: Samples | None = None) -> dict[str, Tensor]:
         """``loss_{rpn_cls,rpn_bbox,cls,bbox}`` and, with masks, ``loss_mask``; ignored objects are left out.
 
-        What is drawn at random comes from torch's own generator unless ``samples`` say it.
+        Samples are drawn with torch's default generator unless ``samples`` is given.
         """
         assert batch.images is not None
         placements, targets = batch.placements, [_counted(target) for target in batch.targets]
@@ -171,7 +171,7 @@ class RCNN(Detector):
         logits, deltas = self.box_predictions(maps, with_image(boxes))
         losses |= self.box_head.losses(logits, deltas, torch.cat(boxes), torch.cat(labels), torch.cat(goals))
         if isinstance(self.mask_head, MaskHead):
-            # Positives come first in each image, so that their boxes are those with an object.
+            # Positives come first in each image, so these are the boxes with an object.
             objects = [index[index >= 0] for index in objects]
             boxes = [box[: len(index)] for box, index in zip(boxes, objects, strict=True)]
             masks = self.mask_predictions(maps, with_image(boxes))
@@ -181,7 +181,7 @@ class RCNN(Detector):
         return losses
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """torchvision's ResNet of the same depth, trained on ImageNet; offset convolutions stay as they are."""
+        """Load torchvision's ResNet of the same depth, trained on ImageNet; offset convolutions are unchanged."""
         try:
             missing = self.backbone.load_state_dict(weights, strict=False).missing_keys
         except RuntimeError as error:  # of another shape

@@ -1,6 +1,6 @@
 """The box head of Faster R-CNN on a feature pyramid (Lin et al., CVPR 2017): RoI features, classes and boxes.
 
-Labels are 0-based and the background comes last, where torchvision puts it first.
+Labels are 0-based and the background is last; in torchvision it is first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .boxes import STRIDES, decode, encode, suppress
 from .config import BOX_STDS, RCNNConfig
 
 ROI_LEVELS = 4
-"""P2..P5; P6 is for proposals only."""
+"""Strides of P2..P5; P6 is only for proposals."""
 FINEST_SIDE = 56
-"""RoIs of sqrt(area) below twice this many px are taken from P2."""
+"""RoIs with sqrt(area) below twice this many px are pooled from P2."""
 BOX_GRID = 7
 POSITIVE_IOU = 0.5
 SAMPLES, POSITIVE_SHARE = 512, 0.25
@@ -37,9 +37,9 @@ def roi_levels(rois: Float[Tensor, "r 5"]) -> Int[Tensor, " r"]:
 
 
 def pool(maps: Sequence[Tensor], rois: Float[Tensor, "r 5"], grid: int) -> Float[Tensor, "r c grid grid"]:
-    """RoI features ``grid`` × ``grid``: RoIAlign with half-pixel alignment and as many samples a bin as it has cells.
+    """RoI features ``grid`` × ``grid``: RoIAlign with half-pixel alignment and one sample per cell of a bin.
 
-    torchvision's MultiScaleRoIAlign cannot align; unaligned features are half a cell off.
+    torchvision's MultiScaleRoIAlign has no alignment; its features are half a cell off.
     """
     levels = roi_levels(rois)
     features = maps[0].new_zeros(len(rois), maps[0].shape[1], grid, grid)
@@ -51,24 +51,24 @@ def pool(maps: Sequence[Tensor], rois: Float[Tensor, "r 5"], grid: int) -> Float
 
 
 def with_image(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
-    """Boxes of several images as RoIs: each with its image's index before it."""
+    """Boxes of several images as RoIs, with the index of the image first."""
     return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
 
 
 def _log_odds(logits: Float[Tensor, "d k1"], labels: Int[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """log p / (1 − p) of one class of each row's softmax: its logit over the others' together."""
+    """log p / (1 − p) of one class of each row's softmax."""
     own = labels[:, None]
     return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(dim=1)
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then class logits (background last) and class-specific box deltas."""
+    """Two fully connected layers, then class logits (background last) and box deltas per class."""
 
     def __init__(self, config: RCNNConfig) -> None:
         super().__init__()
         self.dialect, self.classes = config.dialect, len(config.class_names)
         self.boxes_first = config.dialect.boxes_first and not config.mask
-        # Without candidates of low quality Mask R-CNN's masks would miss the objects that no proposal fits.
+        # Without low-quality matches, Mask R-CNN's masks would miss the objects that no proposal fits.
         self.low_quality = POSITIVE_IOU if config.mask else None
         self.shared = TwoMLPHead(config.fpn_channels * BOX_GRID**2, config.head_channels)
         self.cls = nn.Linear(config.head_channels, self.classes + 1)
@@ -92,7 +92,7 @@ class BoxHead(nn.Module):
         nms: float,
         max_detections: int,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "d 4"]]:
-        """One image's detections with their traces, best first; and the boxes in network px."""
+        """Detections of an image with their traces, best first, and their boxes in network px."""
         size = network_size(placement)
         scale = logits.new_tensor([placement.scale[1], placement.scale[0]] * 2)
         confidence = logits.softmax(dim=1)[:, :-1]
@@ -124,7 +124,7 @@ class BoxHead(nn.Module):
         predictions: tuple[Tensor, Tensor],
         placement: Placement,
     ) -> dict[str, Tensor]:
-        """``scores`` and traces of one class of each region, from the predictions of exactly these regions."""
+        """``scores`` and traces of one class of each region, from predictions for exactly these regions."""
         logits, deltas = predictions
         rows = torch.arange(len(labels), device=labels.device)
         boxes = decode(regions, deltas, BOX_STDS, self.dialect.clamp_shrink)[rows, labels]
@@ -140,9 +140,9 @@ class BoxHead(nn.Module):
         labels: Int[Tensor, " r"],
         goals: Float[Tensor, "r 4"],
     ) -> dict[str, Tensor]:
-        """``loss_cls`` (cross-entropy) and ``loss_bbox`` (L1 of the labelled class's deltas), both a drawn proposal.
+        """``loss_cls`` (cross-entropy) and ``loss_bbox`` (L1 of the labelled class's deltas), per sampled proposal.
 
-        ``labels`` are −1 in background; ``goals`` are the objects' boxes, of use where there is one.
+        ``labels`` are −1 for background; ``goals`` are the boxes of the objects.
         """
         count = max(len(labels), 1)
         wanted = torch.where(labels < 0, self.classes, labels)
@@ -157,9 +157,9 @@ class BoxHead(nn.Module):
     def sample(
         self, proposals: Float[Tensor, "p 4"], truth: Float[Tensor, "t 4"], given: Sample | None = None
     ) -> tuple[Float[Tensor, "s 4"], Int[Tensor, " s"]]:
-        """The boxes that one image's losses are taken on, positives first, and each one's object's index (−1: none).
+        """The boxes of an image that have a loss, positives first, and the index of each one's object (−1 for none).
 
-        The objects themselves come before the proposals; ``given`` holds indices into both, drawn at random if None.
+        The objects themselves precede the proposals; ``given`` holds indices into both, None to draw them.
         """
         matched = assign(proposals, truth, POSITIVE_IOU, POSITIVE_IOU, self.low_quality)
         matched = torch.cat([torch.arange(len(truth), device=matched.device), matched])

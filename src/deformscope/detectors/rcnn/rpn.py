@@ -1,4 +1,4 @@
-"""The region proposal network (Ren et al., NIPS 2015) as MMDetection and Detectron2 run and train it."""
+"""The region proposal network (Ren et al., NIPS 2015) with MMDetection's and Detectron2's conventions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .config import RPN_STDS, Dialect, RCNNConfig
 
 NMS_IOU = 0.7
 PROPOSALS = 1000
-"""Kept in all; before suppression at most as many a level, twice as many in training."""
+"""Number of proposals kept; also the maximum per level before suppression, doubled in training."""
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3
 SAMPLES, POSITIVE_SHARE = 256, 0.5
 
@@ -32,11 +32,11 @@ class Proposals:
     boxes: Float[Tensor, "p 4"]
     """xyxy, network px, clipped to the photo's part of the input."""
     scores: Float[Tensor, " p"]
-    """Probabilities of holding an object, or their logits (Detectron2)."""
+    """Probabilities of an object, or their logits (Detectron2)."""
 
 
 class RPN(nn.Module):
-    """Objectness and box deltas of every anchor of P2..P6."""
+    """Predicts objectness and box deltas for every anchor of P2..P6."""
 
     def __init__(self, config: RCNNConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class RPN(nn.Module):
         self.head = RPNHead(config.fpn_channels, len(ANCHOR_RATIOS))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness logits ``[n a h w]`` and deltas ``[n 4·a h w]`` a level."""
+        """Objectness logits ``[n a h w]`` and deltas ``[n 4·a h w]`` per level."""
         logits, deltas = self.head(list(maps))
         return logits, deltas
 
@@ -55,7 +55,7 @@ class RPN(nn.Module):
         placements: Sequence[Placement],
         training: bool = False,
     ) -> list[Proposals]:
-        """The proposals of each image from what :meth:`forward` gives."""
+        """The proposals of each image, from the output of :meth:`forward`."""
         anchors = [grid_anchors(_size(m), stride, m.device) for m, stride in zip(logits, STRIDES, strict=True)]
         most = 2 * PROPOSALS if training else PROPOSALS
         found = []
@@ -65,7 +65,7 @@ class RPN(nn.Module):
                 score = _anchor_major(logits[level][image].detach(), 1)[:, 0]
                 if not self.dialect.rank_by_logit:
                     score = score.sigmoid()
-                score, order = score.sort(descending=True, stable=True)  # ties in the same order on every machine
+                score, order = score.sort(descending=True, stable=True)  # the same order of ties on every machine
                 order = order[:most]
                 delta = _anchor_major(deltas[level][image].detach(), 4)[order]
                 boxes.append(decode(anchor[order], delta, RPN_STDS, self.dialect.clamp_shrink)[:, 0])
@@ -75,7 +75,7 @@ class RPN(nn.Module):
         return found
 
     def _best(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Proposals:
-        boxes = clip_boxes_to_image(boxes, size)  # to the photo: its padding is no place for objects
+        boxes = clip_boxes_to_image(boxes, size)  # to the photo, not to its padding
         solid = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & scores.isfinite()).nonzero()[:, 0]
         boxes, scores, levels = boxes[solid], scores[solid], levels[solid]
         kept = suppress(boxes, scores, levels, NMS_IOU, self.dialect.shifted_nms)[:PROPOSALS]
@@ -89,10 +89,10 @@ class RPN(nn.Module):
         truth: Sequence[Float[Tensor, "_ 4"]],
         samples: Sequence[Sample] | None = None,
     ) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` (binary cross-entropy) and ``loss_rpn_bbox`` (L1), both a drawn anchor.
+        """``loss_rpn_cls`` (binary cross-entropy) and ``loss_rpn_bbox`` (L1), per sampled anchor.
 
-        ``truth`` is each image's boxes, network px. Only anchors on the photo's own padded part learn; ``samples`` are
-        indices among these, drawn at random when not given.
+        ``truth`` is the boxes of each image, network px. Only anchors on the photo's own padded area are trained;
+        ``samples`` are indices into these, None to draw them.
         """
         sizes = [_size(m) for m in logits]
         anchors = torch.cat([grid_anchors(*level, logits[0].device) for level in zip(sizes, STRIDES, strict=True)])
@@ -119,12 +119,12 @@ def _size(m: Tensor) -> tuple[int, int]:
 
 
 def _anchor_major(m: Float[Tensor, "ac h w"], values: int) -> Float[Tensor, "p v"]:
-    """A map's channels to one row of ``values`` an anchor, in the order of :func:`grid_anchors`."""
+    """Reorder channels to one row of ``values`` per anchor, in the order of :func:`grid_anchors`."""
     return m.permute(1, 2, 0).reshape(-1, values)
 
 
 def _on_photo(sizes: Sequence[tuple[int, int]], photo: tuple[int, int], device: torch.device) -> Tensor:
-    """Which anchors belong to cells of the photo's padded part [p]: rounded up, so a cell may reach beyond."""
+    """Whether anchors belong to cells of the photo's padded area [p]; rounded up, so a cell may extend beyond."""
     inside = []
     for size, stride in zip(sizes, STRIDES, strict=True):
         rows, columns = (
