@@ -1,1 +1,1 @@
-"""Reading other frameworks' checkpoint files, which are hostile until proven otherwise."""
+"""Read checkpoints of deformscope and other frameworks; files are untrusted."""

@@ -1,7 +1,7 @@
-"""The architecture of another framework's checkpoint, read from its keys and shapes.
+"""Infer the architecture of another framework's checkpoint from its keys and shapes.
 
-Keys here are the detector's own; :mod:`.mmdet` and :mod:`.detectron2` translate theirs and back, so that complaints
-name what is in the file.
+Keys are the detector's own here; :mod:`.mmdet` and :mod:`.detectron2` translate theirs and back, so that errors name
+the keys of the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KERNEL_POINTS = 9
 
 
 def renamer(pairs: Mapping[str, str]) -> Callable[[str], str]:
-    """Replaces the first part of a key by a table of beginnings; other keys stay as they are."""
+    """Replace the beginning of a key by a table of prefixes; other keys are unchanged."""
 
     def rename(key: str) -> str:
         for old, new in pairs.items():
@@ -34,7 +34,7 @@ def renamer(pairs: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def renamed(path: Path, state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """``state`` under the detector's own keys; DeformscopeError if two of the file's mean the same."""
+    """``state`` with the detector's own keys. Raises DeformscopeError if two keys of the file become the same."""
     own = {rename(key): value for key, value in state.items()}
     if len(own) < len(state):
         taken: dict[str, str] = {}
@@ -52,9 +52,9 @@ def read_config(
     names: Sequence[str] | None = None,
     groups: int | None = None,
 ) -> RCNNConfig:
-    """The configuration that ``state`` (own keys) was trained with.
+    """The configuration of the network with the weights ``state`` (own keys).
 
-    ``names`` are its classes and ``groups`` its offset groups, where the file tells them.
+    ``names`` are its classes and ``groups`` its offset groups, if the file states them.
     """
 
     def width(key: str, axis: int = 0) -> int:
@@ -90,8 +90,9 @@ def read_config(
 
 
 def assemble(path: Path, state: dict[str, Tensor], config: RCNNConfig, name: str, theirs: Theirs) -> RCNN:
-    """The detector in eval mode, holding ``state``'s own tensors (no copy); :func:`.fill.fill` says what may fail."""
-    with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+    """Build the detector in eval mode from the tensors of ``state``, without a copy; see :func:`.fill.fill` for
+    errors."""
+    with torch.device("meta"):  # initial weights would take memory and time and be replaced at once
         detector = RCNN(config, name)
     described = f"{config.architecture} with {config.deformable or 'no deformable convolution'}"
     return fill(path, state, detector, described, theirs)
@@ -108,7 +109,8 @@ def _depth(path: Path, state: Mapping[str, Tensor]) -> int:
 
 
 def _deformable(path: Path, state: Mapping[str, Tensor], groups: int | None) -> Deformable | None:
-    """Stages, version and groups from the offset convolutions' channels: 18 a group (version 1) or 27 (version 2)."""
+    """Stages, version and groups from the channels of the offset convolutions: 18 per group (version 1) or 27 (version
+    2)."""
     offsets = {key: len(value) for key, value in state.items() if key.endswith(".conv2.conv_offset.weight")}
     if not offsets:
         return None
@@ -117,7 +119,7 @@ def _deformable(path: Path, state: Mapping[str, Tensor], groups: int | None) -> 
         raise DeformscopeError(f"{path}: offset convolutions of {sorted(channels)} channels; expected the same in all")
     number = channels.pop()
     stages = tuple(stage for stage in STAGES.values() if any(key.startswith(f"backbone.{stage}.") for key in offsets))
-    # 108 channels are six groups of version 1 or four of version 2, but groups divide the features' channels as well.
+    # 108 channels are six groups of version 1 or four of version 2; groups also divide the channels of the features.
     fitting = [
         Deformable(stages, modulated, number // per_group)
         for modulated, per_group in ((False, 2 * KERNEL_POINTS), (True, 3 * KERNEL_POINTS))

@@ -21,24 +21,25 @@ from typing import Any, Literal
 from ...errors import DeformscopeError
 
 Weights = Literal["plain", "ema"]
-"""``plain``: those of the file's own keys (of a student and its teacher, the student's); ``ema``: their average."""
+"""``plain``: the weights under the usual keys (of a student and its teacher, the student's); ``ema``: their average."""
 PAIRS = (("student.", "teacher."), ("modelStudent.", "modelTeacher."))
-"""How keys of both networks begin: MMDetection's and Unbiased Teacher's."""
+"""Prefixes of the keys of both networks: MMDetection's and Unbiased Teacher's."""
 WRAPPERS = re.compile(r"^(module\.)+")
-"""What parallel training and averaged models put before a model's keys."""
+"""Prefix of keys in parallel training and averaged models."""
 COUNTERS = ("n_averaged", "steps")
-"""Of averaged models."""
+"""A key of averaged models."""
 PRIORITIES = {"HIGHEST": 0, "VERY_HIGH": 10, "HIGH": 30, "ABOVE_NORMAL": 40}
-"""mmcv's words for hooks that run before the one that saves, which is ``NORMAL``, 50; smaller numbers run first."""
+"""mmcv's names for priorities of hooks that run before the one that saves, which is ``NORMAL``, 50; lower numbers run
+first."""
 
 
 def chosen(
     path: Path, state: Mapping[Any, Any], weights: Weights = "plain", *, averaged: bool = False
 ) -> dict[str, Any]:
-    """One set of a file's weights, under the keys of a model by itself.
+    """One of the sets of weights in a file, under the keys of a single model.
 
-    ``averaged`` says that the plain weights are the average already. Raises DeformscopeError where an average is
-    wanted and the file has none.
+    ``averaged`` means that the plain weights are the average already. Raises DeformscopeError when an average is
+    requested and the file has none.
     """
     own = {WRAPPERS.sub("", str(key)): value for key, value in state.items()}
     averaged |= "n_averaged" in own
@@ -56,11 +57,11 @@ def chosen(
     average = {key: own[buffer] for key in plain if (buffer := "ema_" + key.replace(".", "_")) in own}
     if not average:
         raise DeformscopeError(f"{path}: weights='ema': the file has no average of its weights; leave it out")
-    return plain | average  # statistics of batch norm are not averaged by all hooks
+    return plain | average  # not all hooks average the statistics of batch norm
 
 
 def exchanged(config: Mapping[str, Any]) -> bool:
-    """Whether MMDetection's hook has put the average in the place of the plain weights, by the file's configuration."""
+    """Whether MMDetection's hook has replaced the plain weights by the average, by the file's configuration."""
     hooks = config.get("custom_hooks")
     for hook in hooks if isinstance(hooks, list) else ():
         if isinstance(hook, dict) and "EMA" in str(hook.get("type")):

@@ -1,6 +1,6 @@
-"""Detectron2 checkpoints (``.pkl`` of its model zoo, ``.pth`` of its trainer) without Detectron2.
+"""Read Detectron2 checkpoints (``.pkl`` of its model zoo, ``.pth`` of its trainer) without Detectron2.
 
-Its rules differ from MMDetection's in :data:`..config.DETECTRON2`; its files say nothing of them.
+:data:`..config.DETECTRON2` has the conventions in which it differs from MMDetection; its files do not state them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OWN_NAMES = {
     "roi_heads.mask_head.deconv.": "mask_head.predictor.conv5_mask.",
     "roi_heads.mask_head.predictor.": "mask_head.predictor.mask_fcn_logits.",
 }
-"""Beginnings of Detectron2's keys and of the detector's own."""
+"""Prefixes of Detectron2's keys and of the detector's own."""
 IN_BLOCK = {
     ".shortcut.norm.": ".downsample.1.",
     ".shortcut.": ".downsample.0.",
@@ -43,7 +43,7 @@ IN_BLOCK = {
     ".conv3.norm.": ".bn3.",
     ".conv2_offset.": ".conv2.conv_offset.",
 }
-"""Parts of a bottleneck. In Detectron2 the norm belongs to its convolution and the offset convolution is a sibling."""
+"""Parts of a bottleneck. In Detectron2 the norm belongs to its convolution, and the offset convolution is beside it."""
 DROPPED = re.compile(r"pixel_(mean|std)$|cell_anchors")
 
 _start_to_own = renamer(OWN_NAMES)
@@ -51,7 +51,7 @@ _start_to_theirs = renamer({own: theirs for theirs, own in OWN_NAMES.items()})
 
 
 def to_own(key: str) -> str:
-    """Detectron2's key as the detector's own."""
+    """Translate Detectron2's key to the detector's own."""
     if key.startswith(RES):
         for theirs, own in IN_BLOCK.items():
             key = key.replace(theirs, own)
@@ -59,7 +59,7 @@ def to_own(key: str) -> str:
 
 
 def to_theirs(key: str) -> str:
-    """The detector's own key as Detectron2's."""
+    """Translate the detector's own key to Detectron2's."""
     if key.startswith("backbone."):
         stage = key.split(".")[1]
         key = RES + (
@@ -81,9 +81,9 @@ def is_detectron2(state: Mapping[str, Any]) -> bool:
 
 
 def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
-    """A detector from what a Detectron2 file holds: ``model`` and things that are not needed.
+    """Build a detector from the content of a Detectron2 file: ``model``, and things that are not needed.
 
-    ``weights`` says which, where there is an average beside them: see :mod:`.averages`.
+    ``weights`` selects a set if the file also has an average: see :mod:`.averages`.
     """
     state = content.pop("model", None)
     if not isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""MMDetection checkpoints (2.x and 3.x) without MMDetection: Faster and Mask R-CNN on ResNet-FPN."""
+"""Read MMDetection checkpoints (2.x and 3.x) without MMDetection: Faster and Mask R-CNN on ResNet-FPN."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ OWN_NAMES = {
     "roi_head.mask_head.upsample.": "mask_head.predictor.conv5_mask.",
     "roi_head.mask_head.conv_logits.": "mask_head.predictor.mask_fcn_logits.",
 }
-"""Beginnings of MMDetection's keys and of the detector's own; the backbone's agree."""
+"""Prefixes of MMDetection's keys and of the detector's own; those of the backbone are the same."""
 
 to_own = renamer(OWN_NAMES)
 to_theirs = renamer({own: theirs for theirs, own in OWN_NAMES.items()})
 
 PREPROCESSING = "data_preprocessor."
-"""Keys of mean and standard deviation, which are read from the configuration."""
+"""Keys of mean and standard deviation, which are taken from the configuration."""
 ASSUMED: dict[tuple[str, ...], Any] = {
     ("backbone", "type"): "ResNet",
     ("neck", "type"): "FPN",
@@ -50,7 +50,7 @@ ASSUMED: dict[tuple[str, ...], Any] = {
     ("roi_head", "bbox_head", "bbox_coder", "target_stds"): [0.1, 0.1, 0.2, 0.2],
     ("roi_head", "bbox_roi_extractor", "roi_layer", "sampling_ratio"): 0,
 }
-"""What keys and shapes do not tell and the detector takes for granted; a file that says otherwise is refused."""
+"""Settings that keys and shapes do not show and that the detector assumes; files with others are refused."""
 
 
 def is_mmdet(state: Mapping[str, Any]) -> bool:
@@ -60,9 +60,9 @@ def is_mmdet(state: Mapping[str, Any]) -> bool:
 
 
 def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
-    """A detector from what an MMDetection file holds: ``state_dict`` and, where present, ``meta``.
+    """Build a detector from the content of an MMDetection file: ``state_dict`` and, if present, ``meta``.
 
-    ``weights`` says which, where there is an average beside them: see :mod:`.averages`.
+    ``weights`` selects a set if the file also has an average: see :mod:`.averages`.
     """
     state, meta = content.get("state_dict", content), content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -77,20 +77,20 @@ def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "pla
         )
     values = tensors(path, kept)
     own = renamed(path, values, lambda key: to_own(_offset_alias(key)))
-    content.clear()  # the tensors of an optimiser beside them are not needed any more
+    content.clear()  # the tensors of an optimiser in the file are no longer needed
     dialect, groups = _dialect(path, _of_the_detector(file_config))
     config = read_config(path, own, dialect, to_theirs, _class_names(meta), groups)
     return assemble(path, own, config, name, to_theirs)
 
 
 def _of_the_detector(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the detector itself as ``model``, where that one trains a pair of it."""
+    """The configuration with the detector itself as ``model``, if the file's model trains a pair of it."""
     inner = value_at(config, "model", "detector")
     return config | {"model": inner} if isinstance(inner, dict) else config
 
 
 def _offset_alias(key: str) -> str:
-    """mmcv's older name of the offset convolution, which was the deformable one's sibling, made the newer one."""
+    """Translate mmcv's older name of the offset convolution, which was beside the deformable one, to the newer one."""
     return re.sub(r"\.conv2_offset\.", ".conv2.conv_offset.", key)
 
 
@@ -103,7 +103,7 @@ def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _dialect(path: Path, values: Mapping[str, Any]) -> tuple[Dialect, int | None]:
-    """MMDetection's rules with the file's own stride style and image preparation, and the number of offset groups."""
+    """MMDetection's conventions with the file's stride style and image preparation, and the number of offset groups."""
     for place, assumed in ASSUMED.items():
         stated = value_at(values, "model", *place)
         if stated is not None and stated != assumed:

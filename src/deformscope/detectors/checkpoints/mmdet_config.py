@@ -1,4 +1,4 @@
-"""The configuration text in MMDetection's checkpoints as plain values: it is Python, read without running it."""
+"""Read the configuration in MMDetection's checkpoints, which is Python, as plain values without running it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGEST = 1_000_000
-"""Characters; longer texts are no configuration."""
+"""Characters; longer texts are not parsed."""
 
 
 def parse(text: Any) -> dict[str, Any]:
-    """The top-level assignments of a configuration: ``dict(...)`` calls, lists and literals; what is more is left out.
+    """The top-level assignments of a configuration: ``dict(...)`` calls, lists and literals; others are left out.
 
-    Tuples come as lists. A text that is none, or no such configuration, gives nothing.
+    Tuples become lists. Returns nothing for a text that is not such a configuration.
     """
     if not isinstance(text, str) or len(text) > LONGEST:
         return {}
@@ -31,7 +31,7 @@ def parse(text: Any) -> dict[str, Any]:
 
 
 def value_at(values: Mapping[str, Any], *place: str) -> Any:
-    """The value under nested names, None where there is none."""
+    """The value under nested names, or None."""
     current: Any = values
     for name in place:
         if not isinstance(current, Mapping):

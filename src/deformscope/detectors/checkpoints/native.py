@@ -1,4 +1,4 @@
-"""deformscope's own checkpoints, the packaged one among them: one safetensors file with the configuration in it.
+"""deformscope's checkpoints, including the packaged one: a safetensors file that contains the configuration.
 
 The metadata has ``architecture``, the kind of the detector, and ``config``, its configuration as JSON;
 :meth:`..detector.Detector.save` writes them.
@@ -33,19 +33,19 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "small": (DenseConfig, SmallDetector),
     "rcnn": (RCNNConfig, RCNN),
 }
-"""By the kind of detector: its configuration and its network."""
+"""Configuration and network for each kind of detector."""
 
 
 def packaged() -> Detector:
-    """The packaged detector, in eval mode: see ``weights/MODEL_CARD.md`` for its data, recipe and measured AP."""
+    """Load the packaged detector, in eval mode; ``weights/MODEL_CARD.md`` describes its data, recipe and AP."""
     with as_file(files("deformscope") / "weights" / "packaged.safetensors") as path:
         return load(path, "packaged")
 
 
 def load(path: Path, name: str | None = None) -> Detector:
-    """A detector from a file that :meth:`..detector.Detector.save` wrote, in eval mode, its weights as float32.
+    """Load a detector from a file of :meth:`..detector.Detector.save`, in eval mode, with float32 weights.
 
-    Raises DeformscopeError for a file that is none, and where its weights do not fit its configuration.
+    Raises DeformscopeError for other files, and if the weights do not fit the configuration.
     """
     metadata, state = read(path)
     kind = metadata.get("architecture", "")
@@ -58,16 +58,16 @@ def load(path: Path, name: str | None = None) -> Detector:
     config_type, network = KINDS[kind]
     try:
         config: Any = from_dict(config_type, _present(json.loads(metadata.get("config", "null"))), "config")
-        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+        with torch.device("meta"):  # initial weights would take memory and time and be replaced at once
             detector: Detector = network(config, name or path.stem)
-    except Exception as error:  # torch fails in as many ways as there are numbers that make no network
+    except Exception as error:  # torch raises many kinds of errors for impossible configurations
         reason = " ".join(str(error).split())
         raise DeformscopeError(f"{path}: its configuration cannot be used ({reason}); save it again") from None
     return fill(path, state, detector, f"{kind} detector of its configuration")
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file, halves widened to float32."""
+    """Metadata and tensors of a safetensors file, with half precision widened to float32."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
@@ -78,7 +78,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _present(config: Any) -> Any:
-    """A configuration with today's keys."""
+    """A configuration with its former keys replaced by the present ones."""
     if not isinstance(config, dict):
         return config
     return {CONFIG_KEYS.get(key, key): value for key, value in config.items()}

@@ -1,4 +1,4 @@
-"""Published weights for a detector's trunk: the packaged detector's, torchvision's, or a file's."""
+"""Load published weights into a detector's trunk: the packaged detector's, torchvision's, or those of a file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from . import native, unpickle
 
 
 def load_trunk(detector: Detector, weights: str | os.PathLike[str]) -> None:
-    """Put published weights into the detector's trunk.
+    """Load published weights into the detector's trunk.
 
-    ``weights`` is ``packaged`` (the packaged detector's trunk), ``torchvision`` (its classifier of the same
-    architecture, trained on ImageNet and fetched by torchvision), or a file of torch or safetensors with a classifier's
-    tensors. Nothing in a file is run. Raises DeformscopeError for weights that cannot be read or do not fit.
+    ``weights`` is ``packaged`` (the packaged detector's trunk), ``torchvision`` (its classifier with the same
+    architecture, trained on ImageNet, downloaded by torchvision), or a torch or safetensors file with the tensors of a
+    classifier. No code in a file is run. Raises DeformscopeError for weights that cannot be read or do not fit.
     """
     text = os.fspath(weights)
     try:

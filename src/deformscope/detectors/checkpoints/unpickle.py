@@ -1,8 +1,8 @@
-"""Tensors out of pickled files without running anything that is in them.
+"""Read tensors from pickled files without running their code.
 
-torch's own weights-only unpickler reads torch files; a restricted ``pickle.Unpickler`` reads Detectron2's plain ones.
-Records of training that MMDetection leaves in its files (histories, configuration objects) are replaced by empty
-stand-ins; anything else that is neither tensor nor plain value refuses the file.
+torch's weights-only unpickler reads torch files, a restricted ``pickle.Unpickler`` reads Detectron2's pickles. Training
+records in MMDetection's files (histories, configuration objects) are replaced by empty stand-ins; a file with anything
+else that is not a tensor or plain value is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from ...errors import DeformscopeError
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first bytes of torch files written before 1.6, MMDetection's published ones among them."""
+"""First bytes of torch files written before version 1.6, such as MMDetection's published ones."""
 HARMLESS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.config.config.Config",
@@ -44,11 +44,12 @@ HARMLESS = (
     "datetime.datetime",
     "datetime.date",
 )
-"""Names of training records in MMDetection's files. They are not imported: an empty stand-in takes their place."""
+"""Names of training records in MMDetection's files. They are not imported but replaced by empty stand-ins."""
 
 
 def kind(path: Path) -> str:
-    """What a file is by its first bytes: ``torch``, ``pickle`` or ``safetensors``; DeformscopeError if none."""
+    """The format of a file by its first bytes: ``torch``, ``pickle`` or ``safetensors``. Raises DeformscopeError for
+    others."""
     if not path.is_file():
         raise DeformscopeError(f"{path}: no such file; give a checkpoint file or one of `deformscope detectors`")
     try:
@@ -58,7 +59,7 @@ def kind(path: Path) -> str:
         raise DeformscopeError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if start == LEGACY_MAGIC or zipfile.is_zipfile(path):
         return "torch"
-    # A header's length comes first, whose lowest byte may be any, a pickle's first byte too.
+    # It begins with the length of the header, whose lowest byte may equal a pickle's first byte.
     if start[4:9] == b"\0\0\0\0{":
         return "safetensors"
     if start[:1] == b"\x80":
@@ -94,14 +95,14 @@ def read_pickle(path: Path) -> dict[str, Any]:
         raise _refusal(path, str(error)) from None
     except MemoryError:
         raise DeformscopeError(f"{path}: asks for more memory than there is; get the file again") from None
-    except Exception as error:  # a broken pickle fails in as many ways as there are opcodes
+    except Exception as error:  # broken pickles raise as many kinds of errors as there are opcodes
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
     return _dictionary(path, content)
 
 
 def tensors(path: Path, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A state dictionary's tensors: arrays wrapped without a copy, half precisions widened. Empties ``state``."""
+    """The tensors of a state dictionary: arrays without a copy, half precision widened. Empties ``state``."""
     widened = {}
     for key in list(state):
         value = state.pop(key)
@@ -114,7 +115,7 @@ def tensors(path: Path, state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 class _StandIn(dict):
-    """Takes the place of a training record and forgets everything it is told."""
+    """A stand-in for a training record, which ignores its content."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -129,18 +130,20 @@ def _stand_in(name: str) -> type:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows arrays and dictionaries and nothing else."""
+    """An unpickler that allows only arrays and dictionaries."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.replace("._core.", ".core.") in ("numpy.core.multiarray", "numpy.core.numeric"):
-            # What numpy itself names in its pickles, wherever this version keeps it.
+            # The names in numpy's pickles, wherever this version of numpy keeps them.
             if name == "_reconstruct":
                 return np.zeros(1).__reduce_ex__(2)[0]
             if name == "scalar":
                 return np.float32(0).__reduce__()[0]
             if name == "_frombuffer":
                 read: Any = np.zeros(1).__reduce_ex__(5)[0]
-                return lambda *values: read(*values)  # not numpy's own function, whose attributes a pickle could set
+                return lambda *values: read(
+                    *values
+                )  # not numpy's own function, since a pickle could set its attributes
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if (module, name) == ("collections", "OrderedDict"):
@@ -148,7 +151,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
 
             def encode(text: str, encoding: str = "latin1") -> bytes:
-                return text.encode("latin1")  # the one encoding that array pickles use; others would import modules
+                return text.encode("latin1")  # the only encoding that array pickles use; others would import modules
 
             return encode
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
