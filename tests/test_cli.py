@@ -101,6 +101,7 @@ def test_the_manifest_says_what_the_run_was_made_from(command, photo, weights, t
     assert record["photos"][0]["files"] == ["a photo/figure3.png"]
     assert record["settings"]["cell_step"] == 2
     assert record["detector"] == "small"
+    assert record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert record["versions"]["torch"] == torch.__version__
 
 

@@ -1,5 +1,6 @@
 """The detector that comes with the package works out of the box, on a photo that it never saw."""
 
+import hashlib
 from importlib.resources import files
 
 import pytest
@@ -65,6 +66,13 @@ def test_several_photos_at_once_give_what_each_gives_alone(packaged, cat):
     first, second = fields["heads.stride16.deform"], fields["heads.stride16.deform#2"]
     assert [placement.size for placement in first.placements] == [(300, 451), (300, 451)]
     assert [placement.size for placement in second.placements] == [(300, 240)]
+
+
+def test_its_card_names_the_file_that_is_loaded(packaged):
+    folder = files("deformscope") / "weights"
+    digest = hashlib.sha256((folder / "packaged.safetensors").read_bytes()).hexdigest()
+    assert packaged.weights_sha256 == digest
+    assert f"sha256 `{digest}`" in (folder / "MODEL_CARD.md").read_text()
 
 
 def test_a_checkpoint_is_kept_whole(tmp_path):

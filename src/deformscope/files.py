@@ -6,6 +6,7 @@ before stays and nothing else is left. Files get the mode that the user's umask 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -73,6 +74,15 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
                     raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def sha256(path: Path | str) -> str:
+    """Of what a file holds, hexadecimal. Raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_bytes(path: Path | str, content: bytes) -> Path:

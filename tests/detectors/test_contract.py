@@ -1,6 +1,7 @@
 """What every detector can do, so that nobody has to ask for its class."""
 
 import ast
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -115,6 +116,17 @@ def test_it_is_kept_in_one_file_and_comes_back_as_it_was(detector, tmp_path):
     for one, other in zip(again(PHOTO, min_score=0), detector(PHOTO, min_score=0), strict=True):
         assert len(one["boxes"])
         assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_it_knows_the_file_that_its_weights_came_from(detector, tmp_path):
+    path = tmp_path / "kept.safetensors"
+    detector.save(path)
+    assert detector.weights_sha256 is None
+    again, other = deformscope.load(path), deformscope.load(path)
+    assert again.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes() + b" ")
+    assert again.weights_sha256 is not None  # of what it was loaded from
+    assert other.weights_sha256 is None  # not of what is there now
 
 
 def test_a_file_of_the_former_format_is_read(detector, tmp_path):

@@ -1,6 +1,7 @@
 """A run over a folder: the same records however it is shared out or broken off; no bad photo ends it."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope import Analysis, DeformscopeError, OffsetField
+from deformscope import Analysis, DeformscopeError, OffsetField, load
 from deformscope.capture.recorder import Fields
 from deformscope.score import Scores, Settings, read_scores, score
 from deformscope.score.kept import Kept, kept
@@ -132,10 +133,31 @@ def test_a_folder_that_holds_another_run_is_refused(run):
     other = copy.deepcopy(run.detector)
     with torch.no_grad():
         other.heads["stride8"].deform.weight[0] += 1
-    with pytest.raises(DeformscopeError, match="its weights differ"):
+    with pytest.raises(DeformscopeError, match="its tensors differ"):
         score(other, run.folder, run.out, Settings(draws=40))
     with pytest.raises(DeformscopeError, match="no photos to measure"):
         score(run.detector, run.folder, run.out, Settings(max_photos=0))
+
+
+def test_reports_name_the_file_of_the_weights_as_manifests_and_model_cards_do(small, folder, tmp_path):
+    small.save(tmp_path / "small.safetensors", torch.float32)
+    detector, settings = load(tmp_path / "small.safetensors"), Settings(draws=40, max_photos=2, crops=False)
+    digest = hashlib.sha256((tmp_path / "small.safetensors").read_bytes()).hexdigest()
+    out = tmp_path / "out"
+    scores = score(detector, folder, out, settings)
+    assert scores.run["weights_sha256"] == digest
+    assert f"weights sha256 {digest[:12]}…" in write_report(scores, out).read_text()
+    # The same weights of no file go on in the same folder, and so does a run of former names.
+    assert "weights of no file" in write_report(score(small, folder, out, settings), out).read_text()
+    run = json.loads((out / "run.json").read_text())
+    former = {"weights" if key == "tensors" else key: value for key, value in run.items() if key != "weights_sha256"}
+    (out / "run.json").write_text(json.dumps(former))
+    assert score(detector, folder, out, settings).run["weights_sha256"] == digest
+    with torch.no_grad():
+        small.heads["stride8"].deform.weight[0] += 1
+    (out / "run.json").write_text(json.dumps(former))
+    with pytest.raises(DeformscopeError, match="its tensors differ"):
+        score(small, folder, out, settings)
 
 
 def test_composed_and_single_layers_do_not_mix_in_one_folder(run, tmp_path):

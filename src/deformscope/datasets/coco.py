@@ -6,7 +6,6 @@ first. Boxes and masks are those of the upright photo, as :func:`deformscope.pho
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import DeformscopeError
+from ..files import sha256
 from . import checks
 from .locate import annotation_file, photo_folder
 from .records import Category, CocoObject, CocoPhoto, Problem
@@ -48,7 +48,7 @@ class CocoDataset:
     @property
     def digest(self) -> str:
         """SHA-256 of the annotation file."""
-        return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
+        return sha256(self.annotations)
 
     def truth(self, photos: Iterable[CocoPhoto] | None = None) -> dict[str, Any]:
         """Photos (all, or those given) and their objects in COCO's format, with the file's own ids."""

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..capture.recorder import placed
 from ..errors import DeformscopeError
 from ..fields.field import Placement
-from ..files import write_tensors
+from ..files import sha256, write_tensors
 from ..photo import Photo, read
 from .batch import Batch
 
@@ -28,6 +29,26 @@ TRACES = ("logits", "iou_logits", "unclipped", "index", "region")
 """Where a detection came from, before clipping and ranking: ``logits`` [d], log-odds of its class, ``iou_logits`` [d]
 of the dense detectors' IoU branch and ``unclipped`` [d 4], its box in photo px, all differentiable; ``index`` [d] of
 the dense prediction, or ``region`` [d 4], xyxy in network px, from which the second stage made it."""
+
+
+class Source:
+    """The file of a detector's weights, whose sha256 is computed when it is first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._state = path, _state(path)
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Hexadecimal; None where the file has changed since the detector was loaded."""
+        try:
+            return sha256(self.path) if _state(self.path) == self._state else None
+        except OSError:
+            return None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 class Detector(nn.Module):
@@ -49,6 +70,8 @@ class Detector(nn.Module):
     """The first module, if a :class:`.batch.Batch` can hold its feature maps (by name) instead of images."""
     has_masks: bool
     """Detections have masks, and so must the targets."""
+    source: Source | None = None
+    """The file that the detector was loaded from."""
     torchvision_trunk: str | None = None
     """torchvision's name of the classifier whose weights :meth:`load_trunk` takes."""
 
@@ -98,6 +121,14 @@ class Detector(nn.Module):
 
     def set_task_gradient(self, share: float) -> None:
         """Set the factor on the boxes' gradient into the offsets, where boxes are decoded from offsets."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Hexadecimal sha256 of the file that the detector was loaded from; None if there is none, or it has changed.
+
+        Changes of the weights since loading do not change it.
+        """
+        return None if self.source is None else self.source.sha256
 
     def resize_to(self, shorter_side: int | None = None, longer_side: int | None = None) -> None:
         """Change the sides to which photos are resized, px; None keeps the present one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
+from .. import files
 from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
 
@@ -135,13 +135,7 @@ def _continues(response: http.client.HTTPResponse, start: int) -> bool:
 
 
 def _check(path: Path, sha256: str | None, complaint: str) -> None:
-    if sha256 is None:
-        return
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(sha256.lower()):
+    if sha256 is not None and not files.sha256(path).startswith(sha256.lower()):
         raise DeformscopeError(complaint)
 
 

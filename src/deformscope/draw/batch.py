@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field
@@ -16,7 +15,7 @@ from ..analysis import Analysis, analyse
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.stack import DEEPEST, composed, upstream
-from ..files import write_json
+from ..files import sha256, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +64,7 @@ class Run:
     """One run of :func:`figures`: outcomes are added as photos are done."""
 
     out: Path
-    detector: str
+    detector: Detector
     settings: Settings
     outcomes: list[Outcome] = dataclass_field(default_factory=list)
 
@@ -73,7 +72,8 @@ class Run:
         """Write inputs (with sha256), detector, versions and parameters beside the figures."""
         record = {
             "deformscope": version("deformscope"),
-            "detector": self.detector,
+            "detector": self.detector.name,
+            "weights_sha256": self.detector.weights_sha256,
             "settings": asdict(self.settings),
             # The modules' own word, which names the build too (2.14.1+cu130).
             "versions": {name: import_module(name).__version__ for name in LIBRARIES},
@@ -81,7 +81,7 @@ class Run:
             "photos": [
                 {
                     "path": str(one.photo),
-                    "sha256": None if one.error else hashlib.sha256(one.photo.read_bytes()).hexdigest(),
+                    "sha256": None if one.error else sha256(one.photo),
                     "files": [file.relative_to(self.out).as_posix() for file in one.files],
                     "error": one.error or None,
                 }
@@ -99,7 +99,7 @@ def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Set
     """
     check(settings)
     make_folder(out)
-    run = Run(out, detector.name, settings)
+    run = Run(out, detector, settings)
     for photo, name in zip(photos, _folder_names(photos), strict=True):
         try:
             files = draw_all(analyse(detector, photo), photo, out / name, settings)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from torch import nn
 
 from ..errors import DeformscopeError
-from ..files import write_json
+from ..files import sha256, write_json
 from .measures.annotations import Photos
 from .summary.columns import Record, read_records, table
 from .summary.rows import VIEWS
@@ -21,6 +21,8 @@ from .summary.scores import Scores
 
 FORMAT = "deformscope.score.1"
 RUN, SCORES = "run.json", "scores.json"
+WEIGHTS = "weights_sha256"
+"""Of the file that the detector was loaded from, null where there is none; as model cards and manifests have it."""
 
 
 def known_records(folder: Path, total: int) -> Iterator[Record]:
@@ -44,16 +46,17 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 def describe(detector: nn.Module, photos: Photos, settings: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same: the detector's weights, the annotations and the settings that metrics depend on."""
-    weights = hashlib.sha256()
+    tensors = hashlib.sha256()
     for name, value in detector.state_dict().items():
-        weights.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+        tensors.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
     return {
         "format": FORMAT,
         "deformscope": version("deformscope"),
         "detector": str(getattr(detector, "name", type(detector).__name__)),
-        "weights": weights.hexdigest(),
+        WEIGHTS: getattr(detector, WEIGHTS, None),
+        "tensors": tensors.hexdigest(),
         "annotations": photos.annotations.name,
-        "annotations_sha256": hashlib.sha256(photos.annotations.read_bytes()).hexdigest(),
+        "annotations_sha256": sha256(photos.annotations),
         "data": photos.annotations.parent.parent.name,
         "photos": len(photos.images),
     } | settings
@@ -82,13 +85,16 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
         path = folder / RUN
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            other = [key for key in run | before if before.get(key) != run.get(key)]
+            if "weights" in before:  # its former name
+                before["tensors"] = before.pop("weights")
+            # The same tensors may lie in several files.
+            other = [key for key in run | before if before.get(key) != run.get(key) and key != WEIGHTS]
             if other:
                 raise DeformscopeError(
                     f"out={folder}: holds another run (its {', '.join(other)} differ); give another folder"
                 )
         write_json(path, run)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         if isinstance(error, DeformscopeError):
             raise
         raise DeformscopeError(f"out={folder}: cannot be used ({error}); give another folder") from None

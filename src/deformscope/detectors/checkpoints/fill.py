@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DeformscopeError
-from ..detector import Detector
+from ..detector import Detector, Source
 
 NAMED = 4
 """As many keys are named in a complaint."""
@@ -50,6 +50,7 @@ def fill(
         if own[key].is_floating_point() != value.is_floating_point():
             raise DeformscopeError(f"{path}: {theirs(key)} is of type {value.dtype}; expected {own[key].dtype}")
     detector.load_state_dict(state, assign=True)
+    detector.source = Source(path)
     return detector.eval()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ...analysis import Analysis
 from ...files import write_text
 from ..kept import AT_RANDOM, SHOWN, kept
 from ..measures.nulls import MEANING, NAMES
-from ..run_folder import known_records
+from ..run_folder import WEIGHTS, known_records
 from ..summary.columns import Table, table
 from ..summary.metrics import METRICS
 from ..summary.rows import VIEWS, Part, number, with_interval
@@ -92,8 +93,14 @@ def _head(scores: Scores) -> str:
     return (
         f"<h1>Do the offsets of {_text(run['detector'])} show what the paper says?</h1>"
         f"<p class=faint>{_text(scores.title())} · deformscope {_text(run['deformscope'])} · "
-        f"weights sha256 {_text(run['weights'][:12])}…</p>"
+        f"weights {_text(_weights(run))}</p>"
     )
+
+
+def _weights(run: dict[str, Any]) -> str:
+    """The weights' file by its sha256, where they are one's."""
+    digest = run.get(WEIGHTS)
+    return f"sha256 {digest[:12]}…" if digest else "of no file"
 
 
 def _claims(scores: Scores) -> str:
