@@ -23,7 +23,7 @@ def test_a_detection_is_drawn_and_its_layers_listed(command, cat, tmp_path):
         (("--detection", "500"), "deformscope: --detection 500: expected 0 to"),
         (("--layer", "head9"), "head9"),
         (("--at", "1,1", "--min-score", "0.6"), "deformscope: --at (y=1, x=1): in none of"),
-        (("--out", "why.jpg"), "deformscope: --out why.jpg: expected a file ending in .png, .svg, .pdf"),
+        (("--out", "why.jpg"), 'Invalid value "why.jpg" for --out. Expected a file ending in .png, .svg, .pdf.'),
     ],
 )
 def test_bad_input_gives_one_line_and_exit_code_2(command, cat, tmp_path, monkeypatch, arguments, message):

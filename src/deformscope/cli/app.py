@@ -7,7 +7,8 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.validators import Number
@@ -52,6 +53,13 @@ Composed = Annotated[
     Parameter(
         help="Compose the offsets of each layer and of up to two layers below it into one field.", show_default=False
     ),
+]
+Data = Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")]
+Split = Annotated[
+    str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
+]
+Broken = Annotated[
+    Literal["refuse", "skip"], Parameter(help="Refuse a folder with broken annotations or photos, or skip these.")
 ]
 Device = Annotated[str, Parameter(help="Device to run on: cpu, cuda or cuda:N.", validator=_available)]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 from rich.table import Table
 
-from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Detector, Device, Layers, app, console
-from .look import XY, places
+from .app import POSITIVE, Data, Detector, Device, Layers, Split, app, console
+from .look import XY, Format, places
 
 Output = Literal["score", "iou", "left", "top", "right", "bottom"]
 
@@ -28,17 +27,22 @@ def _place(kind: Any, tokens: tuple[Token, ...]) -> XY:
     return places(kind, tokens)[0]
 
 
+def _is_figure(_: Any, path: Path) -> None:
+    if path.suffix.lower().lstrip(".") not in get_args(Format):
+        raise ValueError(f"Expected a file ending in {', '.join(f'.{one}' for one in get_args(Format))}.")
+
+
 @app.command
 def explain(
     photo: Annotated[Path, Parameter(help="Photo to detect on.")],
     /,
     *,
     detector: Detector = "packaged",
-    detection: Annotated[int, Parameter(help="Number of the detection, 0 the best.", validator=Number(gte=0))] = 0,
+    detection: Annotated[int, Parameter(help="Number of the detection; 0 is the best.", validator=Number(gte=0))] = 0,
     at: Annotated[
         XY | None,
         Parameter(
-            help="Place in photo px, as `120,80`: explain the best detection whose box holds it.",
+            help="Place in photo px, as `120,80`: explain the best detection whose box contains it.",
             accepts_keys=False,
             converter=_place,
             n_tokens=1,
@@ -51,21 +55,20 @@ def explain(
     compare: Annotated[
         bool,
         Parameter(
-            help="Draw also the receptive field with full offsets, only d_f, only d_k and no offsets side by side.",
+            help="Also draw the receptive fields with full offsets, only d_f, only d_k and no offsets, side by side.",
             show_default=False,
         ),
     ] = False,
-    min_score: Annotated[float, Parameter(help="Minimum score of detections.")] = 0.05,
-    out: Annotated[Path, Parameter(help="Output file: PNG, SVG or PDF.")] = Path("deformscope-explanation.png"),
+    min_score: Annotated[float, Parameter(help="Lowest score of detections.", validator=Number(gte=0, lte=1))] = 0.05,
+    out: Annotated[Path, Parameter(help="Output file: PNG, SVG or PDF.", validator=_is_figure)] = Path(
+        "deformscope-explanation.png"
+    ),
     dpi: Annotated[int, Parameter(help="Resolution of PNG files.", validator=Number(gte=20))] = 150,
     device: Device = "cpu",
 ) -> int:
     """Explain a detection: draw what each sampling point adds to it, and its receptive field."""
     from .. import draw, explain as why, load
-    from ..draw.style import FORMATS
 
-    if out.suffix.lower().lstrip(".") not in FORMATS:
-        raise DeformscopeError(f"out={out}: expected a file ending in {', '.join(f'.{one}' for one in FORMATS)}")
     place = None if at is None else (at.y, at.x)
     explained = why(load(detector).to(device), photo, detection, of, at=place, layers=layers or (), min_score=min_score)
     console().print(_table(explained))
@@ -83,25 +86,26 @@ def explain(
 
 @app.command
 def faithfulness(
-    data: Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")],
+    data: Data,
     /,
     *,
     detector: Detector = "packaged",
     max_photos: Annotated[
         int | None, Parameter(help="Number of photos with a detection. [default: all]", validator=POSITIVE)
     ] = None,
-    split: Annotated[
-        str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
-    ] = "val",
-    min_score: Annotated[float, Parameter(help="Minimum score of the detections that are explained.")] = 0.3,
+    split: Split = "val",
+    min_score: Annotated[
+        float, Parameter(help="Lowest score of the detections that are explained.", validator=Number(gte=0, lte=1))
+    ] = 0.3,
     seed: Annotated[int, Parameter(help="Seed of the random orders.", validator=Number(gte=0))] = 0,
     out: Annotated[Path | None, Parameter(help="JSON file for the records and areas. [default: none]")] = None,
     device: Device = "cpu",
 ) -> int:
-    """Measure whether attributions are true: switch sampling points off and on in their order, nearest, and random.
+    """Measure how faithful attributions are, by switching sampling points off and on in their order.
 
-    Explains the best detection of each photo. Areas under the curves of the class's probability and of the box's IoU,
-    with 95 % intervals over photos.
+    The order by attribution is compared with the order by distance and with random ones. For the best detection of each
+    photo, the areas under the curves of the class's probability and of the box's IoU are measured, with 95 % intervals
+    over photos.
     """
     from dataclasses import asdict
 

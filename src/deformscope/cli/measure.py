@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Composed, Detector, Device, Layers, app, console
+from .app import POSITIVE, Broken, Composed, Data, Detector, Device, Layers, Split, app, console
 
 
 @app.command
 def score(
-    data: Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")],
+    data: Data,
     /,
     *,
     detector: Detector = "packaged",
@@ -26,9 +26,7 @@ def score(
         int | None,
         Parameter(help="Number of photos, drawn at random by --seed. [default: all]", validator=POSITIVE),
     ] = None,
-    split: Annotated[
-        str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
-    ] = "val",
+    split: Split = "val",
     out: Annotated[Path, Parameter(help="Output folder for records, scores.json, tables.md and report.html.")] = Path(
         "deformscope-score"
     ),
@@ -41,10 +39,7 @@ def score(
         ),
     ] = None,
     seed: Annotated[int, Parameter(help="Seed of the choice of photos and of the nulls.", validator=Number(gte=0))] = 0,
-    broken: Annotated[
-        Literal["refuse", "skip"],
-        Parameter(help="Refuse a folder with broken annotations or photos, or skip these."),
-    ] = "refuse",
+    broken: Broken = "refuse",
     device: Device = "cpu",
 ) -> int:
     """Measure the paper's claims on annotated photos and compare them with nulls.

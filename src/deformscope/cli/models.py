@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
 
 from ..detectors.checkpoints.averages import Weights
 from ..detectors.offset_mode import OffsetMode
-from .app import POSITIVE, Detector, Device, app, console
+from .app import POSITIVE, Broken, Data, Detector, Device, Split, app, console
 
 
 @app.command
@@ -34,12 +33,10 @@ def detectors() -> int:
 
 @app.command
 def evaluate(
-    data: Annotated[Path, Parameter(help="Folder in COCO's layout, or one of its annotation files.")],
+    data: Data,
     *,
     detector: Detector = "packaged",
-    split: Annotated[
-        str, Parameter(help="Start of the split's name: annotations/instances_SPLIT*.json and photos in SPLIT*/.")
-    ] = "val",
+    split: Split = "val",
     classes: Annotated[
         list[str] | None,
         Parameter(help="Classes to average over. [default: all that have objects]", consume_multiple=True),
@@ -53,12 +50,10 @@ def evaluate(
         Parameter(help="Use the whole offsets (full), only d_f (feature), only d_k (kernel), or none. [default: full]"),
     ] = None,
     weights: Annotated[
-        Weights, Parameter(help="Of files with an average of their weights: the plain ones, or the average (ema).")
+        Weights,
+        Parameter(help="For files that also hold an average of the weights: use the plain ones, or the average (ema)."),
     ] = "plain",
-    broken: Annotated[
-        Literal["refuse", "skip"],
-        Parameter(help="Refuse a folder with broken annotations or photos, or skip these."),
-    ] = "refuse",
+    broken: Broken = "refuse",
     device: Device = "cpu",
 ) -> int:
     """Measure the COCO AP of a detector, for boxes and, if it predicts them, masks, and of every class."""
