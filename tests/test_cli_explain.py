@@ -34,3 +34,11 @@ def test_bad_input_gives_one_line_and_exit_code_2(command, cat, tmp_path, monkey
     assert complaints.count("\n") == 1
     assert message in complaints
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_of_explore_holds_explanations_of_the_best_detections(command, cat, tmp_path):
+    plain, explained = tmp_path / "plain.html", tmp_path / "explained.html"
+    assert command("explore", cat, "--out", plain)[0] == 0
+    assert command("explore", cat, "--out", explained, "--explain", 2)[0] == 0
+    assert '"whys"' not in plain.read_text()
+    assert explained.read_text().count('"largest"') == 2 * 2  # two detections, two layers of one level each

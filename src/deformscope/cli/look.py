@@ -151,7 +151,7 @@ def demo(*, out: Annotated[Path, Parameter(help="Output folder.")] = Path("defor
 
     import skimage.data
 
-    from .. import analyse, load
+    from .. import analyse, explain, load
     from ..draw.batch import Settings, make_folder
     from ..explorer import write
 
@@ -162,7 +162,8 @@ def demo(*, out: Annotated[Path, Parameter(help="Output folder.")] = Path("defor
     detector = load("packaged")
     # A head of the packaged detector looks through two deformable convolutions, which belong together.
     code = _draw([photo], detector, out, Settings(composed=True))
-    print(write(out / "explore.html", [analyse(detector, photo).with_composed()], [photo.name]))
+    whys = [{0: explain(detector, photo)}]
+    print(write(out / "explore.html", [analyse(detector, photo).with_composed()], [photo.name], explanations=whys))
     return code
 
 

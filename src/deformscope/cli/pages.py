@@ -23,26 +23,36 @@ def explore(
         bool,
         Parameter(help="Also show each layer composed with up to two layers below it.", show_default=False),
     ] = False,
+    explained: Annotated[
+        int,
+        Parameter(
+            name="--explain",
+            help="Number of detections per photo, best first, whose sampling points' attributions are included.",
+            validator=Number(gte=0),
+        ),
+    ] = 0,
     out: Annotated[Path, Parameter(help="HTML file to write.")] = Path("deformscope.html"),
 ) -> int:
     """Write an HTML page to explore the offsets on photos interactively. The page is one file and works offline."""
-    from .. import analyse, load
+    from .. import analyse, explain, load
     from ..explorer import write
     from ..photo import find
 
     found = find(photos)
     loaded = load(detector)
-    analyses, titles, failed = [], [], 0
+    analyses, titles, whys, failed = [], [], [], 0
     for photo in track(found, "photos", len(found)):
         try:
             analysis = analyse(loaded, photo)
+            best = range(min(explained, len(analysis.detection["boxes"])))
+            whys.append({number: explain(loaded, photo, number) for number in best})
             analyses.append(analysis.with_composed() if composed else analysis)
             titles.append(photo.name)
         except DeformscopeError as error:
             failed += 1
             complain(str(error))
     if analyses:
-        print(write(out, analyses, titles))
+        print(write(out, analyses, titles, explanations=whys))
     return 2 if failed else 0
 
 

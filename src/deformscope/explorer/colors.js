@@ -7,6 +7,8 @@ export const COLORS = {
   a: "#e69f00",
   b: "#56b4e9",
   particle: "#f0e442",
+  adds: "#d7301f",
+  takes: "#2b8cde",
   dark: { ink: "#ffffff", halo: "#0b0d10", ground: "#0b0d10" },
   light: { ink: "#0d2238", halo: "#ffffff", ground: "#ffffff" },
 };

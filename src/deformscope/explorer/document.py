@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..analysis import Analysis
 from ..errors import DeformscopeError
+from ..explain.explanation import Explanation
 from ..fields.segments import Segments
 from ..files import write_text
 from .payload import THUMBNAIL_PX, data_uri, grown, photo_record, script_text, titles_of
@@ -26,6 +27,7 @@ MODULES = (
     "pens",
     "maps",
     "views",
+    "whys",
     "marks",
     "stage",
     "numbers",
@@ -43,12 +45,14 @@ def page(
     titles: Sequence[str] = (),
     *,
     segments: Sequence[Mapping[str, Segments]] | None = None,
+    explanations: Sequence[Mapping[int, Explanation]] | None = None,
     heading: str = "",
 ) -> str:
     """The text of a self-contained HTML page in which the ``analyses`` can be explored, one photo each.
 
     ``titles`` name the photos (default: numbers). ``segments`` gives for each photo the segments by layer name, where
-    they are known already (``{}``: none); by default they are grown from the fields. Nothing in the page refers to
+    they are known already (``{}``: none); by default they are grown from the fields. ``explanations`` gives for each
+    photo what :func:`deformscope.explain` says of some of its detections, by number. Nothing in the page refers to
     another file or address, and its Content-Security-Policy forbids it to.
     Raises DeformscopeError when there is nothing to show or the counts differ.
     """
@@ -59,6 +63,10 @@ def page(
     names = titles_of(analyses, titles)
     if segments is not None and len(segments) != len(analyses):
         raise DeformscopeError(f"segments: {len(segments)} given for {len(analyses)} photos; expected one per photo")
+    if explanations is not None and len(explanations) != len(analyses):
+        raise DeformscopeError(
+            f"explanations: {len(explanations)} given for {len(analyses)} photos; expected one mapping per photo"
+        )
     index = {
         "photos": [
             {"title": name, "thumbnail": data_uri(one.photo, THUMBNAIL_PX, 80) if len(analyses) > 1 else ""}
@@ -66,7 +74,12 @@ def page(
         ]
     }
     records = [
-        photo_record(one, name, grown(one.fields) if segments is None else segments[number])
+        photo_record(
+            one,
+            name,
+            grown(one.fields) if segments is None else segments[number],
+            None if explanations is None else explanations[number],
+        )
         for number, (one, name) in enumerate(zip(analyses, names, strict=True))
     ]
     payload = [_data("index", script_text(index))]

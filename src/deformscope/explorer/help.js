@@ -11,7 +11,7 @@ const KEYS_HELP = [
   ["arrow keys", "from cell to cell, on the photo"],
   ["Enter", "pin the cell"],
   ["F", "follow the flow"],
-  ["Escape", "remove pins and particle"],
+  ["Escape", "remove pins, particle and explanation"],
   ["+ − 0", "zoom, whole photo"],
   ["Shift + arrow keys", "pan"],
   ["B", "detections"],

@@ -1,11 +1,13 @@
 // What stands below the photo.
 import { brief, el } from "./dom.js";
 import { captionOf } from "./save.js";
+import { whyOf } from "./whys.js";
 
 // A line of words, how long a cell is drawn, and the colours' scale.
 export function legendOf({ drawn, field, photo, state }, frame) {
   const words = el("span", { class: "words" }, captionOf({ state, field, photo }, drawn));
   const parts = [words];
+  if (whyOf({ state, photo, field })) return parts;
   if (drawn.kind === "scale") parts.push(el("span", { class: "scale" }, drawn.low, el("i"), drawn.high));
   if (["flow", "points", "circles"].includes(state.view)) {
     const cell = field.radiusScale * drawn.factor * frame.scale;

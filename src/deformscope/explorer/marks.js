@@ -101,10 +101,9 @@ export function particleOf(field, state) {
 }
 
 export function detectionsShown({ photo, state }) {
-  if (!state.boxes) return [];
-  return photo.detections
-    .map((one, index) => ({ ...one, index }))
-    .filter((one) => one.score >= state.score && !state.hide.includes(one.index));
+  const all = photo.detections.map((one, index) => ({ ...one, index }));
+  if (photo.whys.has(state.why)) return [all[state.why]];
+  return state.boxes ? all.filter((one) => one.score >= state.score && !state.hide.includes(one.index)) : [];
 }
 
 // Boxes, masks, classes and scores of the detections that are switched on.

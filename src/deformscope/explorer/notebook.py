@@ -13,6 +13,7 @@ from torch import Tensor
 from ..analysis import Analysis
 from ..capture.recorder import Fields
 from ..errors import DeformscopeError
+from ..explain.explanation import Explanation
 from ..fields.field import OffsetField
 from ..fields.segments import Segments
 from ..files import write_text
@@ -54,13 +55,15 @@ def explore(
     detection: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] = (),
     segments: Sequence[Mapping[str, Segments]] | None = None,
+    explanations: Sequence[Mapping[int, Explanation]] | None = None,
     height: int = 720,
 ) -> Exploration:
     """Explore fields by hand: displays inline in a notebook, ``.save("page.html")`` writes one self-contained file.
 
     ``source`` is an Analysis, several of them, or, with their ``photo``, fields of one image: an OffsetField, a list or
     what ``capture`` gave. ``detection`` (torchvision's keys) and ``class_names`` go with fields; an Analysis has its
-    own. ``segments`` are those of :func:`deformscope.explorer.page`. ``height`` of the notebook's frame is in px.
+    own. ``segments`` and ``explanations`` are those of :func:`deformscope.explorer.page`. ``height`` of the notebook's
+    frame is in px.
     """
     if photo is not None:
         fields = _fields(source)
@@ -72,7 +75,7 @@ def explore(
         analyses = source  # type: ignore[assignment]
     else:
         raise DeformscopeError("photo=None: expected the photo that the fields belong to; give explore(fields, photo)")
-    return Exploration(page(analyses, titles, segments=segments), height)
+    return Exploration(page(analyses, titles, segments=segments, explanations=explanations), height)
 
 
 def _fields(source: object) -> Fields:

@@ -40,7 +40,7 @@ function set(patch) {
   const before = app.state;
   app.state = { ...before, ...patch };
   if ("photo" in patch && patch.photo !== before.photo)
-    Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [] });
+    Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [], why: -1 });
   if ("layer" in patch || "photo" in patch || "depth" in patch) open();
   else show();
 }
@@ -78,6 +78,7 @@ function show() {
   if ((state.view === "modulation" && !field.modulation) || (state.view === "segments" && !field.segments))
     state.view = "flow";
   for (const key of ["a", "b", "from"]) if (state[key] && !field.onPhoto(state[key], photo.size)) state[key] = null;
+  if (!photo.whys.has(state.why)) state.why = -1;
   app.state = state;
   app.theme = state.theme === "auto" ? (dark.matches ? "dark" : "light") : state.theme;
   document.documentElement.dataset.theme = app.theme;
@@ -279,7 +280,7 @@ const ACTIONS = {
   l: copyLink,
   t: turnTheme,
   "?": openHelp,
-  Escape: () => { app.hover = null; set({ a: null, b: null, from: null }); },
+  Escape: () => { app.hover = null; set({ a: null, b: null, from: null, why: -1 }); },
 };
 
 function nudge(direction) {

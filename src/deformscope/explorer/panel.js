@@ -159,6 +159,7 @@ export class Panel {
           "li",
           {},
           el("label", { class: "toggle" }, input, el("span", {}, label || "object"), el("small", {}, score.toFixed(2))),
+          photo.whys.has(index) ? whyButton(photo, index, () => this.state, set) : null,
         );
       }),
     );
@@ -224,6 +225,7 @@ export class Panel {
       const input = row.querySelector("input");
       input.checked = !state.hide.includes(index);
       input.disabled = !state.boxes;
+      row.querySelector("button")?.setAttribute("aria-pressed", String(state.why === index));
     });
     byId("through").textContent =
       app.stack.length > 1
@@ -271,6 +273,18 @@ export class Panel {
     }
     for (const input of this.kernel.querySelectorAll("input")) input.checked = Number(input.value) === state[own];
   }
+}
+
+// Shows and hides what a detection's sampling points add, in the last layer on which it depends if not in this one.
+function whyButton(photo, index, state, set) {
+  const names = [...photo.whys.get(index).layers.keys()];
+  const click = () => {
+    if (state().why === index) set({ why: -1 });
+    else set({ why: index, ...(names.includes(state().layer) ? {} : { layer: names[names.length - 1] }) });
+  };
+  const { label, score } = photo.detections[index];
+  const words = `Why ${label || "object"} ${score.toFixed(2)}: what each sampling point adds`;
+  return el("button", { type: "button", class: "quiet why", title: words, "aria-label": words, click }, "why");
 }
 
 // An arrow in a 34 px square: the mean offset, the longest 12 px.

@@ -33,6 +33,19 @@ async function readSegments({ size: [h, w], labels, scores }) {
   return { h, w, labels: await unpackSteps(labels, w), scores };
 }
 
+// What a detection's sampling points add, by layer: places in the flattened map, then shares of the strongest.
+async function readWhy({ of, value, layers }) {
+  const found = new Map();
+  for (const [name, { largest, points }] of Object.entries(layers)) {
+    const { buffer } = await unpackBytes(points);
+    const count = buffer.byteLength / 5;
+    const view = new DataView(buffer);
+    const index = Uint32Array.from({ length: count }, (_, i) => view.getUint32(4 * i, true));
+    found.set(name, { largest, index, shares: new Int8Array(buffer, 4 * count) });
+  }
+  return { of, value, layers: found };
+}
+
 async function readField(record) {
   const [steps, modulation, segments] = await Promise.all([
     unpackSteps(record.offset, record.size[1]),
@@ -61,6 +74,7 @@ export class Photo {
     this.uri = record.image;
     this.picture = new Image();
     this.masks = [];
+    this.whys = new Map(); // by detection
     this.record = record;
     this.fields = new Map();
   }
@@ -69,6 +83,7 @@ export class Photo {
     this.picture.src = this.uri;
     await this.picture.decode();
     if (this.record.masks) await this.readMasks(this.record.masks);
+    for (const why of this.record.whys ?? []) this.whys.set(why.detection, await readWhy(why));
     return this;
   }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,12 @@ from torch import Tensor
 from ..analysis import Analysis
 from ..capture.recorder import Fields
 from ..errors import DeformscopeError
+from ..explain.explanation import Explanation
 from ..fields.cell_maps import finite
 from ..fields.field import OffsetField
 from ..fields.segments import Segments, segments as grow
+from .attributions import why_records
+from .packing import packed_bytes, packed_steps
 
 STEP = 1 / 256
 """Cells: the coarsest step in which offsets up to :data:`WHOLE` steps are rounded."""
@@ -37,8 +39,6 @@ FARTHEST = 600.0
 FEWEST_STEPS = 256
 """The largest offset is at least so many steps long, so that a field of tiny offsets keeps its shape."""
 NO_MODULATION = 255
-DEFLATE = 6
-"""zlib's level: the highest takes 9 to 20 times as long, for 1 % of the bytes."""
 MOST_PX = 1600
 """Px along the longer side of the photo in the page; a larger one is shrunk, its coordinates are kept."""
 MASK_PX = 320
@@ -79,18 +79,6 @@ def quantise(offset: Float[Tensor, "*shape"]) -> Quantised:
     return Quantised(np.where(finite, steps, np.int16(MISSING)), step, int((np.abs(known) > FARTHEST).sum()))
 
 
-def packed_steps(steps: Integer[np.ndarray, "*planes w"]) -> str:
-    """int16 planes as text: differences along the rows (modulo 2^16), low bytes, then high bytes, deflated, base64."""
-    words = np.ascontiguousarray(steps, dtype=np.int16).view(np.uint16)
-    differences = np.diff(words, axis=-1, prepend=np.uint16(0))
-    return packed_bytes(np.concatenate([(differences & 0xFF).ravel(), (differences >> 8).ravel()]).astype(np.uint8))
-
-
-def packed_bytes(values: Integer[np.ndarray, "*shape"]) -> str:
-    """Bytes (uint8) as text: deflated, base64."""
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(values, dtype=np.uint8).tobytes(), DEFLATE)).decode()
-
-
 def layer_record(field: OffsetField, segments: Segments | None = None) -> dict[str, Any]:
     """One layer's field (n = 1) as the page reads it; raises DeformscopeError for a batch."""
     images, groups, _, h, w, _ = field.offset.shape
@@ -128,8 +116,16 @@ def grown(fields: Fields) -> dict[str, Segments]:
     return {name: grow(field) for name, field in fields.items() if finite(field)}
 
 
-def photo_record(analysis: Analysis, title: str, segments: Mapping[str, Segments]) -> dict[str, Any]:
-    """All that the page needs of one photo; what it finds in ``analysis`` beyond finite numbers is left out."""
+def photo_record(
+    analysis: Analysis,
+    title: str,
+    segments: Mapping[str, Segments],
+    explanations: Mapping[int, Explanation] | None = None,
+) -> dict[str, Any]:
+    """All that the page needs of one photo; what it finds in ``analysis`` beyond finite numbers is left out.
+
+    ``explanations`` are of some of its detections, by row.
+    """
     if not analysis.fields:
         raise DeformscopeError(f"analysis of {title!r}: no offset field; expected at least one deformable convolution")
     for name in segments:
@@ -140,7 +136,7 @@ def photo_record(analysis: Analysis, title: str, segments: Mapping[str, Segments
         "size": list(analysis.photo.shape[:2]),
         "image": data_uri(analysis.photo, MOST_PX, 86),
         "layers": [layer_record(field, segments.get(name)) for name, field in analysis.fields.items()],
-        **_detections(analysis),
+        **_detections(analysis, explanations or {}),
     }
 
 
@@ -175,7 +171,7 @@ def _modulation(modulation: Float[Tensor, "g k h w"]) -> dict[str, Any]:
     return {"low": low, "step": step, "data": packed_bytes(steps)}
 
 
-def _detections(analysis: Analysis) -> dict[str, Any]:
+def _detections(analysis: Analysis, explanations: Mapping[int, Explanation]) -> dict[str, Any]:
     found = analysis.detection
     if "boxes" not in found or not len(found["boxes"]):
         return {"detections": []}
@@ -195,6 +191,8 @@ def _detections(analysis: Analysis) -> dict[str, Any]:
             for i in kept
         ]
     }
+    if explanations:
+        record["whys"] = why_records(explanations, kept, list(analysis.fields))
     masks = found.get("masks")
     if masks is not None and kept:
         record["masks"] = _masks(masks[kept])

@@ -5,6 +5,7 @@ import { drawDetections, drawMarks } from "./marks.js";
 import { CanvasPen, SvgPen, shapes } from "./pens.js";
 import { framed } from "./stage.js";
 import { drawView } from "./views.js";
+import { drawWhy, whyCaption, whyOf } from "./whys.js";
 
 const STRIP = 30;
 
@@ -13,8 +14,10 @@ export function drawGround(pen, frame, app) {
   pen.image(app.photo.picture, frame.left, frame.top, frame.width, frame.height);
   const veil = shapes.box(frame.left, frame.top, frame.left + frame.width, frame.top + frame.height);
   pen.fill(veil, { color: COLORS[frame.theme].ground, alpha: 1 - app.state.light });
-  const drawn = pen.clipped(veil, () => drawView(pen, frame, app));
+  const shown = whyOf(app) ? { ...app, state: { ...app.state, opacity: 0 } } : app; // the points stand for themselves
+  const drawn = pen.clipped(veil, () => drawView(pen, frame, shown));
   drawDetections(pen, frame, app);
+  pen.clipped(veil, () => drawWhy(pen, frame, app));
   return drawn;
 }
 
@@ -33,8 +36,10 @@ export function captionOf({ state, field, photo }, drawn) {
     modulation: state.mk < 0 ? "modulation, mean over the kernel" : `modulation of kernel point ${state.mk}`,
     segments: `${drawn.count ?? 0} segments`,
   }[state.view];
-  const group = field.groups > 1 ? ` · group ${state.group}` : "";
-  return `${what} · ${field.name}${group} · ${px[0] === px[1] ? px[0] : px.join("×")} px/cell · ${photo.title}`;
+  const why = whyOf({ state, field, photo });
+  const group = field.groups > 1 && !why ? ` · group ${state.group}` : "";
+  const cell = px[0] === px[1] ? px[0] : px.join("×");
+  return `${why ? whyCaption(why) : what} · ${field.name}${group} · ${cell} px/cell · ${photo.title}`;
 }
 
 // The part of the photo that the stage shows, as a frame of its own and its size in px.

@@ -50,6 +50,7 @@ const KEYS = {
   boxes: [flag, true],
   score: [number(0, 1), 0.4],
   hide: [list, []],
+  why: [number(-1, 99999), -1], // detection whose sampling points are shown; −1: none
   zoom: [number(1, 40), 1],
   centre: [place, null],
   a: [place, null],
