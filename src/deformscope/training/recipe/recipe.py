@@ -40,8 +40,8 @@ class Network:
     deform_layers: int = 1
     """For the same: number of deformable convolutions in a head."""
     decode: Decode = "D0"
-    """For the same: how boxes are predicted, from the cell (``D0``) or from where its kernel looks (``D2``); see
-    :mod:`deformscope.detectors.dense.decode`."""
+    """For the same: how boxes are predicted, from the cell (``D0``) or from the place and size of its kernel (``D2``);
+    see :mod:`deformscope.detectors.dense.decode`."""
     proposals: int | None = None
     """For ``dense_rcnn``: regions per image that reach the second stage; null for 100."""
     rois_per_image: int | None = None
@@ -117,24 +117,26 @@ class Data:
 
 @dataclass(frozen=True)
 class Supervision:
-    """A loss on the offsets: see :class:`deformscope.training.OffsetSupervision`."""
+    """A loss on the offsets; see :class:`deformscope.training.OffsetSupervision`."""
 
     weight: float = 0.5
     loss: tuple[OffsetLoss, ...] = ("centre", "extent")
-    """Added up."""
+    """The losses to be summed."""
     layers: tuple[str, ...] = ()
-    """Shell patterns of deformable layers; empty: the uppermost of each head, or, without such heads, all."""
+    """Shell patterns of the names of deformable layers; empty for the last of each head or, in networks without such
+    heads, all."""
     composed: int | None = None
-    """Stacked layers that are supervised as one field; null: all of a dense detector's head, one of others."""
+    """Number of stacked layers that are composed to one field; null for all of a dense detector's head, otherwise
+    one."""
     schedule: Literal["constant", "decay", "warmup"] = "constant"
     schedule_steps: int | None = None
-    """Steps after which ``decay`` has reached zero, or ``warmup`` all of ``weight``; null: half of the run."""
+    """Steps after which ``decay`` is zero, or ``warmup`` has reached ``weight``; null for half of the run."""
     targets: Literal["boxes", "shuffled"] = "boxes"
-    """``shuffled``, a control: each photo gets the boxes of the next one of its batch."""
+    """``shuffled`` is a control: each photo gets the boxes of the next one in its batch."""
     side_branch: bool = False
-    """A control: the loss is on other convolutions beside those that make the offsets, and steers no kernel."""
+    """A control: supervise separate convolutions beside those that predict the offsets, which move no kernel."""
     task_gradient: float = 1.0
-    """What of the other losses' gradient flows into the offsets."""
+    """Factor on the other losses' gradient into the offsets."""
 
     def __post_init__(self) -> None:
         least: dict[str, tuple[float, float]] = {
@@ -163,7 +165,7 @@ class Optimiser:
     offset_penalty: float = 0.0
     """Weight of the offsets' mean square (cells², summed over the layers) in the loss; 0 for no penalty."""
     offset_supervision: Supervision | None = None
-    """A loss on the offsets, by the boxes; null for none."""
+    """A loss on the offsets from the boxes; null for none."""
     grad_clip_norm: float | None = None
     """Gradients are scaled down to this total norm; null for no clipping."""
     schedule: Literal["constant", "multi_step", "one_cycle"] = "multi_step"
