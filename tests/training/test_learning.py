@@ -189,3 +189,22 @@ def test_two_stage_detectors_learn_from_a_coco_folder(coco, architecture):
     offsets = [p for name, p in detector.named_parameters() if "conv_offset.weight" in name]
     assert len(offsets) == 13
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in offsets)
+
+
+def test_dense_detectors_learn_at_several_sizes(tiny):
+    recipe = tiny("network.architecture=dense", "data.shorter_sides=[64, 128]")
+    detector = networks.build(recipe, NAMES)
+    items = SeededItems(source(recipe, "train"), recipe, detector.prepare)
+    shapes = {tuple(items[Slot(0, index, index)].image.shape[1:]) for index in range(12)}
+    assert len(shapes) == 1  # the data's own longer side, 96 px, bounds 128 × 192
+    wider = tiny("network.architecture=dense", "data.shorter_sides=[32, 64]")
+    items = SeededItems(source(wider, "train"), wider, detector.prepare)
+    assert {tuple(items[Slot(0, index, index)].image.shape[1:]) for index in range(12)} == {(32, 64), (64, 96)}
+
+
+@pytest.mark.parametrize("weights", ["packaged", "nowhere.pth"])
+def test_weights_that_do_not_fit_the_trunk_are_named_by_their_key(tiny, weights):
+    architecture = "small" if weights == "packaged" else "dense"
+    with pytest.raises(DeformscopeError, match=rf"network\.weights='{weights}'") as error:
+        networks.build(tiny(f"network.architecture={architecture}", f"network.weights={weights}"), NAMES)
+    assert "\n" not in str(error.value)
