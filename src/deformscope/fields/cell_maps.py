@@ -1,4 +1,4 @@
-"""What is measured of one field on one photo: d_f, divergence and circles as numpy maps of its cells, in photo px."""
+"""d_f, divergence and the extent of d_k of a field on a photo, as numpy maps of its cells, in photo px."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class CellMaps:
-    """One offset group of one field on one photo, or a null in its place. Cell (y, x) lies at origin + step · (y, x).
+    """One offset group of a field on a photo, or a null in its place. Cell (y, x) lies at origin + step · (y, x).
 
-    Cells beside the photo (padding) are left out.
+    Cells outside the photo (padding) are left out.
     """
 
     d_f: Float[Array, "h w 2"]
-    """Feature-map viewpoint, (dy, dx) in photo px."""
+    """d_f: the feature-map viewpoint, (dy, dx) in photo px."""
     div: Float[Array, "h w"]
-    """Divergence of d_f, 1/cell; of a null that is no field, any map that is lower where objects are expected."""
+    """Divergence of d_f, 1/cell; for a null that is not a field, a map that is lower where objects are expected."""
     height: Float[Array, "h w"]
     width: Float[Array, "h w"]
-    """Extents of d_k in photo px, without the regular grid's own."""
+    """Extent of d_k in photo px, without that of the regular grid."""
     origin: tuple[float, float]
     step: tuple[float, float]
-    """Both (y, x), photo px."""
+    """(y, x), photo px."""
     regular: tuple[float, float] = (0.0, 0.0)
-    """Height and width of the kernel's regular grid, photo px."""
+    """Height and width of the regular grid of the kernel, photo px."""
 
     @classmethod
     def of(cls, field: OffsetField, group: int = 0) -> CellMaps:
-        """The maps of one image's field (n = 1)."""
+        """The maps of a field of one image (n = 1)."""
         n, groups, _, h, w, _ = field.offset.shape
         if n != 1 or not 0 <= group < groups:
             raise DeformscopeError(
@@ -60,10 +60,10 @@ class CellMaps:
         if not (rows.size and columns.size):
             raise DeformscopeError(f"field {field.name!r}: none of its {h}×{w} cells lies on the photo")
         window = np.ix_(rows, columns)
-        flow = d_f[0, 0, 0]
+        shift = d_f[0, 0, 0]
         return cls(
-            d_f=flow.numpy()[window] * scale,
-            div=divergence(flow, field.stride).numpy()[window],
+            d_f=shift.numpy()[window] * scale,
+            div=divergence(shift, field.stride).numpy()[window],
             height=high[0, 0].numpy()[window] * abs(scale[0]),
             width=wide[0, 0].numpy()[window] * abs(scale[1]),
             origin=(float(corner[rows[0], 0, 0]), float(corner[0, columns[0], 1])),
@@ -76,11 +76,11 @@ class CellMaps:
 
     @property
     def radius(self) -> Float[Array, "h w"]:
-        """sqrt(width · height), px; a negative extent counts as zero."""
+        """sqrt(width · height), px; negative extents count as zero."""
         return np.sqrt(np.clip(self.height, 0, None) * np.clip(self.width, 0, None))
 
     def centres(self) -> Float[Array, "h w 2"]:
-        """The cells' places, (y, x) photo px."""
+        """Centres of the cells, (y, x) photo px."""
         return self.to_photo(lattice(self.div.shape))
 
     def to_photo(self, cells: Float[Array, "*points 2"]) -> Float[Array, "*points 2"]:
@@ -92,12 +92,12 @@ class CellMaps:
         return (points - np.array(self.origin)) / np.array(self.step)
 
     def at(self, values: Float[Array, "h w"], points: Float[Array, "*points 2"]) -> Float[Array, "*points"]:
-        """A map of these cells at places (y, x) px: bilinear, the border's value beyond it."""
+        """Values of a map of these cells at places (y, x) px: bilinear, constant beyond the border."""
         return sample(values, self.to_cells(points))
 
 
 def sample(values: Float[Array, "h w"], cells: Float[Array, "*points 2"]) -> Float[Array, "*points"]:
-    """Bilinear values at places (y, x) in cells."""
+    """Bilinear interpolation at places (y, x) in cells."""
     return map_coordinates(values, np.moveaxis(cells, -1, 0), order=1, mode="nearest")
 
 
@@ -108,34 +108,35 @@ def lattice(shape: tuple[int, int], per_cell: int = 1) -> Float[Array, "rows col
 
 
 def ends(maps: Sequence[CellMaps], starts: Float[Array, "m 2"]) -> Float[Array, "s m 2"]:
-    """Where places, (y, x) in cells, end when they follow d_f of each of ``maps``, all of one shape: :func:`follow`."""
+    """Where the places ``starts`` ((y, x) in cells) end when they follow d_f of each of ``maps``, all of one shape; see
+    :func:`follow`."""
     return follow(np.stack([one.d_f / np.array(one.step) for one in maps]), starts)
 
 
 AT_ONCE = 32_768
-"""Places that are followed together: as many as fit the processor's caches."""
+"""Number of places that are followed together, as many as fit the processor's caches."""
 
 
-def follow(flow: Float[Array, "*s h w 2"], starts: Float[Array, "m 2"], most: int = 64) -> Float[Array, "*s m 2"]:
-    """Follow each flow (dy, dx, in its own cells) from ``starts`` until it rests, at most ``most`` steps.
+def follow(d_f: Float[Array, "*s h w 2"], starts: Float[Array, "m 2"], most: int = 64) -> Float[Array, "*s m 2"]:
+    """Follow each of the fields ``d_f`` (dy, dx, in its own cells) from ``starts`` to rest, in at most ``most`` steps.
 
-    A step is 0.6 of the flow there and 0.6 cell at the most, so that it does not leap over a sink (it settles
-    wherever the flow contracts by less than three times its own length). Stays on the map.
+    A step is 0.6 times the vector, at most 0.6 cell, so that it does not jump over a sink (it settles where the field
+    contracts by less than three times its own length). The places stay on the map.
     """
-    # Complex numbers carry both components through one interpolation: this loop is most of a photo's time.
-    step = 0.6 * (flow[..., 0] + 1j * flow[..., 1])
+    # Complex numbers interpolate both components at once; this loop takes most of the time of a photo.
+    step = 0.6 * (d_f[..., 0] + 1j * d_f[..., 1])
     step *= np.minimum(1, 0.6 / np.maximum(np.abs(step), 1e-12))
     several = step.reshape(-1, *step.shape[-2:])
     block = max(1, AT_ONCE // max(len(starts), 1))
     found = [_settled(several[i : i + block], starts, most) for i in range(0, len(several), block)]
-    return np.concatenate(found).reshape(*flow.shape[:-3], len(starts), 2)
+    return np.concatenate(found).reshape(*d_f.shape[:-3], len(starts), 2)
 
 
 def _settled(step: Complex[Array, "s h w"], starts: Float[Array, "m 2"], most: int) -> Float[Array, "s m 2"]:
     s, h, w = step.shape
     padded = np.pad(step, ((0, 0), (0, 1), (0, 1)), mode="edge")
     here, right, below = padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1]
-    # Bilinear within a cell: here + across · a + down · (b + across · c), its four numbers side by side in memory.
+    # Bilinear within a cell: here + across · a + down · (b + across · c), with the four numbers side by side in memory.
     twist = padded[:, 1:, 1:] - below - (right - here)
     corners = np.stack([here, right - here, below - here, twist], axis=-1).reshape(-1, 4)
     y, x = (np.tile(np.clip(starts[:, axis], 0, last), s) for axis, last in ((0, h - 1.0), (1, w - 1.0)))
@@ -158,5 +159,5 @@ def _settled(step: Complex[Array, "s h w"], starts: Float[Array, "m 2"], most: i
 
 
 def finite(field: OffsetField) -> bool:
-    """Whether all offsets are numbers."""
+    """Whether all offsets are finite."""
     return bool(torch.isfinite(field.offset).all())

@@ -1,7 +1,7 @@
-"""Objects out of offsets: regions of a photo on whose cells features condense, whatever their class.
+"""Segments: regions of a photo in which features gather, found from offsets alone, without classes.
 
-Where cells end when they follow d_f (Eq. 2), they pile up in sinks. A watershed of the divergence (Eq. 4) floods from
-the sinks over all places of negative divergence, and the circle at the sink (Fig. 3) says how far a region may reach.
+Cells that follow d_f (Eq. 2) end in sinks. A watershed of the divergence (Eq. 4) grows from the sinks over all places
+with negative divergence; the circle at a sink (Fig. 3) limits the extent of its region.
 """
 
 from __future__ import annotations
@@ -22,42 +22,44 @@ from .field import OffsetField
 Array = np.ndarray
 
 REACH = 3.0
-"""How many of its kernel's extents (regular grid and d_k) a region is wide at most. With the other constants, chosen
-on training photos with weights before the packaged ones."""
+"""Largest extent of a region, in extents of its kernel (regular grid and d_k). This and the other constants were chosen
+on training photos, with weights before the packaged ones."""
 EVIDENCE_BLUR, SINK_BLUR = 0.7, 0.5
-"""Standard deviations, in cells, with which the divergence and the arrivals are smoothed."""
+"""Standard deviations, in cells, of the smoothing of the divergence and of the density of ends."""
 LEAST_ARRIVALS = 0.02
-"""A sink needs this share of the largest sink's arrivals."""
+"""Smallest density at a sink, relative to that of the largest one."""
 FINEST, MOST_FINE, MOST_STARTS = 4, 128, 64
-"""A cell is divided by up to the first, as long as the longer side has no more places than the second; what follows d_f
-starts from no more places along it than the third, and from every cell at least."""
+"""Largest subdivision of a cell, largest number of places along the longer side, and largest number of starts along it;
+there is at least one start per cell."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The s regions of one photo, best first."""
+    """The s regions of a photo, best first."""
 
     labels: Int[Array, "h w"]
-    """For each photo px the number of its region, from 1; 0 where there is none."""
+    """The number of the region at each photo px, from 1; 0 for none."""
     scores: Float[Array, " s"]
-    """Net inflow: −divergence summed over the region's cells, in cells (Gauss: the flow of d_f over its outline)."""
+    """Net inflow: −divergence summed over the cells of the region, in cells (by Gauss, the flux of d_f through its
+    outline)."""
     sinks: Float[Array, "s 2"]
     """(y, x) px."""
     boxes: Float[Array, "s 4"]
     """xyxy px."""
     sizes: Float[Array, "s 2"]
-    """Height and width by the circle at the sink: the extent of its kernel's sampling points, px. Proportional to an
-    object's size; the factor is the detector's own."""
+    """Height and width from the circle at the sink: the extent of the kernel's sampling points, px. It is proportional
+    to an object's size, with a factor that depends on the detector."""
 
     @property
     def masks(self) -> Bool[Array, "s h w"]:
-        """One mask a region, photo px."""
+        """One mask per region, photo px."""
         return self.labels == np.arange(1, len(self.scores) + 1)[:, None, None]
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The same on a lattice of ``per_cell`` places a cell; cell (y, x) is the square around its centre."""
+    """The regions on a lattice with ``per_cell`` places per side of a cell; cell (y, x) is the square around its
+    centre."""
 
     labels: Int[Array, "rows columns"]
     scores: Float[Array, " s"]
@@ -66,14 +68,14 @@ class Regions:
     per_cell: int
 
     def at(self, cells: Float[Array, "*points 2"]) -> Int[Array, "*points"]:
-        """The region at places (y, x) in cells; 0 where there is none."""
+        """The number of the region at places (y, x) in cells; 0 for none."""
         return self.labels[places_of(cells, self.labels.shape, self.per_cell)]
 
 
 def segments(field: OffsetField, group: int = 0) -> Segments:
-    """The regions of one image's field (n = 1) and offset group.
+    """Find the segments of a field of one image (n = 1), for one offset group.
 
-    Raises DeformscopeError for a field of several images and for a group that it does not have.
+    Raises DeformscopeError for a field of several images and for an unknown group.
     """
     maps = CellMaps.of(field, group)
     found = regions(maps)
@@ -96,9 +98,9 @@ def regions(maps: CellMaps) -> Regions:
 
 
 def regions_of(maps: Sequence[CellMaps], arrived: Float[Array, "s rows columns 2"] | None = None) -> list[Regions]:
-    """The regions of each of ``maps``, all of one shape: quicker together than one by one.
+    """The regions of each of ``maps``, all of one shape; faster than one by one.
 
-    ``arrived`` is what :func:`arrivals` says of them, where it is known already.
+    ``arrived`` is the result of :func:`arrivals`, if it is known already.
     """
     h, w = maps[0].div.shape
     fine = int(np.clip(MOST_FINE // max(h, w), 1, FINEST))
@@ -108,7 +110,8 @@ def regions_of(maps: Sequence[CellMaps], arrived: Float[Array, "s rows columns 2
 
 
 def arrivals(maps: Sequence[CellMaps]) -> Float[Array, "s rows columns 2"]:
-    """Where a lattice of places, at least one a cell, ends that follows d_f of each of ``maps``; (y, x) in cells."""
+    """Where the places of a lattice, at least one per cell, end when they follow d_f of each of ``maps``; (y, x) in
+    cells."""
     h, w = maps[0].div.shape
     starts = lattice((h, w), int(np.clip(MOST_STARTS // max(h, w), 1, FINEST)))
     return ends(maps, starts.reshape(-1, 2)).reshape(len(maps), *starts.shape)
@@ -117,7 +120,7 @@ def arrivals(maps: Sequence[CellMaps]) -> Float[Array, "s rows columns 2"]:
 def places_of(
     cells: Float[Array, "*points 2"], shape: tuple[int, int], per_cell: int
 ) -> tuple[Int[Array, "*points"], Int[Array, "*points"]]:
-    """Row and column, in a lattice of ``shape`` with ``per_cell`` places a cell, of places (y, x) in cells."""
+    """Row and column, in a lattice of ``shape`` with ``per_cell`` places per cell, of places (y, x) in cells."""
     row, column = (
         np.clip(np.floor((cells[..., axis] + 0.5) * per_cell).astype(int), 0, shape[axis] - 1) for axis in (0, 1)
     )
@@ -135,7 +138,7 @@ def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Arr
     labels = watershed(-inflow, markers, mask=inflow > 0)
     centres = cells[tuple(sinks.T)]
     reach = _reach(maps, centres)
-    # The number 0, no region, reaches everywhere.
+    # Number 0, no region, has no limit.
     centre_y, centre_x = np.append(0, centres[:, 0])[labels], np.append(0, centres[:, 1])[labels]
     reach_y, reach_x = np.append(np.inf, reach[:, 0])[labels], np.append(np.inf, reach[:, 1])[labels]
     away = ((cells[:, :1, 0] - centre_y) / reach_y) ** 2 + ((cells[:1, :, 1] - centre_x) / reach_x) ** 2
@@ -148,21 +151,21 @@ def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Arr
 
 
 def _sinks(arrived: Float[Array, "rows columns 2"], shape: tuple[int, int], fine: int) -> Int[Array, "s 2"]:
-    """Where places end that follow d_f: peaks of the density of their ends, (row, column) of the lattice."""
+    """Sinks: peaks of the density of the ends of places that follow d_f, (row, column) of the lattice."""
     h, w = shape[0] * fine, shape[1] * fine
     rows, columns = places_of(arrived, (h, w), fine)
     arrivals = np.bincount((rows * w + columns).ravel(), minlength=h * w).reshape(h, w) * (h * w / rows.size)
     density = ndimage.gaussian_filter(arrivals, SINK_BLUR * fine)
-    # Where nothing moves as many arrive everywhere as start, and that is no sink.
+    # Where nothing moves, as many places end as start everywhere, which is not a sink.
     least = max(LEAST_ARRIVALS * density.max(), 1.5)
     window = np.ones((2 * fine + 1, 2 * fine + 1))
     return _spaced(peak_local_max(density, footprint=window, threshold_abs=least, exclude_border=False), fine)
 
 
 def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
-    """Those of the peaks, best first, that are no nearer than ``least`` to one before: only equally high ones are.
+    """The peaks, best first, without those nearer than ``least`` to a previous one (only equally high ones are).
 
-    What ``peak_local_max`` does with ``min_distance``, which takes longer than all the rest of a region.
+    The result is that of ``peak_local_max`` with ``min_distance``, which would take longer than everything else.
     """
     near = np.abs(peaks[:, None] - peaks[None]).max(axis=-1) < least
     kept = np.ones(len(peaks), dtype=bool)
@@ -172,7 +175,7 @@ def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
 
 
 def _reach(maps: CellMaps, sinks: Float[Array, "s 2"]) -> Float[Array, "s 2"]:
-    """Half axes (y, x), in cells, of the ellipse of REACH kernel extents around each sink."""
+    """Half axes (y, x), in cells, of the ellipse around each sink, REACH kernel extents wide."""
     return np.stack(
         [
             REACH * np.maximum(sample(extent, sinks) + regular, step) / 2 / step

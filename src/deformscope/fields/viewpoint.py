@@ -1,7 +1,7 @@
-"""The two viewpoints of an offset field (Zhang et al., ICPRAM 2021): Eq. 2-4 and the circle radius.
+"""The two viewpoints of an offset field (Zhang et al., ICPRAM 2021): Eq. 2-4 and the radius of the circles.
 
-Pure functions of tensors, on any device, differentiable. Offsets and displacements are in input-feature cells,
-last axis (dy, dx).
+Functions of tensors on any device, differentiable. Offsets and displacements are in cells of the input feature map; the
+last axis is (dy, dx).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def split(
 def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[int, int] = (1, 1)) -> Float[Tensor, "*maps h w"]:
     """div = ∂x d_f,x + ∂y d_f,y (Eq. 4), in 1/cell; negative where features converge.
 
-    Central differences inside, one-sided at the border; zero along an axis of a single cell. Neighbouring output cells
-    lie ``stride`` (y, x) input cells apart; with it a field that contracts on a point has −2 at any stride.
+    Central differences inside, one-sided at the border; zero along an axis with a single cell. Neighbouring output
+    cells are ``stride`` (y, x) input cells apart; with it, a field that contracts to a point has −2 at any stride.
     """
     return _slope(d_f[..., 0], -2, stride[0]) + _slope(d_f[..., 1], -1, stride[1])
 
@@ -43,11 +43,11 @@ def extent(
     kernel_size: tuple[int, int] | None = None,
     dilation: tuple[int, int] = (0, 0),
 ) -> tuple[Float[Tensor, "n g h w"], Float[Tensor, "n g h w"]]:
-    """Height and width by which d_k spreads a kernel, in cells.
+    """Height and width of d_k, in cells.
 
-    Height is the bottom row's dy minus the top row's, width the right column's dx minus the left's.
-    Rows and columns are averaged over their points. As in the paper the regular grid's own extent is not in it;
-    ``dilation`` (y, x) adds it. Negative where the kernel is drawn together. The mean shift d_f cancels.
+    Height is dy of the bottom row minus dy of the top row, width is dx of the right column minus dx of the left one,
+    averaged over the points of the rows and columns. As in the paper, the extent of the regular grid is not included;
+    ``dilation`` (y, x) adds it. Negative if the kernel is contracted. d_f cancels.
     """
     rows, columns = kernel_size or _square(d_k.shape[2])
     if rows * columns != d_k.shape[2]:
@@ -63,15 +63,15 @@ def radius(
     kernel_size: tuple[int, int] | None = None,
     dilation: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "n g h w"]:
-    """Circle radius r = sqrt(width · height) of the kernel viewpoint, in cells (Zhang et al., Fig. 3).
+    """Circle radius r = sqrt(width · height) of d_k, in cells (Zhang et al., Fig. 3).
 
-    Width and height are those of :func:`extent`; a negative one counts as zero, so that a kernel drawn together in
-    both directions does not pass for a spread one.
+    Width and height are those of :func:`extent`; negative ones count as zero, so that a kernel that is contracted along
+    both axes does not count as extended.
     """
     height, width = extent(d_k, kernel_size, dilation)
     area = height.clamp(min=0) * width.clamp(min=0)
     spread = area > 0
-    # The root's slope at zero is infinite; a gradient through it would be NaN even where it is multiplied by zero.
+    # The derivative of the root at zero is infinite, and its gradient would be NaN even when multiplied by zero.
     return torch.where(spread, torch.where(spread, area, 1).sqrt(), 0)
 
 
