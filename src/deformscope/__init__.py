@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .capture.recorder import Fields as Fields, capture as capture
+from .capture.recorder import capture as capture
 from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as NoDeformableCall
 from .explain.explain import explain as explain
 from .fields.field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
+from .fields.fields import Fields as Fields
 from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
 
 if TYPE_CHECKING:

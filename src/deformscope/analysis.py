@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture.recorder import Fields, capture
+from .capture.recorder import capture
 from .errors import DeformscopeError
 from .fields.field import CellGrid, OffsetField, Placement
+from .fields.fields import Fields
 from .fields.stack import DEEPEST, composed, upstream
 from .files import write_tensors
 from .from_dict import from_dict

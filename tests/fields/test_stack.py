@@ -8,7 +8,7 @@ import torch
 
 from deformscope import CellGrid, DeformscopeError, OffsetField, Placement
 from deformscope.analysis import Analysis
-from deformscope.capture.recorder import Fields
+from deformscope.fields.fields import Fields
 from deformscope.fields.stack import composed, stacked_points, upstream
 from deformscope.fields.viewpoint import extent, split
 

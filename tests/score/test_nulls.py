@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from deformscope import DeformscopeError, capture
-from deformscope.capture.offset_sources import origins
 from deformscope.detectors.dense.config import DenseConfig
 from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.fields.cell_maps import CellMaps
@@ -137,15 +136,16 @@ def test_together_layers_are_measured_as_the_one_field_they_make():
     assert "heads.stride16.deform" in look(detector, photo, together=True).broken
 
 
-def test_origins_name_convolution_place_and_share_of_nan(small):
+def test_fields_know_the_convolution_the_place_and_the_share_of_nan_of_their_offsets(small):
     photo = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     with torch.no_grad():
         small.heads["stride8"].deform.conv_offset.bias[:6] = torch.inf
     for impl in ("torchvision", "embedding_bag"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("deformscope.ops.deform_conv.default_impl", impl)
-            with origins(small) as calls:
+            with capture(small, broken=True) as fields:
                 small(photo)
-        assert [call.convolutions for call in calls] == [(f"heads.stride{s}.deform.conv_offset",) for s in (8, 16, 32)]
-        assert [call.misplaced for call in calls] == [(0, 0)] * 3
-        assert [round(call.non_finite, 4) for call in calls] == [0.3333, 0, 0]
+        sources = [field.source for field in fields.values()]
+        assert [s.convolutions for s in sources] == [(f"heads.stride{n}.deform.conv_offset",) for n in (8, 16, 32)]
+        assert [s.misalignment for s in sources] == [(0, 0)] * 3
+        assert [round(field.non_finite, 4) for field in fields.values()] == [0.3333, 0, 0]

@@ -1,93 +1,59 @@
 """Capture the offsets of every deformable convolution of any PyTorch model, without touching its code.
 
-Calls are seen at the operator (``torchvision::deform_conv2d``, below autograd) and at deformscope's own, whichever
-module makes them. On the way the receptive fields' centres are followed through the network's convolutions, poolings
-and resizes, so that every cell's place in the image is known and not guessed.
+Calls are seen at the operator (``torchvision::deform_conv2d``) and at deformscope's own, whichever module makes them.
+The first pass of a kind is traced: the receptive fields' centres are followed through the network's operators, so that
+every cell's place in the image is known and not guessed, and so is where the offsets came from. Later passes of the
+same kind are recognized by their steps (:mod:`.known_passes`) and cost next to nothing.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field as dataclass_field, replace
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from ..errors import NoDeformableCall
-from ..fields.field import OffsetField, Placement
+from ..fields.field import OffsetSource, Placement
+from ..fields.fields import Fields
 from ..ops.observe import DeformCall, observing
-from .grid_trace import GridTrace
+from .grid_rules import RULES, moves
+from .known_passes import Signature, Steps, TracedCall, known_passes, signature
+from .operator_watch import in_backward, unwatched, watching
+from .samplers import DEFORM_CONV, READERS, arguments, field_of, finite_offsets
+from .tensor_trace import EveryOperator, TensorTrace, Trail, share_non_finite, tensors_in
 
+REPAIRS = "aten::nan_to_num", "aten::nan_to_num_"
+"""Operators with which a model replaces NaN and infinity."""
 _placements: ContextVar[tuple[Placement, ...]] = ContextVar("placements", default=())
+_recorders: ContextVar[tuple[_Recorder, ...]] = ContextVar("recorders", default=())
 
 
 @contextmanager
 def placed(placements: Sequence[Placement]) -> Iterator[None]:
-    """Tell :func:`capture` how the photos of the batch lie in the network's input, while the block runs."""
+    """Tell :func:`capture` how the photos of the batch lie in the network's input, while the block runs on it."""
     token = _placements.set(tuple(placements))
+    recorders = [recorder for recorder in _recorders.get() if recorder.here]
+    sizes = [tuple(round(size * scale) for size, scale in zip(p.size, p.scale, strict=True)) for p in placements]
+    for recorder in recorders:
+        recorder.begin(("placed", *dict.fromkeys(sizes)))
     try:
         yield
     finally:
+        for recorder in recorders:
+            recorder.end()
         _placements.reset(token)
 
 
-class Fields(Mapping[str, OffsetField]):
-    """The captured fields by module name, in the order of the calls; a module's second call is ``name#2``."""
-
-    def __init__(self, fields: Mapping[str, OffsetField] | None = None) -> None:
-        self._fields: dict[str, OffsetField] = dict(fields or {})
-
-    def __getitem__(self, name: str) -> OffsetField:
-        try:
-            return self._fields[name]
-        except KeyError:
-            raise NoDeformableCall(
-                f"no deformable call named {name!r}; captured: {', '.join(map(repr, self._fields)) or 'none'}"
-            ) from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._fields
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __repr__(self) -> str:
-        return "\n".join(["Fields:", *(f"  {field!r}" for field in self.values())])
-
-    def matching(self, patterns: Sequence[str]) -> Fields:
-        """The fields whose names match any of the shell patterns (``*layer3*``), or hold one as a dotted part."""
-        chosen: dict[str, OffsetField] = {}
-        for pattern in patterns:
-            found = {n: f for n, f in self.items() if fnmatch.fnmatchcase(n, pattern) or f".{pattern}." in f".{n}."}
-            if not found:
-                self[pattern]  # raises, naming what there is
-            chosen |= found
-        return Fields({name: field for name, field in self.items() if name in chosen}) if patterns else self
-
-    def select(self, image: int) -> Fields:
-        """The fields of one image of the batch."""
-        return Fields({name: field.select(image) for name, field in self.items()})
-
-    def add(self, name: str, field: OffsetField) -> None:
-        """Keep ``field`` under ``name``, or ``name#2`` and so on where that is taken."""
-        calls, unique = 1, name
-        while unique in self._fields:
-            calls += 1
-            unique = f"{name}#{calls}"
-        self._fields[unique] = replace(field, name=unique)
-
-
 @contextmanager
-def capture(model: nn.Module) -> Iterator[Fields]:
+def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
     """Record every deformable convolution that runs inside the block.
 
         with capture(model) as fields:
@@ -95,71 +61,191 @@ def capture(model: nn.Module) -> Iterator[Fields]:
 
     Works with torchvision's operator, functional or by module, and deformscope's own, under grad, no_grad and
     inference_mode, for any float type (offsets are kept as float32 or float64), on any device. Neither the model's
-    mode, its hooks nor any seed is touched. The fields carry the photos' placements where the model is a deformscope
-    detector or resizes with torchvision's ``GeneralizedRCNNTransform``.
+    mode nor any seed is touched, and no hook is left behind. The fields carry the photos' placements where the model is
+    a deformscope detector or resizes with torchvision's ``GeneralizedRCNNTransform``.
+
+    Cells have their places in the input of the model's call; where only parts of the model are called, in that of the
+    first. The first pass of a kind (model, its modules' modes, shapes) is traced through all its operators, later ones
+    are recognized, which costs next to nothing. A part that is computed again during the backward pass (gradient
+    checkpointing) is recorded once. Inside the block ``torch.compile``'d code runs eagerly.
+
+    With ``broken``, offsets that are NaN or infinite, on which torchvision's operator crashes the process, reach it as
+    far beyond the map instead; the fields have them as they were.
 
     Raises NoDeformableCall at the end of a block in which no deformable convolution ran.
     """
-    recorder = _Recorder(model)
-    hooks = (
-        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
-        nn.modules.module.register_module_forward_hook(recorder.leave, always_call=True),
-    )
+    recorder = _Recorder(model, broken)
+    token = _recorders.set((*_recorders.get(), recorder))
     try:
-        with observing(recorder.own_call), recorder:
+        with (
+            observing(recorder.own_call, recorder.looking_away),
+            watching(recorder, {*RULES, *READERS, *REPAIRS}),
+            _eager(),
+        ):
+            recorder.trace_on(True)
             yield recorder.fields
     finally:
-        for hook in hooks:
-            hook.remove()
+        recorder.close()
+        _recorders.reset(token)
     if not recorder.fields:
         raise NoDeformableCall(_nothing_seen(model))
 
 
-class _Recorder(TorchDispatchMode):
-    """Sees operators (as a dispatch mode) and the modules that make them (through global hooks)."""
+@dataclass
+class _Pass:
+    """One forward pass of the model, or what runs around it."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    signature: Signature | None
+    first: int
+    """Number of its first deformable call in the block."""
+    steps: Steps
+    recognized: bool = False
+    """It is known from an earlier pass, and not traced."""
+    steady: bool = True
+    """What is traced of it would be the same another time."""
+    missed: bool = False
+    """It was taken for a known one, and is none."""
+    calls: dict[int, TracedCall] = dataclass_field(default_factory=dict)
+
+
+class _Recorder:
+    """Sees chosen operators (as a watcher) and, while it traces, all operators and (by global hooks) all modules."""
+
+    intercepted: Collection[str] = (*READERS, *REPAIRS)
+
+    def __init__(self, model: nn.Module, broken: bool) -> None:
         self.fields = Fields()
-        self._names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
+        self._model, self._broken = model, broken
+        named = list(model.named_modules())
+        self._names = {id(module): name or type(model).__name__ for name, module in named}
+        self._owners = {id(p): self._names[id(m)] for _, m in named for p in m._parameters.values() if p is not None}
+        self._known = known_passes(model, [module for _, module in named])
+        self._trace = TensorTrace()
+        self._mode = EveryOperator(self._trace)
+        self._hooks: list[Any] = []
+        self._end_hook: Any = None
         self._running: list[nn.Module] = []
+        self._passes = [_Pass(None, 0, Steps(None, self._owners))]
         self._thread = threading.get_ident()
-        self._trace = GridTrace()
         self._placements: tuple[Placement, ...] = ()
+        self._replaced = 0.0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        name = func._schema.name
-        if name == "torchvision::deform_conv2d":
-            tensor, weight, offset, mask, _, *geometry, _, _, modulated = args
-            pairs = [(geometry[i], geometry[i + 1]) for i in (0, 2, 4)]
-            kernel = (weight.shape[-2], weight.shape[-1])
-            self._record(DeformCall(tensor, offset, mask if modulated else None, out, kernel, *pairs))
-        self._trace.see(name, args, kwargs, out)
-        if name == "torchvision::deform_conv2d":
-            self._trace.called(out, len(self.fields) - 1)
-        return out
+    @property
+    def here(self) -> bool:
+        """Whether what happens is the recorder's business: in its thread, and nothing that a backward pass repeats."""
+        return threading.get_ident() == self._thread and not in_backward()
+
+    def trace_on(self, on: bool) -> None:
+        """Trace from now on, or no longer: see all operators, and all modules."""
+        self._mode.switch(on)
+        if on and not self._hooks:
+            module = nn.modules.module
+            self._hooks = [
+                module.register_module_forward_pre_hook(self.enter),
+                module.register_module_forward_hook(self.leave, always_call=True),
+            ]
+        elif not on:
+            while self._hooks:
+                self._hooks.pop().remove()
+
+    def close(self) -> None:
+        """The block has ended."""
+        self.trace_on(False)
+        if self._end_hook is not None:
+            self._end_hook.remove()
+
+    def begin(self, signature: Signature | None) -> None:
+        """A forward pass begins: what comes now meets the network's input."""
+        if signature is not None:
+            signature = (*signature, self._passes[-1].signature)
+        known = signature in self._known.signatures
+        self._passes.append(_Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
+        self.trace_on(not known)
+        self._trace.input = None
+
+    def end(self, outputs: Any = ()) -> None:
+        """It has ended and gives back ``outputs``."""
+        ended = self._passes.pop()
+        steps, returned = ended.steps.number, list(tensors_in(outputs))
+        if ended.recognized:
+            self._trace.input, trails = self._known.ends.get(steps, (None, ()))
+            for tensor, trail in zip(returned, trails, strict=False):
+                self._trace.note(tensor, trail.counted_from(-ended.first))
+        elif ended.signature is not None and ended.calls and ended.steady:
+            trails = tuple(self._trace.trail(tensor).counted_from(ended.first) for tensor in returned)
+            self._known.learn(ended.signature, ended.calls, steps, (self._trace.input, trails))
+        around = self._passes[-1]
+        around.steps.join(steps)
+        self.trace_on(not around.recognized)
+
+    def before(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """A sampler, or an operator that replaces NaN, is called."""
+        if name in REPAIRS and self._mode.on:
+            self._replaced = share_non_finite(args[0])
+        return finite_offsets(name, args) if self._broken and name in READERS else args
+
+    def after(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """These, or an operator that moves grids, have run."""
+        if self._mode.on:
+            self._trace.see(name, args, kwargs, out)
+            if name in REPAIRS:
+                self._trace.replaced(out, self._replaced)
+        if moves(name, args):
+            self._passes[-1].steps.move(name, args, kwargs, out if isinstance(out, Tensor) else out[0])
+        if name in READERS:
+            self._record(READERS[name](args, kwargs, out))
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """What runs in the block is a part of an operator that is reported as a whole."""
+        if not self.here:
+            yield
+            return
+        on = self._mode.on
+        self._mode.switch(False)
+        try:
+            with unwatched():
+                yield
+        finally:
+            self._mode.switch(on)
 
     def own_call(self, call: DeformCall) -> None:
         """A call of deformscope's operator, which the dispatcher saw only in pieces."""
-        self._record(call)
-        grid = self._trace.grid(call.input)
-        self._trace.note(call.output, grid.strided(call.kernel_size, call.stride, call.padding, call.dilation))
-        self._trace.called(call.output, len(self.fields) - 1)
+        if self.here:
+            self._passes[-1].steps.move(DEFORM_CONV, arguments(call), {}, call.output)
+            self._record(call)
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module's forward begins."""
-        if threading.get_ident() == self._thread:
-            self._running.append(module)
+        if not self.here:
+            return
+        # What is made of an earlier call's output has its place in that one's input: then its pass goes on.
+        if module is self._model and not self._running and not self._trace.moved(args):
+            self.begin(signature(args))
+            # nn.Module's own method: scripted modules refuse it, and yet call the hook.
+            self._end_hook = nn.Module.register_forward_hook(module, self._end_of_model, always_call=True)
+        self._running.append(module)
+
+    def _end_of_model(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.here:
+            self._passes[-1].steady &= not _broke_off(output)
+            self._end_hook.remove()
+            self._end_hook = None
+            self._running.clear()
+            self.end(output)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """A module's forward ends, also by an exception."""
-        if threading.get_ident() != self._thread:
+        if not self.here:
             return
         while self._running and self._running.pop() is not module:
             pass
-        if type(module).__name__ == "GeneralizedRCNNTransform" and output is not None:
+        if _broke_off(output):
+            self._passes[-1].steady = False
+        elif isinstance(module, nn.Conv2d):
+            if id(module) in self._names and isinstance(output, Tensor):
+                self._trace.name(output, self._names[id(module)])
+        elif type(module).__name__ == "GeneralizedRCNNTransform":
             sizes = [(image.shape[-2], image.shape[-1]) for image in args[0]]
             self._placements = tuple(
                 Placement(size, (resized[0] / size[0], resized[1] / size[1]))
@@ -167,27 +253,57 @@ class _Recorder(TorchDispatchMode):
             )
 
     def _record(self, call: DeformCall) -> None:
+        now, place = self._passes[-1], self._passes[-1].steps.number
+        known = self._known.calls.get(place) if now.recognized else self._traced(call)
+        if known is None:
+            self._unknown(call)
+            return
+        now.calls[place] = known
+        below = "" if known.below is None else list(self.fields)[now.first + known.below]
+        field = field_of(call, _placements.get() or known.placements)
+        self.fields.add(known.name, replace(field, cells=known.cells, below=below, source=known.source))
+
+    def _traced(self, call: DeformCall) -> TracedCall:
+        now, trace = self._passes[-1], self._trace
         name = next((self._names[id(m)] for m in reversed(self._running) if id(m) in self._names), "deform_conv2d")
-        placements = _placements.get() or self._placements
-        images = call.offset.shape[0]
-        # Copies, since the model may go on to change its tensors in place; made outside of inference mode, so that
-        # the user can calculate with them freely.
-        with torch.inference_mode(False), torch.no_grad():
-            field = OffsetField.from_tensor(
-                call.offset.detach().clone(),
-                kernel_size=call.kernel_size,
-                stride=call.stride,
-                padding=call.padding,
-                dilation=call.dilation,
-                offset_groups=call.offset.shape[1] // (2 * call.kernel_size[0] * call.kernel_size[1]),
-                modulation=None if call.mask is None else call.mask.detach().clone(),
-                input_size=(call.input.shape[-2], call.input.shape[-1]),
-                # A call inside a region-of-interest head has its own count of maps, which are no photos.
-                placements=placements if len(placements) == images else (),
+        offset, cells = trace.trail(call.offset), trace.grid(call.input)
+        apart = trace.misalignment(call) if offset.grid is not None else (0.0, 0.0)
+        source = OffsetSource(tuple(sorted(offset.convolutions)), apart, offset.replaced or 0.0)
+        below = trace.trail(call.input).counted_from(now.first).call
+        # How much was replaced is seen by a trace alone; so is what came from an earlier pass.
+        now.steady &= offset.replaced is None and (below is None or below >= 0)
+        grid = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
+        trace.note(call.output, Trail(grid, len(self.fields)))
+        return TracedCall(name, cells, below, source, self._placements)
+
+    def _unknown(self, call: DeformCall) -> None:
+        """Record a call to which no traced pass came on this way."""
+        now, name = self._passes[-1], self._owners.get(id(call.weight), "deform_conv2d")
+        field = field_of(call, _placements.get())
+        cells, certain = now.steps.cells(field.input_size)
+        self.fields.add(name, replace(field, cells=cells))
+        if not now.missed:
+            now.missed = True
+            self._known.miss(now.signature or ())
+            doubt = "" if certain else ", and the places of its cells are rough"
+            warnings.warn(
+                f"{name}: the model went another way than in the pass that was traced on inputs of this shape; in this "
+                f"one the layers below and the convolutions that made the offsets are not known{doubt}. The next one "
+                "is traced: capture again",
+                stacklevel=2,
             )
-        number = self._trace.call(call.input)
-        below = "" if number is None else list(self.fields)[number]
-        self.fields.add(name, replace(field, cells=self._trace.grid(call.input), below=below))
+
+
+def _broke_off(output: Any) -> bool:
+    """Whether a module's forward has raised."""
+    return output is None and sys.exc_info()[0] is not None
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Compiled code runs as if it were not, since nothing inside of it can be seen."""
+    # Without the compiler's module nothing can have been compiled, and loading it takes seconds.
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None or "torch._dynamo" not in sys.modules else stance("force_eager")
 
 
 def _nothing_seen(model: nn.Module) -> str:

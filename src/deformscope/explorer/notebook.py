@@ -11,10 +11,10 @@ from typing import TypeAlias
 from torch import Tensor
 
 from ..analysis import Analysis
-from ..capture.recorder import Fields
 from ..errors import DeformscopeError
 from ..explain.explanation import Explanation
 from ..fields.field import OffsetField
+from ..fields.fields import Fields
 from ..fields.segments import Segments
 from ..files import write_text
 from ..photo import Photo, read

@@ -84,6 +84,19 @@ def _pair(value: int | Sequence[int], name: str, least: int) -> Pair:
 
 
 @dataclass(frozen=True)
+class OffsetSource:
+    """Where the offsets of one call of a deformable convolution came from."""
+
+    convolutions: tuple[str, ...] = ()
+    """Names of the ``nn.Conv2d`` modules that made them; empty where something else did."""
+    misalignment: Point = (0.0, 0.0)
+    """How far (y, x) the offset map's cells lie from the cells that they move, in cells of the operator's input; zero
+    where it is not known how the map was made."""
+    replaced: float = 0.0
+    """Share of the offsets that the model itself replaced because they were NaN or infinite (``nan_to_num``)."""
+
+
+@dataclass(frozen=True)
 class OffsetField:
     """The offsets of one call of a deformable convolution, with all that is needed to place them on the photo.
 
@@ -106,6 +119,8 @@ class OffsetField:
     name: str = ""
     below: str | None = None
     """Name of the deformable call through which this one's input came last; empty: through none; None: not known."""
+    source: OffsetSource | None = None
+    """Where the offsets came from; None: not known (the field was not captured)."""
 
     @classmethod
     def from_tensor(
@@ -236,6 +251,12 @@ class OffsetField:
             offset=self.offset.to(device),
             modulation=None if self.modulation is None else self.modulation.to(device),
         )
+
+    @property
+    def non_finite(self) -> float:
+        """Share of the offsets that are NaN or infinite, or were before the model replaced them."""
+        share = 1.0 - torch.isfinite(self.offset).float().mean().item() if self.offset.numel() else 0.0
+        return max(share, 0.0 if self.source is None else self.source.replaced)
 
     def regular_points(self) -> Float[Tensor, "k h w 2"]:
         """p0·stride − padding + p_k·dilation: where the kernel points lie without offsets, (y, x) in input cells."""

@@ -108,7 +108,7 @@ def composed(fields: Sequence[OffsetField]) -> OffsetField:
                 f"{whole.kernel_size}; expected kernels of one size; compose fewer layers"
             )
         offset = upper.offset + _brought(upper, whole)
-        whole = replace(upper, offset=offset, modulation=None, below=whole.below)
+        whole = replace(upper, offset=offset, modulation=None, below=whole.below, source=None)
     top = fields[-1].name
     return replace(whole, name="+".join([top, *(_within(top, field.name) for field in reversed(fields[:-1]))]))
 

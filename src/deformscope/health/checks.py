@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..capture.offset_sources import Origin
 from ..fields.field import OffsetField
 
 BROKEN, SUSPECT = "broken", "suspect"
@@ -48,19 +47,19 @@ class Finding:
     advice: str
 
 
-def findings(layer: str, fields: Sequence[OffsetField], origins: Sequence[Origin]) -> tuple[Finding, ...]:
+def findings(layer: str, fields: Sequence[OffsetField]) -> tuple[Finding, ...]:
     """Everything wrong with a layer, whose fields these are on so many images. What hides the rest stands alone."""
-    bad = non_finite(layer, fields, origins)
+    bad = non_finite(layer, fields)
     if bad:
         return (bad,)
     still = dead(layer, fields) or constant(layer, fields)
     moved = () if still else (exploding(layer, fields), clamped(layer, fields), channel_order(layer, fields))
-    return tuple(f for f in (still, *moved, saturated(layer, fields), misplaced(layer, origins)) if f)
+    return tuple(f for f in (still, *moved, saturated(layer, fields), misplaced(layer, fields)) if f)
 
 
-def non_finite(layer: str, fields: Sequence[OffsetField], origins: Sequence[Origin]) -> Finding | None:
+def non_finite(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
     """NaN or infinity among offsets or modulation."""
-    shares = [max(o.non_finite, _not_finite(f.offset)) for f, o in zip(fields, origins, strict=True)]
+    shares = [field.non_finite for field in fields]
     weights = [0.0 if f.modulation is None else _not_finite(f.modulation) for f in fields]
     if not max(shares) and not max(weights):
         return None
@@ -174,13 +173,13 @@ def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
     )
 
 
-def misplaced(layer: str, origins: Sequence[Origin]) -> Finding | None:
+def misplaced(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
     """An offset convolution whose geometry puts its cells elsewhere than the layer's."""
-    made = [origin for origin in origins if origin.convolutions]
-    worst = max(made, key=lambda origin: max(map(abs, origin.misplaced)), default=None)
-    if worst is None or max(map(abs, worst.misplaced)) <= APART:
+    made = [field.source for field in fields if field.source is not None and field.source.convolutions]
+    worst = max(made, key=lambda source: max(map(abs, source.misalignment)), default=None)
+    if worst is None or max(map(abs, worst.misalignment)) <= APART:
         return None
-    y, x = worst.misplaced
+    y, x = worst.misalignment
     return Finding(
         layer,
         "misplaced",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field as dataclass_field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..capture.offset_sources import Origin, origins
-from ..capture.recorder import Fields, capture
+from ..capture.recorder import capture
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
+from ..fields.fields import Fields
 from .checks import BROKEN, SUSPECT, Finding, beyond, findings
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Diagnosis:
 
     layers: tuple[LayerHealth, ...]
     images: int
+    fields: tuple[Fields, ...] = dataclass_field(default=(), repr=False, compare=False)
+    """The fields of each image that was looked at, on the CPU."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -84,23 +86,23 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
     if not several:
         raise DeformscopeError("images=[]: expected at least one photo or batch")
     chosen = several[:: -(-len(several) // MOST)]
-    seen: dict[str, list[tuple[OffsetField, Origin]]] = {}
+    seen: list[Fields] = []
     for one in chosen:
-        fields = Fields()
         try:
-            with torch.no_grad(), origins(model) as calls, capture(model) as fields:
+            with torch.no_grad(), capture(model, broken=True) as fields:
                 (forward or model)(one)
         except RuntimeError as error:
             refused = _refused(model, error)
             if refused is None:
                 raise
             return Diagnosis((refused,), len(chosen))
-        for (name, field), origin in zip(fields.items(), calls, strict=True):
-            seen.setdefault(name, []).append((field.to("cpu"), origin))
-    return Diagnosis(tuple(health(name, *zip(*pairs, strict=True)) for name, pairs in seen.items()), len(chosen))
+        seen.append(fields.to("cpu"))
+    layers = dict.fromkeys(name for fields in seen for name in fields)
+    healths = (health(layer, [fields[layer] for fields in seen if layer in fields]) for layer in layers)
+    return Diagnosis(tuple(healths), len(chosen), tuple(seen))
 
 
-def health(layer: str, fields: Sequence[OffsetField], origins: Sequence[Origin]) -> LayerHealth:
+def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
     """A layer's figures and findings, from its fields on so many images."""
     lengths = torch.cat([field.offset.norm(dim=-1).flatten() for field in fields])
     weights = [field.modulation.mean().item() for field in fields if field.modulation is not None]
@@ -111,7 +113,7 @@ def health(layer: str, fields: Sequence[OffsetField], origins: Sequence[Origin])
         beyond=sum(beyond(field) for field in fields) / len(fields),
         map_size=fields[0].input_size,
         modulation=sum(weights) / len(weights) if weights else None,
-        findings=findings(layer, fields, origins),
+        findings=findings(layer, fields),
     )
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..capture.recorder import Fields, capture
 from ..errors import DeformscopeError
+from ..fields.fields import Fields
 from ..photo import Photo, read
 from .diagnose import Diagnosis, diagnose
 
@@ -40,10 +39,8 @@ def log_offsets(
         diagnosis = diagnose(model, list(photos), forward)
         _log_curves(logger, curves(diagnosis, prefix), step)
         if figures:
-            with torch.no_grad(), capture(model) as fields:
-                (forward or model)(photos[0])
             hidden = {finding.layer for finding in diagnosis.findings if finding.ailment == "non-finite"}
-            for name, figure in _drawn(fields, photos[0], hidden):
+            for name, figure in _drawn(diagnosis.fields[0], photos[0], hidden):
                 _log_figure(logger, f"{prefix}/{name}", figure, step)
     return diagnosis
 
@@ -67,9 +64,7 @@ def _drawn(fields: Fields, photo: Photo, hidden: set[str]) -> Iterator[tuple[str
 
     array = read(photo)
     last = {
-        field.reduction: field.to("cpu")
-        for name, field in fields.items()
-        if field.offset.shape[0] == 1 and name not in hidden
+        field.reduction: field for name, field in fields.items() if field.offset.shape[0] == 1 and name not in hidden
     }
     if not last:
         return

@@ -14,7 +14,7 @@ from ..errors import DeformscopeError
 from . import embedding_bag
 from .autocast import without_autocast
 from .geometry import Geometry, check
-from .observe import DeformCall, report
+from .observe import DeformCall, observed, report, unseen
 
 IMPLEMENTATIONS = ("auto", "torchvision", "embedding_bag")
 VARIABLE = "DEFORMSCOPE_DEFORM_IMPL"
@@ -71,27 +71,53 @@ def deform_conv2d(
         raise DeformscopeError(f"{source}: expected one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     # A tiny map's convolution takes no longer than ten such lines; asking a device for its name costs it 3 %.
     kind, dtype = "cpu" if input.is_cpu else input.device.type, input.dtype
-    autocast = torch.is_autocast_enabled(kind)
+    autocast, given = torch.is_autocast_enabled(kind), weight
     if autocast and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
         name, tensor = ("weight", weight) if bias is None or weight.dtype != dtype else ("bias", bias)
         raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
-    if chosen == "torchvision":
-        if not autocast:
-            return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
-        with without_autocast(kind):
-            return _torchvision(input, offset, weight, bias, mask, geometry).to(dtype)
-    if dtype == torch.float16:  # whose matrix product is several times slower than float32's on a CPU
-        weight, bias = weight.float(), None if bias is None else bias.float()
-    output = embedding_bag.deform_conv2d(input, offset, weight, bias, mask, geometry).to(dtype)
+    if _followed() or not observed():
+        return _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
+    with unseen():
+        output = _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
     report(
         DeformCall(
-            input, offset, mask, output, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
+            input,
+            given,
+            offset,
+            mask,
+            output,
+            geometry.kernel_size,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
         )
     )
     return output
+
+
+def _computed(
+    impl: str,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    autocast: bool,
+) -> Tensor:
+    """What a call with these checked arguments puts out, in ``dtype``."""
+    if impl == "torchvision":
+        if not autocast:
+            return _as(dtype, _torchvision(input, offset, weight, bias, mask, geometry))
+        with without_autocast(input.device.type):
+            return _torchvision(input, offset, weight, bias, mask, geometry).to(dtype)
+    if dtype == torch.float16:  # whose matrix product is several times slower than float32's on a CPU
+        weight, bias = weight.float(), None if bias is None else bias.float()
+    return embedding_bag.deform_conv2d(input, offset, weight, bias, mask, geometry).to(dtype)
 
 
 def _torchvision(

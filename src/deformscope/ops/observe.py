@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ class DeformCall:
     """One call of a deformable convolution: its tensors as the operator got them, and its geometry."""
 
     input: Tensor
+    weight: Tensor
     offset: Tensor
     mask: Tensor | None
     output: Tensor
@@ -26,20 +28,39 @@ class DeformCall:
     dilation: Pair
 
 
-_observers: ContextVar[tuple[Callable[[DeformCall], None], ...]] = ContextVar("observers", default=())
+Observer = Callable[[DeformCall], None]
+Away = Callable[[], AbstractContextManager[Any]]
+_observers: ContextVar[tuple[tuple[Observer, Away], ...]] = ContextVar("observers", default=())
 
 
 @contextmanager
-def observing(observer: Callable[[DeformCall], None]) -> Iterator[None]:
-    """Have ``observer`` called with every call of deformscope's operator while the block runs."""
-    token = _observers.set((*_observers.get(), observer))
+def observing(observer: Observer, looking_away: Away = nullcontext) -> Iterator[None]:
+    """Have ``observer`` called with every call of deformscope's operator while the block runs.
+
+    ``looking_away`` is entered while the operator computes, for observers that see the operators that it is made of.
+    """
+    token = _observers.set((*_observers.get(), (observer, looking_away)))
     try:
         yield
     finally:
         _observers.reset(token)
 
 
+def observed() -> bool:
+    """Whether anybody wants to know of calls."""
+    return bool(_observers.get())
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Make a call in this block, and report it after."""
+    with ExitStack() as stack:
+        for _, looking_away in _observers.get():
+            stack.enter_context(looking_away())
+        yield
+
+
 def report(call: DeformCall) -> None:
-    """Tell the observers, if any, of a call that torchvision's operator did not make."""
-    for observer in _observers.get():
+    """Tell the observers of a call."""
+    for observer, _ in _observers.get():
         observer(call)

@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...analysis import Analysis
-from ...capture.offset_sources import origins
-from ...capture.recorder import Fields, capture
+from ...capture.recorder import capture
 from ...fields.cell_maps import CellMaps, finite
+from ...fields.fields import Fields
 from ...fields.stack import DEEPEST, composed, upstream
 
 Maps = dict[str, CellMaps]
@@ -40,16 +40,15 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, 
 
     Calls on other things than the photo (regions of interest) are no field of it, and are left out too.
     """
-    with origins(detector) as calls, capture(detector) as fields:
+    with capture(detector, broken=True) as fields:
         detection = detector(photo)[0]
-    traced = dict(zip(fields, calls, strict=True))
     maps: Maps = {}
     per_cell, broken, shown = {}, [], {}
     for name, field in fields.matching(list(layers)).items():
         if field.offset.shape[0] != 1:
             continue
         stack = upstream(fields, name, DEEPEST if together else 1)
-        if any(traced[one.name].non_finite or not finite(one) for one in stack):
+        if any(one.non_finite or not finite(one) for one in stack):
             broken.append(name)
             continue
         field = composed(stack)
@@ -68,6 +67,7 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, 
 def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:
     """The convolutions that make a detector's offsets, found by running it on a grey photo."""
     grey = np.full((96, 128, 3), 127, dtype=np.uint8)
-    with origins(detector) as calls, capture(detector):
+    with capture(detector, broken=True) as fields:
         detector(grey)
-    return tuple(sorted({name for call in calls for name in call.convolutions}))
+    sources = [field.source for field in fields.values() if field.source is not None]
+    return tuple(sorted({name for source in sources for name in source.convolutions}))

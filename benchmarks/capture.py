@@ -1,0 +1,96 @@
+"""What seeing costs: a forward pass with capture beside the bare one.
+
+    OMP_WAIT_POLICY=passive python benchmarks/capture.py [--large] [--rounds 21] [--processor-time]
+
+The packaged detector on a photo of 451×300 px; with --large Faster R-CNN, ResNet-50-FPN with deformable layer2-4,
+freshly initialised with random offsets, on 1333×800 px. `capture` is a pass whose kind is known, `first capture` one
+that is traced, as the first of each kind is; the two floors are an empty dispatch mode and empty hooks on all modules.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import timing
+import torch
+from PIL import Image
+from timing import arguments, interleaved, median, speed_up
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import deformscope as ds
+from deformscope.capture import known_passes
+from deformscope.detectors.deform import DeformConv
+
+
+class Empty(TorchDispatchMode):
+    """Hands every operator on."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=21)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--processor-time", action="store_true", help="not the clock's: for a busy machine")
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    if settings.processor_time:
+        timing.clock = time.process_time
+    detector = large() if settings.large else ds.load("packaged")
+    size = (1333, 800) if settings.large else (451, 300)
+    noise = np.random.default_rng(0).integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    photo = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
+
+    def captured() -> None:
+        with ds.capture(detector):
+            detector(photo)
+
+    def traced() -> None:
+        known_passes.forget(detector)
+        captured()
+        captured()
+
+    def in_mode() -> None:
+        with Empty():
+            detector(photo)
+
+    def hooked() -> None:
+        hooks = (
+            nn.modules.module.register_module_forward_pre_hook(lambda *_: None),
+            nn.modules.module.register_module_forward_hook(lambda *_: None, always_call=True),
+        )
+        detector(photo)
+        for hook in hooks:
+            hook.remove()
+
+    candidates = {
+        "forward": lambda: detector(photo),
+        "capture": captured,
+        "first capture": traced,
+        "empty hooks": hooked,
+        "empty dispatch mode": in_mode,
+    }
+    spent = interleaved(candidates, settings.rounds)
+    spent["first capture"] = [a - b for a, b in zip(spent["first capture"], spent["capture"], strict=True)]
+    print(f"torch {torch.__version__}, {settings.threads} threads, {settings.rounds} rounds, medians")
+    for name in candidates:
+        print(f"{name:20} {median(spent[name]):8.1f} ms  {1 / speed_up(spent, name, 'forward') - 1:+7.1%}")
+
+
+def large() -> nn.Module:
+    """Faster R-CNN R-50 as the paper has it, with offsets that move."""
+    from deformscope.detectors.rcnn.build import build
+
+    torch.manual_seed(0)
+    detector = build("faster_rcnn_r50_fpn", deformable="dconv_c3-c5").eval()
+    for module in detector.modules():
+        if isinstance(module, DeformConv):
+            nn.init.normal_(module.conv_offset.weight, std=0.01)
+    return detector
+
+
+if __name__ == "__main__":
+    main()

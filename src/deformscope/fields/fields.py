@@ -1,0 +1,63 @@
+"""Several fields by the names of their layers, in the order of the calls."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ..errors import NoDeformableCall
+from .field import OffsetField
+
+
+class Fields(Mapping[str, OffsetField]):
+    """The captured fields by module name, in the order of the calls; a module's second call is ``name#2``."""
+
+    def __init__(self, fields: Mapping[str, OffsetField] | None = None) -> None:
+        self._fields: dict[str, OffsetField] = dict(fields or {})
+
+    def __getitem__(self, name: str) -> OffsetField:
+        try:
+            return self._fields[name]
+        except KeyError:
+            raise NoDeformableCall(
+                f"no deformable call named {name!r}; captured: {', '.join(map(repr, self._fields)) or 'none'}"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return "\n".join(["Fields:", *(f"  {field!r}" for field in self.values())])
+
+    def matching(self, patterns: Sequence[str]) -> Fields:
+        """The fields whose names match any of the shell patterns (``*layer3*``), or hold one as a dotted part."""
+        chosen: dict[str, OffsetField] = {}
+        for pattern in patterns:
+            found = {n: f for n, f in self.items() if fnmatch.fnmatchcase(n, pattern) or f".{pattern}." in f".{n}."}
+            if not found:
+                self[pattern]  # raises, naming what there is
+            chosen |= found
+        return Fields({name: field for name, field in self.items() if name in chosen}) if patterns else self
+
+    def select(self, image: int) -> Fields:
+        """The fields of one image of the batch."""
+        return Fields({name: field.select(image) for name, field in self.items()})
+
+    def to(self, device: str) -> Fields:
+        """The fields with their tensors on another device."""
+        return Fields({name: field.to(device) for name, field in self.items()})
+
+    def add(self, name: str, field: OffsetField) -> None:
+        """Keep ``field`` under ``name``, or ``name#2`` and so on where that is taken."""
+        calls, unique = 1, name
+        while unique in self._fields:
+            calls += 1
+            unique = f"{name}#{calls}"
+        self._fields[unique] = replace(field, name=unique)
