@@ -143,12 +143,19 @@ class Steps:
         self.number = hash((self.number, steps))
 
     def move(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
-        """An operator that moves grids has run."""
-        frozen = tuple([_frozen(one) for one in args])
-        options = tuple([(key, _frozen(one)) for key, one in kwargs.items()]) if kwargs else ()
-        weight = self._weights.get(id(args[1])) if len(args) > 1 else None
-        self.number = hash((self.number, name, frozen, options, weight))
-        self._moves.append((name, frozen, options, out.shape[1:]))
+        """An operator that moves grids has run.
+
+        Hashed is the map's shape without the number of images, on which no grid depends, and in the place of a weight
+        that belongs to the model its owner: this is called a hundred times in a pass of 50 ms.
+        """
+        second, shape = args[1] if len(args) > 1 else None, args[0].shape[1:]
+        owner = self._weights.get(id(second))
+        if owner is None:
+            second = owner = _frozen(second)
+        rest = tuple([None if isinstance(one, Tensor) else _frozen(one) for one in args[2:]])
+        options = tuple(kwargs.items())
+        self.number = hash((self.number, name, shape, owner, rest, options))
+        self._moves.append((name, shape, second, rest, options, out.shape[1:]))
 
     def cells(self, size: Pair) -> tuple[CellGrid, bool]:
         """Where the cells of a map of this size lie, told by sizes alone; and whether that leaves no doubt.
@@ -157,8 +164,8 @@ class Steps:
         """
         grids: dict[Pair, tuple[CellGrid, bool]] = {}
         first: tuple[int, Pair] | None = None
-        for name, frozen, options, put_out in self._moves:
-            args, out = tuple(map(_shaped, frozen)), _shaped(put_out)
+        for name, shape, second, rest, options, put_out in self._moves:
+            args, out = (_shaped(shape), _shaped(second), *rest), _shaped(put_out)
             channels, before, after = args[0].shape[-3], _size(args[0]), _size(out)
             if first is None or (before not in grids and channels == first[0]):
                 first = channels, before
@@ -170,13 +177,14 @@ class Steps:
 
 
 def _frozen(value: Any) -> Any:
-    """Something to hash: of a tensor its shape, without the number of images, on which no grid depends."""
+    """Something to hash."""
     if isinstance(value, Tensor):
         return value.shape[1:]
     return tuple(value) if isinstance(value, list) else value
 
 
 def _shaped(value: Any) -> Any:
+    """Of a shape without its first size, something that has a whole one."""
     return Shaped((0, *value)) if isinstance(value, Size) else value
 
 

@@ -261,7 +261,7 @@ class _Recorder:
         now.calls[place] = known
         below = "" if known.below is None else list(self.fields)[now.first + known.below]
         field = field_of(call, _placements.get() or known.placements)
-        self.fields.add(known.name, replace(field, cells=known.cells, below=below, source=known.source))
+        self.fields.add(replace(field, name=known.name, cells=known.cells, below=below, source=known.source))
 
     def _traced(self, call: DeformCall) -> TracedCall:
         now, trace = self._passes[-1], self._trace
@@ -281,7 +281,7 @@ class _Recorder:
         now, name = self._passes[-1], self._owners.get(id(call.weight), "deform_conv2d")
         field = field_of(call, _placements.get())
         cells, certain = now.steps.cells(field.input_size)
-        self.fields.add(name, replace(field, cells=cells))
+        self.fields.add(replace(field, name=name, cells=cells))
         if not now.missed:
             now.missed = True
             self._known.miss(now.signature or ())

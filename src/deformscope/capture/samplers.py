@@ -39,7 +39,7 @@ READERS: dict[str, Reader] = {DEFORM_CONV: deform_conv_call}
 
 def arguments(call: DeformCall) -> tuple[Any, ...]:
     """A call's arguments as torchvision's operator has them, as far as geometry goes."""
-    return call.input, call.weight, call.offset, None, None, *call.stride, *call.padding, *call.dilation
+    return call.input, call.weight, None, None, None, *call.stride, *call.padding, *call.dilation
 
 
 def field_of(call: DeformCall, placements: Sequence[Placement]) -> OffsetField:

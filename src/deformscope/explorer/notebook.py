@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -89,7 +89,7 @@ def _fields(source: object) -> Fields:
         )
     fields = Fields()
     for one in several:
-        fields.add(one.name or "deformable convolution", one)
+        fields.add(one if one.name else replace(one, name="deformable convolution"))
     return fields
 
 

@@ -54,10 +54,10 @@ class Fields(Mapping[str, OffsetField]):
         """The fields with their tensors on another device."""
         return Fields({name: field.to(device) for name, field in self.items()})
 
-    def add(self, name: str, field: OffsetField) -> None:
-        """Keep ``field`` under ``name``, or ``name#2`` and so on where that is taken."""
-        calls, unique = 1, name
+    def add(self, field: OffsetField) -> None:
+        """Keep ``field`` under its name, or ``name#2`` and so on where that is taken."""
+        calls, unique = 1, field.name
         while unique in self._fields:
             calls += 1
-            unique = f"{name}#{calls}"
-        self._fields[unique] = replace(field, name=unique)
+            unique = f"{field.name}#{calls}"
+        self._fields[unique] = field if calls == 1 else replace(field, name=unique)
