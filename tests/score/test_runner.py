@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from deformscope import Analysis, DeformscopeError, OffsetField, load
-from deformscope.capture.recorder import Fields
+from deformscope.fields.fields import Fields
 from deformscope.score import Scores, Settings, read_scores, score
 from deformscope.score.kept import Kept, kept
 from deformscope.score.report.html import write_report

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture.recorder import Fields, capture, placed
+from ..capture.recorder import capture, placed
 from ..detectors.detector import Detection, Detector
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.field import OffsetField, Placement
+from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
 from .explanation import Attribution, Explanation

@@ -20,11 +20,11 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from ..analysis import Analysis
-from ..capture.recorder import Fields
 from ..errors import DeformscopeError
 from ..explain.explanation import Explanation
 from ..fields.cell_maps import finite
 from ..fields.field import OffsetField
+from ..fields.fields import Fields
 from ..fields.segments import Segments, segments as grow
 from .attributions import why_records
 from .packing import packed_bytes, packed_steps

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..analysis import Analysis
-from ..capture.recorder import Fields
+from ..fields.fields import Fields
 from .summary.columns import Record
 
 FOLDER = "photos"

@@ -15,9 +15,10 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from ...capture.recorder import Fields, capture
+from ...capture.recorder import capture
 from ...errors import DeformscopeError
 from ...fields.field import OffsetField
+from ...fields.fields import Fields
 from ...fields.stack import composed, upstream
 from .live import LiveCall, LiveCalls
 from .losses import LOSSES, NEED_SIDES, Boxes, kernels_of
