@@ -1,1 +1,1 @@
-"""Annotated photos in COCO's layout: one reader for everything that learns from them or measures on them."""
+"""Annotated photos in COCO's layout: one reader for training and for measurements."""

@@ -1,4 +1,4 @@
-"""The entries of an annotation file, one by one: what is right becomes a record, what is not a problem with a name."""
+"""Check the entries of an annotation file one by one: valid ones become records, the others problems with a name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .segmentation import MalformedError, Segmentation, checked
 from .values import Identifier, Index, flag, identifier, number, rank, shown, text, whole
 
 OUTSIDE = 1.0
-"""Px by which a box may leave its photo before that counts as an error; it is clipped. Rounding does as much."""
+"""Px by which a box may extend beyond its photo without being an error; it is clipped. Rounding can cause this."""
 
 
 @dataclass(frozen=True)
@@ -28,37 +28,37 @@ class Image:
     id: Identifier
     file_name: str
     noted: tuple[int, int] | None
-    """Height and width, px; None where there are none."""
+    """Height and width, px; None if not given."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A photo that is there, and in which of its two frames its annotations are."""
+    """A photo that was found, and the orientation in which it was annotated."""
 
     path: Path
     header: Header
     as_stored: bool
-    """Annotated in the pixels as the file stores them, and not upright."""
+    """Annotated in the pixels as stored in the file, not upright."""
 
     @property
     def noted(self) -> tuple[int, int]:
-        """Height and width of the frame of the annotations, px."""
+        """Height and width as annotated, px."""
         return self.header.stored if self.as_stored else self.header.upright
 
     @property
     def turn(self) -> int:
-        """The EXIF orientation that turns annotations upright."""
+        """The EXIF orientation that turns the annotations upright."""
         return self.header.orientation if self.as_stored else 1
 
 
 @lru_cache(maxsize=1024)
 def say(message: str) -> None:
-    """Warn, once in a process: reading photos resets what Python itself knows of warnings that were shown."""
+    """Warn once per process. (Reading photos resets Python's own record of warnings.)"""
     warnings.warn(message, DeformscopeWarning, stacklevel=2)
 
 
 def categories(entries: Sequence[Any], file: Path) -> tuple[Category, ...]:
-    """The categories by id. Raises DeformscopeError, since without them no object has a class."""
+    """The categories by id. Raises DeformscopeError if one is invalid, since objects would have no class."""
     found = []
     for place, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
@@ -77,7 +77,7 @@ def categories(entries: Sequence[Any], file: Path) -> tuple[Category, ...]:
 
 
 def images(entries: Sequence[Any], problems: list[Problem]) -> list[Image | None]:
-    """The entries that have an id, in order; None, and a problem, for what is broken."""
+    """The entries that have an id, in order; None, and a problem, for invalid ones."""
     found: list[Image | None] = []
     for place, entry in enumerate(entries):
         try:
@@ -88,7 +88,7 @@ def images(entries: Sequence[Any], problems: list[Problem]) -> list[Image | None
             found.append(None)
     counts = Counter(image.id for image in found if image is not None)
     for place, image in enumerate(found):
-        # All of them go: whose objects they are is not known.
+        # All of them are left out, since it is not known whose objects they are.
         if image is not None and counts[image.id] > 1:
             problems.append(Problem(image.file_name, None, f"its image id {shown(image.id)} occurs more than once"))
             found[place] = None
@@ -96,9 +96,9 @@ def images(entries: Sequence[Any], problems: list[Problem]) -> list[Image | None
 
 
 def frames(found: Sequence[Image | None], folder: Path, file: Path, problems: list[Problem]) -> list[Frame | None]:
-    """Of each image its photo, opened; None, and a problem, where there is none or of another size.
+    """The photo of each image, opened; None, and a problem, if there is none or its size is another.
 
-    Warns, once, where EXIF turns photos whose noted size does not tell whether the annotations are turned too.
+    Warns once if it cannot be told from the size whether annotations are turned by EXIF too.
     """
     headers: list[tuple[Path, Header, bool | None] | None] = []
     for image in found:
@@ -109,7 +109,7 @@ def frames(found: Sequence[Image | None], folder: Path, file: Path, problems: li
             problems.append(Problem(image.file_name, None, str(error)))
             headers.append(None)
     telling = {one[2] for one in headers if one is not None and one[2] is not None}
-    as_stored = telling == {True}  # those that tell speak for the others
+    as_stored = telling == {True}  # images that tell decide for the others
     unsure = [one[0] for one in headers if one is not None and one[2] is None and one[1].orientation > 1]
     if unsure:
         taken = "as the files store them, as the other turned photos' are" if as_stored else "upright"
@@ -128,7 +128,7 @@ def objects(
     masks: bool,
     problems: list[Problem],
 ) -> list[list[CocoObject]]:
-    """The objects of each image. ``ids`` knows every image of the file, ``found`` those that can be used."""
+    """The objects of each image. ``ids`` has every image of the file, ``found`` those that can be used."""
     by_image: list[list[CocoObject]] = [[] for _ in found]
     known = Index([category.id for category in labels])
     seen: set[Identifier] = set()
@@ -149,7 +149,7 @@ def objects(
             seen.add(own)
             if index is None:
                 raise MalformedError("no such image among images" if "image_id" in fields else "image_id missing")
-            if target is None:  # the image is what is broken
+            if target is None:  # the image is the problem
                 continue
             one, wrong = _object(fields, own, target[1], known, masks)
             if wrong is not None:
@@ -197,7 +197,7 @@ def _frame(path: Path, found: Header, says: bool | None, others: bool) -> Frame:
 def _object(
     fields: Mapping[str, Any], own: Identifier, frame: Frame, known: Index, masks: bool
 ) -> tuple[CocoObject | None, str | None]:
-    """The object, if it can be used, and what is wrong with its segmentation."""
+    """The object, if it can be used, and the problem of its segmentation."""
     label = known.find(fields.get("category_id"))
     if label is None:
         raise MalformedError(f"category_id {_noted(fields, 'category_id')}: unknown")

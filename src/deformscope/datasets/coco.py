@@ -1,7 +1,7 @@
-"""Annotated photos in COCO's layout, read and checked once for training, scoring and evaluating alike.
+"""Annotated photos in COCO's layout, read and checked in the same way for training, scoring and evaluation.
 
-A broken annotation found at step 3,000 costs hours, so all that can be seen without decoding the photos is looked at
-first. Boxes and masks are those of the upright photo, as :func:`deformscope.photo.read` gives it.
+A broken annotation that is found at step 3,000 costs hours, so everything that can be checked without decoding the
+photos is checked first. Boxes and masks are those of the upright photo, as returned by :func:`deformscope.photo.read`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .segmentation import run_lengths
 from .values import Index, identifier, rank, shown
 
 SHOWN = 5
-"""Problems named in one message."""
+"""Number of problems named in a message."""
 Broken = Literal["refuse", "skip"]
-"""What to do with broken annotations and photos: read nothing, or leave them out."""
+"""What to do with broken annotations and photos: raise an error, or leave them out."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class CocoDataset:
 
     annotations: Path
     folder: Path
-    """From which the photos' names count."""
+    """The folder to which the names of photos are relative."""
     photos: tuple[CocoPhoto, ...]
-    """By id; ids that are texts of whole numbers go as these."""
+    """Sorted by id; texts of integers count as integers."""
     categories: tuple[Category, ...]
-    """By id."""
+    """Sorted by id."""
     problems: tuple[Problem, ...] = ()
     """What was left out (``broken="skip"``)."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the categories."""
+        """Names of the categories."""
         return tuple(category.name for category in self.categories)
 
     @property
@@ -51,7 +51,7 @@ class CocoDataset:
         return sha256(self.annotations)
 
     def truth(self, photos: Iterable[CocoPhoto] | None = None) -> dict[str, Any]:
-        """Photos (all, or those given) and their objects in COCO's format, with the file's own ids."""
+        """Photos (all, or those given) and their objects in COCO's format, with the ids of the file."""
         chosen = self.photos if photos is None else tuple(photos)
         images = [
             {"id": one.id, "file_name": one.file_name, "height": one.size[0], "width": one.size[1]} for one in chosen

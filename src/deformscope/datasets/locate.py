@@ -1,4 +1,4 @@
-"""Where the annotations and the photos of a data set lie, and which files their names may mean."""
+"""Find the annotations and the photos of a data set, and the files of their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import DeformscopeError
 from .values import shown
 
 PROBED = 20
-"""Photos by which a folder is known to be the right one."""
+"""Number of photos by which a folder is recognised."""
 
 
 def annotation_file(data: Path, split: str = "val") -> Path:
@@ -27,7 +27,7 @@ def annotation_file(data: Path, split: str = "val") -> Path:
     folder = data / "annotations"
     files = sorted(path.name for path in folder.glob("*.json") if path.is_file())
     like = [name for name in files if name.startswith(f"instances_{split}")]
-    # The shortest, and of val2014 and val2017 the newer.
+    # The shortest; of val2014 and val2017, the newer.
     found = [folder / name for name in sorted(like, key=lambda name: (-len(name), name))[-1:]]
     others = [folder / f"{split}.json", data / f"instances_{split}.json", data / split / "_annotations.coco.json"]
     for path in (*found, *others):
@@ -51,7 +51,7 @@ def photo_folder(annotations: Path, names: Sequence[str]) -> Path:
     root = annotations.parent.parent if inside_annotations else annotations.parent
     split = annotations.stem.removeprefix("instances_")
     like = list(_of_split(root, split))
-    # Names that climb are no evidence, and are refused later.
+    # Names that leave the folder are refused later, and do not count here.
     plain = [name for name in names[:PROBED] if ".." not in Path(name).parts]
     for folder in (*like, root / "images", root, annotations.parent):
         if any(is_file(folder / name) for name in plain):
@@ -66,22 +66,21 @@ def photo_folder(annotations: Path, names: Sequence[str]) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The file that a name means, or None when that lies outside the folder.
+    """The file of a name, or None if the name leaves the folder.
 
-    It is its name that counts: a link that lies in the folder is its owner's doing, and data sets are often made of
-    links.
+    Only the name counts: links inside the folder are followed, since data sets often consist of links.
     """
     path = folder / name
-    # Not resolved, which would follow links.
+    # Not resolved, since this would follow links.
     own, there = Path(os.path.abspath(folder)), Path(os.path.abspath(path))  # noqa: PTH100
     return path if there.is_relative_to(own) and there != own else None
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file, and no folder, pipe or device; False too for names that no file can have."""
+    """Whether there is a file, and not a folder, pipe or device; False for impossible names."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, a NUL, half a surrogate pair
+    except (OSError, ValueError):  # too long, NUL, unpaired surrogate
         return False
 
 

@@ -1,4 +1,4 @@
-"""EXIF orientation: photos are looked at upright, while some annotations are in the pixels as the file stores them."""
+"""EXIF orientation: photos are upright, but some annotations are in the pixels as stored in the file."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..photo import MOST_PIXELS
 from .segmentation import MalformedError
 
 ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""The EXIF tag."""
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a photo's file says of it, without its pixels."""
+    """Size and orientation from a photo's file, without its pixels."""
 
     stored: tuple[int, int]
-    """Height and width as the file stores them, px."""
+    """Height and width as stored in the file, px."""
     orientation: int
-    """EXIF's: 1 upright, 2-4 mirrored or upside down, 5-8 on its side too."""
+    """EXIF orientation: 1 upright, 2-4 mirrored or upside down, 5-8 also rotated by 90°."""
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Height and width as :func:`deformscope.photo.read` gives the photo, px."""
+        """Height and width of the photo that :func:`deformscope.photo.read` returns, px."""
         return self.stored[::-1] if self.orientation >= 5 else self.stored
 
 
 def header(path: Path) -> Header:
-    """Read a photo's size and orientation. Raises MalformedError for what is no photo."""
+    """Read size and orientation of a photo. Raises MalformedError for other files."""
     from PIL import Image
 
     try:
@@ -43,15 +43,15 @@ def header(path: Path) -> Header:
                 width, height = image.size
                 tags = getattr(image, "tag_v2", None)
                 if image.format == "TIFF" and tags is not None:
-                    # Some versions of Pillow give a TIFF's size upright at once.
+                    # Some versions of Pillow return the upright size of a TIFF.
                     width, height = int(tags[256]), int(tags[257])
                 try:
                     orientation = image.getexif().get(ORIENTATION, 1)
-                except Exception:  # tags of a wrong type or length; the photo's pixels may be in order
+                except Exception:  # invalid tags; the pixels of the photo may be fine
                     orientation = 1
     except PermissionError:
         raise MalformedError("may not be read; check the file's permissions") from None
-    except Exception as error:  # for broken files Pillow raises nearly anything
+    except Exception as error:  # Pillow raises many kinds of errors for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
         known = "cannot identify" not in reason and "exceeds limit" not in reason
         raise MalformedError(f"no photo that can be read{f' ({reason[:80]})' if known else ''}") from None
@@ -62,18 +62,18 @@ def header(path: Path) -> Header:
 
 
 def turned_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """A box xywh in a photo as stored, of ``size`` (height, width), in the upright photo."""
+    """Convert a box xywh from the stored photo, of ``size`` (height, width), to the upright photo."""
     height, width = size
     x, y, w, h = box
-    if orientation in (2, 3, 7, 8):  # mirrored from left to right
+    if orientation in (2, 3, 7, 8):  # mirrored horizontally
         x = width - (x + w)
-    if orientation in (3, 4, 6, 7):  # from top to bottom
+    if orientation in (3, 4, 6, 7):  # mirrored vertically
         y = height - (y + h)
     return (y, x, h, w) if orientation >= 5 else (x, y, w, h)
 
 
 def turned_mask(mask: Shaped[np.ndarray, "a b"], orientation: int) -> Shaped[np.ndarray, "c d"]:
-    """A mask of a photo as stored, of the upright photo."""
+    """Convert a mask from the stored photo to the upright one."""
     if orientation in (2, 3, 7, 8):
         mask = mask[:, ::-1]
     if orientation in (3, 4, 6, 7):
@@ -82,9 +82,10 @@ def turned_mask(mask: Shaped[np.ndarray, "a b"], orientation: int) -> Shaped[np.
 
 
 def told(header: Header, noted: tuple[int, int] | None) -> bool | None:
-    """Whether boxes noted with a size are in the photo as stored (True) or upright; None where that size is both.
+    """Whether annotations with this size are in the photo as stored (True) or upright (False); None if both sizes
+    match.
 
-    Raises MalformedError when it is neither.
+    Raises MalformedError if neither does.
     """
     if noted is not None and noted not in (header.stored, header.upright):
         (h, w), (nh, nw) = header.upright, noted

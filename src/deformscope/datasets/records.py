@@ -1,4 +1,4 @@
-"""What an annotation file says, as records: photos, the objects on them, and what is wrong with either."""
+"""The records of an annotation file: photos, their objects, and problems."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .values import Identifier, shown
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one annotation or photo."""
+    """A problem of an annotation or photo."""
 
     file_name: str
-    """Of the photo; or the place in the file (``annotations[17]``) where that is not known."""
+    """Name of the photo, or the place in the file (``annotations[17]``) if that is not known."""
     annotation: Identifier | None
     what: str
 
@@ -37,21 +37,22 @@ class Category:
     name: str
 
 
-@dataclass(frozen=True, slots=True)  # a large data set has a million of them
+@dataclass(frozen=True, slots=True)  # a large data set has a million objects
 class CocoObject:
     """One annotated object."""
 
     id: Identifier
     label: int
-    """The place of its category among the data set's, which are sorted by id."""
+    """Index of its category, sorted by id."""
     bbox: Box
-    """x, y, width, height as noted, upright photo px; rounding may let it leave the photo by a pixel."""
+    """x, y, width, height as annotated, in px of the upright photo; may extend beyond it by a pixel from rounding."""
     ignored: bool
-    """Neither right nor wrong: a crowd (``iscrowd``, ``ignore``) or a difficult object (VOC's ``difficult``)."""
+    """Counts neither as right nor as wrong: a crowd (``iscrowd``, ``ignore``) or a difficult object (VOC's
+    ``difficult``)."""
     noted_area: float | None = None
-    """``area``, px²; None where there is none."""
+    """``area``, px²; None if not given."""
     segmentation: Segmentation = None
-    """As noted, in the pixels in which the photo was annotated; None where there is none."""
+    """As annotated, in the pixels of the annotation; None if not given."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class CocoPhoto:
     size: tuple[int, int]
     """Height and width of the upright photo, px."""
     turn: int
-    """The EXIF orientation that turns what is noted upright; 1 where it is upright already."""
+    """The EXIF orientation that turns the annotations upright; 1 if they are upright."""
     objects: tuple[CocoObject, ...]
 
     def read(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo itself, upright. Raises DeformscopeError, naming the file, when it is damaged."""
+        """Read the photo, upright. Raises DeformscopeError with the file's name if it is damaged."""
         array = read(self.path)
         if array.shape[:2] != self.size:
             (h, w), (nh, nw) = array.shape[:2], self.size
@@ -76,19 +77,19 @@ class CocoPhoto:
         return array
 
     def corners(self, one: CocoObject) -> tuple[float, float, float, float]:
-        """An object's box x0, y0, x1, y1, inside the photo, px."""
+        """The box of an object, x0, y0, x1, y1, clipped to the photo, px."""
         (height, width), (x, y, w, h) = self.size, one.bbox
         return max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
 
     def mask(self, one: CocoObject) -> Bool[np.ndarray, "h w"] | None:
-        """An object's mask; None where it has none."""
+        """The mask of an object; None if it has none."""
         if one.segmentation is None:
             return None
         noted = self.size[::-1] if self.turn >= 5 else self.size
         return turned_mask(decode(one.segmentation, noted), self.turn)
 
     def area(self, one: CocoObject) -> float:
-        """As noted, else the mask's, else the box's, px²."""
+        """The annotated area, or that of the mask, or of the box, px²."""
         if one.noted_area is not None:
             return one.noted_area
         mask = self.mask(one)

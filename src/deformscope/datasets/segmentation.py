@@ -1,7 +1,7 @@
-"""COCO's segmentations: polygons, run lengths and compressed run lengths, as masks and back.
+"""COCO's segmentations: polygons, run lengths and compressed run lengths, to masks and back.
 
-pycocotools and faster-coco-eval trust what they are given: a polygon of four numbers becomes a box, run lengths beyond
-the photo are written beyond the mask. So all is checked before it reaches them.
+pycocotools and faster-coco-eval do not check their input: they take a polygon of four numbers as a box, and write run
+lengths beyond the mask. So everything is checked before.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..errors import DeformscopeError
 from .values import number, shown
 
 Segmentation = Any
-"""Polygons, each a list ``[x, y, x, y, …]``, or ``{"size": [h, w], "counts": …}``; None where there is none."""
+"""Polygons ``[x, y, x, y, …]``, or ``{"size": [h, w], "counts": …}``; None if not given."""
 
 
 class MalformedError(ValueError):
-    """What is wrong with a value, in words that go behind the name of file and annotation."""
+    """The problem of a value, in words that follow the name of file and annotation."""
 
 
 def checked(segmentation: Any, size: tuple[int, int]) -> Segmentation:
-    """A segmentation that :func:`decode` can take; None for none (null, an empty list).
+    """Check a segmentation for :func:`decode`; None for null or an empty list.
 
-    Polygons of fewer than three corners beside others enclose nothing and are left out. Raises MalformedError.
+    Polygons with fewer than three corners are left out if there are others. Raises MalformedError.
     """
     if segmentation is None or segmentation in ([], {}, [[]]):
         return None
@@ -50,13 +50,13 @@ def decode(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarray
 
 
 def run_lengths(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
-    """A mask as COCO's compressed run lengths, for JSON."""
+    """A mask as compressed run lengths, for JSON."""
     code = mask_library().encode(np.asfortranarray(mask.astype(np.uint8)))
     return code | {"counts": code["counts"].decode() if isinstance(code["counts"], bytes) else code["counts"]}
 
 
 def mask_library() -> Any:
-    """COCO's mask functions, of the library that is installed."""
+    """COCO's mask functions, from the installed library."""
     try:
         from pycocotools import mask
 
@@ -90,7 +90,7 @@ def _polygons(polygons: list[Any], size: tuple[int, int]) -> list[list[float]]:
     if not kept:
         raise MalformedError(f"segmentation {shown(polygons)}: expected polygons of at least three corners")
     height, width = size
-    # Where all is left, right, above or below of the photo.
+    # If everything is left, right, above or below of the photo.
     if all(max(p[::2]) <= 0 or min(p[::2]) >= width or max(p[1::2]) <= 0 or min(p[1::2]) >= height for p in kept):
         raise MalformedError(f"segmentation {shown(polygons)}: outside the photo, {width}×{height} px")
     return kept
@@ -99,18 +99,18 @@ def _polygons(polygons: list[Any], size: tuple[int, int]) -> list[list[float]]:
 def _finite(values: list[float]) -> bool:
     try:
         return math.isfinite(sum(values))
-    except OverflowError:  # whole numbers that no float can hold
+    except OverflowError:  # integers that are too large for a float
         return False
 
 
 def _near(polygon: list[float], size: tuple[int, int]) -> list[float]:
-    """Without corners far beyond the photo, to each of which the library would draw a line."""
+    """Clip corners far beyond the photo, to each of which the library would draw a line."""
     low, high = -float(max(size)), 2.0 * max(size)
     return [min(max(value, low), high) for value in polygon]
 
 
 def _run_lengths(code: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Run lengths, row by row down the columns, background first."""
+    """Run lengths along columns, background first."""
     noted = code.get("size")
     if not isinstance(noted, (list, tuple)) or [number(side) for side in noted] != [float(side) for side in size]:
         raise MalformedError(f"run lengths of size {shown(noted)}: expected {list(size)}, the photo's height and width")
@@ -134,12 +134,13 @@ def _run_lengths(code: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _decompressed(counts: str) -> list[int]:
-    """The runs of COCO's text: five bits a character, least first, the third run and later ones as differences."""
+    """Decode COCO's text: five bits per character, least significant first; the third run and later ones as
+    differences."""
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:
         digit = ord(character) - 48
-        if not 0 <= digit < 64 or shift > 30:  # the library reads into 64 bits and does not look
+        if not 0 <= digit < 64 or shift > 30:  # the library reads into 64 bits without a check
             raise MalformedError(f"run lengths {shown(counts)}: not COCO's code")
         value |= (digit & 31) << shift
         shift += 5

@@ -1,4 +1,4 @@
-"""Single values of an annotation file, which may come from any exporter: numbers, ids, flags."""
+"""Values of an annotation file from any exporter: numbers, ids, flags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Identifier = int | float | str
-"""An id of a photo, an object or a category: a whole number in COCO's own files, a text in many others."""
+"""The id of a photo, object or category: an integer in COCO's files, text in many others."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -21,12 +21,12 @@ _short.maxlong = 30
 
 
 def shown(value: Any) -> str:
-    """A value in a message: one short line, whatever is in it."""
+    """A value as one short line, for a message."""
     return value if isinstance(value, str) and value.isprintable() and len(value) <= 200 else _short.repr(value)
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or a text that spells one (``"12.5"``); None for all else, true and false too."""
+    """A finite number, or a text of one (``"12.5"``); None for others, including true and false."""
     if isinstance(value, str):
         value = float(value) if len(value) < 100 and _NUMBER.fullmatch(value.strip()) else None
     if type(value) not in (int, float):
@@ -39,13 +39,13 @@ def number(value: Any) -> float | None:
 
 
 def whole(value: Any) -> int | None:
-    """A whole number above zero, also as a text or as 640.0; None for all else."""
+    """A positive integer, also as text or as 640.0; None for others."""
     found = number(value)
     return int(found) if found is not None and found >= 1 and found == int(found) else None
 
 
 def flag(value: Any) -> bool | None:
-    """0 or 1, also as a text or as true and false; what is null is 0. None for all else."""
+    """0 or 1, also as text or as true and false; null is 0. None for others."""
     if value is None or isinstance(value, bool):
         return bool(value)
     found = number(value)
@@ -53,18 +53,18 @@ def flag(value: Any) -> bool | None:
 
 
 def text(value: Any) -> str | None:
-    """A text that can be printed and written to files; None for all else, an empty one too."""
+    """A text that can be printed and written to files; None for others, including the empty one."""
     if not isinstance(value, str) or not value:
         return None
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
+    except UnicodeEncodeError:  # unpaired surrogate
         return None
     return value
 
 
 def identifier(value: Any) -> Identifier | None:
-    """The id itself, 7.0 as 7; None for what identifies nothing (null, true, NaN, lists)."""
+    """The id, 7.0 as 7; None for values that identify nothing (null, true, NaN, lists)."""
     if isinstance(value, str):
         return text(value)
     if type(value) is float:
@@ -73,14 +73,14 @@ def identifier(value: Any) -> Identifier | None:
 
 
 def rank(value: Identifier) -> tuple[int, float, str]:
-    """What ids are sorted by: numbers, also those written as texts, before other texts."""
+    """The key for sorting ids: numbers, also as text, before other texts."""
     if isinstance(value, str):
         return (0, int(value), value) if _WHOLE.fullmatch(value) else (1, 0, value)
     return (0, value, "")
 
 
 class Index:
-    """Places in a list by id. An id that is met nowhere is looked for as a text, where only one is written so."""
+    """Index by id. An unknown id is looked up as text, if only one has that text."""
 
     def __init__(self, ids: Sequence[Identifier | None]) -> None:
         self._places: dict[Identifier, int] = {}
@@ -93,7 +93,7 @@ class Index:
             self._texts[written] = None if written in self._texts else place
 
     def find(self, value: Any) -> int | None:
-        """The place of an id; None where there is none."""
+        """The index of an id, or None."""
         one = identifier(value)
         if one is None:
             return None
