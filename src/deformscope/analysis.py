@@ -1,4 +1,4 @@
-"""One photo, the fields that a detector's deformable convolutions had on it, and what the detector found."""
+"""The record of one photo: the fields of a detector's deformable convolutions on it, and the detections."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ FORMAT = "deformscope.analysis.1"
 
 @dataclass(frozen=True)
 class Analysis:
-    """One photo's record: all that figures, pages and scores are made from."""
+    """The record of one photo, from which figures and pages are made."""
 
     photo: np.ndarray
     """RGB uint8 [h w 3], upright."""
     fields: Fields
-    """Each of one image (n = 1), on the CPU."""
+    """Fields of one image (n = 1), on the CPU."""
     detection: dict[str, Tensor] = dataclass_field(default_factory=dict)
-    """``boxes`` [d 4] xyxy px, ``labels`` [d], ``scores`` [d], and ``masks`` [d h w] where there are any."""
+    """``boxes`` [d 4] xyxy px, ``labels`` [d], ``scores`` [d] and, for detectors with masks, ``masks`` [d h w]."""
     class_names: tuple[str, ...] = ()
     detector: str = ""
 
     def with_composed(self) -> Analysis:
-        """The same with, after each layer that has others below it, the field that it and up to two of them make."""
+        """The same with composed fields: after each layer that has layers below it, the field of it and up to two of
+        them."""
         fields: dict[str, OffsetField] = {}
         for name, field in self.fields.items():
             fields[name] = field
@@ -48,7 +49,7 @@ class Analysis:
         return replace(self, fields=Fields(fields))
 
     def save(self, path: Path | str) -> None:
-        """Write everything to one safetensors file, which appears whole or not at all."""
+        """Save to a safetensors file, which appears whole or not at all."""
         tensors = {"photo": torch.from_numpy(np.ascontiguousarray(self.photo))}
         tensors |= {f"detection/{key}": value.contiguous() for key, value in self.detection.items()}
         records = []
@@ -63,7 +64,7 @@ class Analysis:
 
     @classmethod
     def load(cls, path: Path | str) -> Analysis:
-        """Read what :meth:`save` wrote. Raises DeformscopeError for anything else."""
+        """Load a file of :meth:`save`. Raises DeformscopeError for other files."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -86,7 +87,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class _FieldHeader:
-    """What a file says of a field beside its tensors."""
+    """The header of a field in a file, without its tensors."""
 
     name: str
     kernel_size: tuple[int, int]
@@ -141,7 +142,7 @@ def _detection(tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> dic
 def _tensor(
     tensors: Mapping[str, Tensor], key: str, shape: tuple[int | None, ...], kind: torch.dtype | None = None
 ) -> Tensor:
-    """The tensor of that name, shape (None: any side) and type."""
+    """The tensor with this name, shape (None: any length) and type."""
     if key not in tensors:
         raise DeformscopeError(f"no tensor {key!r}")
     found = tensors[key]
@@ -154,7 +155,7 @@ def _tensor(
 
 
 def analyse(detector: nn.Module, photo: Photo) -> Analysis:
-    """Run a detector (``deformscope.load(...)``) on one photo and keep its fields and detections."""
+    """Run a detector (``deformscope.load(...)``) on one photo and record its fields and detections."""
     array = read(photo)
     with capture(detector) as fields:
         detection = detector(array)[0]

@@ -1,14 +1,14 @@
-"""The one error that bad input raises: its text names the argument, the value, what was expected and the remedy. And
-the one warning."""
+"""The errors and the warning of deformscope. A message names the argument, the value, what was expected and the
+remedy."""
 
 
 class DeformscopeError(ValueError):
-    """Input that deformscope cannot use. The command line prints its text as one line and exits with code 2."""
+    """Invalid input. The command line prints the message as one line and exits with code 2."""
 
 
 class DeformscopeWarning(UserWarning):
-    """Input of which a part had to be guessed or left out. The command line prints its text as one line."""
+    """Input of which a part was guessed or left out. The command line prints the message as one line."""
 
 
 class NoDeformableCall(DeformscopeError, LookupError):
-    """No deformable convolution was called, or none has the name that was asked for."""
+    """No deformable convolution was called, or none has the requested name."""

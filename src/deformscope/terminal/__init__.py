@@ -1,1 +1,1 @@
-"""What a person at a terminal sees while work is going on."""
+"""Output on a terminal during work."""

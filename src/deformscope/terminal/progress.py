@@ -1,4 +1,4 @@
-"""The one progress bar: a line on stderr, shown where a person watches and gone when the work is done."""
+"""The progress bar: a line on stderr, only if that is a terminal, which is removed at the end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Item = TypeVar("Item")
 
 
 class ProgressBar:
-    """A bar with a label, a count and the time left; as a context manager or with :meth:`start` and :meth:`stop`.
+    """A bar with a label, a count and the time left; use it as a context manager or with :meth:`start` and
+    :meth:`stop`.
 
-    Nothing is shown when ``shown`` is False or stderr is no terminal. ``total`` is None while it is not known;
-    ``in_bytes`` shows sizes and a speed.
+    Nothing is shown if ``shown`` is False or stderr is not a terminal. ``total`` is None if it is unknown; ``in_bytes``
+    shows sizes and a speed.
 
     >>> with ProgressBar("photos", total=len(photos)) as bar:
     ...     for photo in photos:
@@ -38,7 +39,7 @@ class ProgressBar:
             progress.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-            # What is printed goes above the bar, but only to where it was to go: not from a file to the terminal.
+            # Printed lines go above the bar, but output that goes to a file must not be redirected to the terminal.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task: TaskID = self._bar.add_task(label, total=total)
@@ -50,11 +51,11 @@ class ProgressBar:
 
             try:
                 self._bar.start()
-            except LiveError:  # older versions show one at a time
+            except LiveError:  # older versions show one bar at a time
                 self._bar = None
 
     def stop(self) -> None:
-        """Take the bar away; may be called twice."""
+        """Remove the bar; may be called twice."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -66,18 +67,18 @@ class ProgressBar:
         self.stop()
 
     def advance(self, by: int = 1) -> None:
-        """``by`` more are done."""
+        """Advance by ``by``."""
         if self._bar is not None:
             self._bar.advance(self._task, by)
 
     def update(self, done: int, *, total: int | None = None, label: str | None = None) -> None:
-        """``done`` are done in all; ``total`` and ``label`` change where they are given."""
+        """Set the count to ``done``; ``total`` and ``label`` are changed if given."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, description=label)
 
 
 def track(items: Iterable[Item], label: str, total: int, *, shown: bool = True) -> Iterator[Item]:
-    """The items one by one, with a bar that counts those that are done with."""
+    """Iterate over ``items`` with a bar."""
     with ProgressBar(label, total, shown=shown) as bar:
         for item in items:
             yield item
