@@ -85,9 +85,9 @@ OTHERS = (
 )
 PLAN = [
     *[("shapes", arm, seed) for seed in (0, 1) for arm in PILOT],
-    *[("shapes", arm, 0) for arm in ("D0-told2", "D2-told2", *CONTROLS[:4], *TABLE1)],
-    *[("animals", arm, 0) for arm in ("D0", "D2-told", "D2", "D0-told")],
+    *[("shapes", arm, 0) for arm in ("D0-told2", "D2-told2", *CONTROLS[:2], *TABLE1, *CONTROLS[2:4])],
     *[("shapes", arm, 2) for arm in PILOT],
+    *[("animals", arm, 0) for arm in ("D0", "D2-told", "D2", "D0-told")],
     *[("shapes", arm, seed) for seed in (1, 2) for arm in TABLE1],
     *[("shapes", arm, 1) for arm in ("D0-told2", "D2-told2", *CONTROLS[:4])],
     *[("shapes", arm, seed) for seed in (0, 1) for arm in (*CONTROLS[4:], *OTHERS)],
