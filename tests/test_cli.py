@@ -195,6 +195,16 @@ def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
     assert done.stdout.strip() == "[]"
 
 
+def test_help_imports_neither_torchvision_nor_matplotlib_nor_lightning():
+    program = (
+        "import sys; from deformscope.cli import app; app(['train', '--help'], result_action='return_value');"
+        "print([m for m in ('torchvision', 'matplotlib', 'lightning', 'PIL', 'pycocotools') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Usage: deformscope train" in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
+
+
 def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
     from deformscope import Analysis, DeformscopeError, analyse, load
 
