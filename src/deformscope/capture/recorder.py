@@ -21,15 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NoDeformableCall
+from ..fields.attention import AttentionField
 from ..fields.field import OffsetSource, Placement
 from ..fields.fields import Fields
 from ..ops.observe import DeformCall, observing
+from .attention import GRID_SAMPLER, AttentionReader, placed_in
 from .grid_rules import RULES, moves
 from .known_passes import Signature, Steps, TracedCall, known_passes, signature
 from .operator_watch import in_backward, unwatched, watching
 from .samplers import DEFORM_CONV, READERS, arguments, field_of, finite_offsets
 from .tensor_trace import EveryOperator, TensorTrace, Trail, share_non_finite, tensors_in
 
+CONVOLUTIONS = "aten::conv2d", "aten::convolution"
 REPAIRS = "aten::nan_to_num", "aten::nan_to_num_"
 """Operators with which a model replaces NaN and infinity."""
 _placements: ContextVar[tuple[Placement, ...]] = ContextVar("placements", default=())
@@ -79,15 +82,15 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
     try:
         with (
             observing(recorder.own_call, recorder.looking_away),
-            watching(recorder, {*RULES, *READERS, *REPAIRS}),
+            watching(recorder, {*RULES, *READERS, *REPAIRS, *recorder.samplers}),
             _eager(),
         ):
-            recorder.trace_on(True)
+            recorder.open()
             yield recorder.fields
     finally:
         recorder.close()
         _recorders.reset(token)
-    if not recorder.fields:
+    if not recorder.fields and not recorder.fields.attention:
         raise NoDeformableCall(_nothing_seen(model))
 
 
@@ -129,11 +132,22 @@ class _Recorder:
         self._thread = threading.get_ident()
         self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
+        self._attention = AttentionReader(model, self._record_attention, lambda: self.here)
 
     @property
     def here(self) -> bool:
         """Whether what happens is the recorder's business: in its thread, and nothing that a backward pass repeats."""
         return threading.get_ident() == self._thread and not in_backward()
+
+    @property
+    def samplers(self) -> Collection[str]:
+        """The operators with which the model's attention samples, if it has any."""
+        return (GRID_SAMPLER,) if self._attention.wanted else ()
+
+    def open(self) -> None:
+        """The block begins."""
+        self._attention.open()
+        self.trace_on(True)
 
     def trace_on(self, on: bool) -> None:
         """Trace from now on, or no longer: see all operators, and all modules."""
@@ -151,6 +165,7 @@ class _Recorder:
     def close(self) -> None:
         """The block has ended."""
         self.trace_on(False)
+        self._attention.close()
         if self._end_hook is not None:
             self._end_hook.remove()
 
@@ -192,6 +207,10 @@ class _Recorder:
                 self._trace.replaced(out, self._replaced)
         if moves(name, args):
             self._passes[-1].steps.move(name, args, kwargs, out if isinstance(out, Tensor) else out[0])
+        if self._attention.wanted and name == GRID_SAMPLER:
+            self._attention.sampled(args)
+        elif self._attention.wanted and name in CONVOLUTIONS:
+            self._attention.convolved(args[0])
         if name in READERS:
             self._record(READERS[name](args, kwargs, out))
 
@@ -262,6 +281,10 @@ class _Recorder:
         below = "" if known.below is None else list(self.fields)[now.first + known.below]
         field = field_of(call, _placements.get() or known.placements)
         self.fields.add(replace(field, name=known.name, cells=known.cells, below=below, source=known.source))
+
+    def _record_attention(self, field: AttentionField) -> None:
+        placements = placed_in(field, _placements.get() or self._placements)
+        self.fields.add_attention(replace(field, placements=placements))
 
     def _traced(self, call: DeformCall) -> TracedCall:
         now, trace = self._passes[-1], self._trace

@@ -7,22 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import NoDeformableCall
+from .attention import AttentionField
 from .field import OffsetField
 
 
 class Fields(Mapping[str, OffsetField]):
-    """The captured fields by module name, in the order of the calls; a module's second call is ``name#2``."""
+    """The captured fields by module name, in the order of the calls; a module's second call is ``name#2``.
 
-    def __init__(self, fields: Mapping[str, OffsetField] | None = None) -> None:
+    The mapping holds the convolutions; ``attention`` holds the calls of deformable attention, by name alike.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, OffsetField] | None = None,
+        attention: Mapping[str, AttentionField] | None = None,
+    ) -> None:
         self._fields: dict[str, OffsetField] = dict(fields or {})
+        self.attention: dict[str, AttentionField] = dict(attention or {})
 
     def __getitem__(self, name: str) -> OffsetField:
         try:
             return self._fields[name]
         except KeyError:
-            raise NoDeformableCall(
-                f"no deformable call named {name!r}; captured: {', '.join(map(repr, self._fields)) or 'none'}"
-            ) from None
+            attention = f"; attention: {', '.join(map(repr, self.attention))}" if self.attention else ""
+            captured = ", ".join(map(repr, self._fields)) or "none"
+            raise NoDeformableCall(f"no deformable call named {name!r}; captured: {captured}{attention}") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -34,7 +43,7 @@ class Fields(Mapping[str, OffsetField]):
         return len(self._fields)
 
     def __repr__(self) -> str:
-        return "\n".join(["Fields:", *(f"  {field!r}" for field in self.values())])
+        return "\n".join(["Fields:", *(f"  {field!r}" for field in (*self.values(), *self.attention.values()))])
 
     def matching(self, patterns: Sequence[str]) -> Fields:
         """The fields whose names match any of the shell patterns (``*layer3*``), or hold one as a dotted part."""
@@ -44,20 +53,36 @@ class Fields(Mapping[str, OffsetField]):
             if not found:
                 self[pattern]  # raises, naming what there is
             chosen |= found
-        return Fields({name: field for name, field in self.items() if name in chosen}) if patterns else self
+        return Fields({n: f for n, f in self.items() if n in chosen}, self.attention) if patterns else self
 
     def select(self, image: int) -> Fields:
         """The fields of one image of the batch."""
-        return Fields({name: field.select(image) for name, field in self.items()})
+        return Fields(
+            {name: field.select(image) for name, field in self.items()},
+            {name: field.select(image) for name, field in self.attention.items()},
+        )
 
     def to(self, device: str) -> Fields:
         """The fields with their tensors on another device."""
-        return Fields({name: field.to(device) for name, field in self.items()})
+        return Fields(
+            {name: field.to(device) for name, field in self.items()},
+            {name: field.to(device) for name, field in self.attention.items()},
+        )
 
     def add(self, field: OffsetField) -> None:
         """Keep ``field`` under its name, or ``name#2`` and so on where that is taken."""
-        calls, unique = 1, field.name
-        while unique in self._fields:
-            calls += 1
-            unique = f"{field.name}#{calls}"
-        self._fields[unique] = field if calls == 1 else replace(field, name=unique)
+        unique = _free(field.name, self._fields)
+        self._fields[unique] = field if unique == field.name else replace(field, name=unique)
+
+    def add_attention(self, field: AttentionField) -> None:
+        """Keep a call of deformable attention under its name, or ``name#2`` and so on where that is taken."""
+        unique = _free(field.name, self.attention)
+        self.attention[unique] = field if unique == field.name else replace(field, name=unique)
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    calls, unique = 1, name
+    while unique in taken:
+        calls += 1
+        unique = f"{name}#{calls}"
+    return unique
