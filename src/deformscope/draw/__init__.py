@@ -12,5 +12,6 @@ from .primitives import (
     photo as photo,
     points as points,
 )
+from .queries import queries as queries
 from .regions import segments as segments
 from .style import save as save
