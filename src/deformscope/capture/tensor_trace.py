@@ -227,7 +227,7 @@ class EveryOperator(TorchDispatchMode):
 
 def _user_modes() -> list[TorchDispatchMode]:
     """This thread's modes, but for those that have places of their own (fake tensors and the like)."""
-    return [mode for mode in _get_current_dispatch_mode_stack() if not mode.is_infra_mode()]
+    return [mode for mode in _get_current_dispatch_mode_stack() if not getattr(mode, "is_infra_mode", bool)()]
 
 
 def share_non_finite(tensor: Tensor) -> float:
