@@ -12,7 +12,8 @@ from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
 from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, radius, split
-from deformscope.draw import primitives, style
+from deformscope.draw import primitives
+from deformscope.draw.sheet import sheet
 from deformscope.draw.view import FieldView
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
@@ -278,7 +279,7 @@ def test_factors_are_readable_numbers():
 
 def test_a_sheet_keeps_the_photos_proportions():
     for size in [(100, 160), (160, 100), (64, 400)]:
-        made = style.sheet(2, 3, size)
+        made = sheet(2, 3, size)
         for ax in made.flat():
             box = ax.get_position()
             wide, tall = box.width * made.figure.get_figwidth(), box.height * made.figure.get_figheight()

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from deformscope import DeformscopeError, OffsetField, Placement, draw
 from deformscope.draw.attribution import LEAST_SHARE, Window, attributions, contours
-from deformscope.draw.style import Backdrop
+from deformscope.draw.backdrop import Backdrop
 from deformscope.explain import Attribution, Explanation, ReceptiveField
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)

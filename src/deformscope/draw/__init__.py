@@ -1,5 +1,9 @@
 """The paper's figures and their parts, as matplotlib figures (Zhang et al., ICPRAM 2021, Fig. 1-3)."""
 
+# First, since it loads matplotlib whatever MPLBACKEND says.
+from .own_settings import own_settings as own_settings
+
+# isort: split
 from .explanation import explanation as explanation, receptive_field as receptive_field
 from .figures import figure1 as figure1, figure2 as figure2, figure3 as figure3, sampling as sampling
 from .growth import growth as growth
@@ -14,4 +18,4 @@ from .primitives import (
 )
 from .queries import queries as queries
 from .regions import segments as segments
-from .style import save as save
+from .save import save as save

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from ..explain.explanation import Attribution, Explanation
 from ..explain.receptive_field import ReceptiveField
 from . import primitives, style
-from .style import Backdrop
+from .backdrop import Backdrop
 
 SHARES = (0.5, 0.95)
 """Of a receptive field's mass within its two contours."""
@@ -66,7 +66,7 @@ def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Windo
 
     ``grid`` adds, for the cell with the strongest points, lines from its regular grid.
     """
-    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     values, places = layer.points.numpy(), layer.places().numpy()
     largest = float(np.abs(values).max(initial=0.0))
     shown = (np.abs(values) >= LEAST_SHARE * largest) & (values != 0) & np.isfinite(places).all(axis=-1)

@@ -172,8 +172,10 @@ def _drawings(
 ) -> dict[str, Callable[[], Figure]]:
     """The figures to draw, by file name; drawn only when called, so that one is in memory at a time."""
     from .. import draw
+    from .backdrop import Backdrop
 
-    array, found, names, group = analysis.photo, analysis.detection, analysis.class_names, settings.group
+    backdrop: Any = Backdrop.of(analysis.photo)  # one for all figures, which make copies of it
+    found, names, group = analysis.detection, analysis.class_names, settings.group
     places = [(y, x) for x, y in settings.at]
     shaped: dict[str, Any] = {"cell_step": settings.cell_step, "scale": settings.scale, "group": group}
     found_too: dict[str, Any] = {"detection": found, "class_names": names, "min_score": settings.min_score}
@@ -184,13 +186,13 @@ def _drawings(
     for view in settings.views:
         if view == "figure1":
             for layer in shown:
-                drawings[f"figure1-{_file_name(layer)}"] = partial(draw.figure1, layer, array, **shaped)
+                drawings[f"figure1-{_file_name(layer)}"] = partial(draw.figure1, layer, backdrop, **shaped)
         elif view == "figure2":
-            drawings[view] = partial(draw.figure2, shown, array, **found_too, **shaped)
+            drawings[view] = partial(draw.figure2, shown, backdrop, **found_too, **shaped)
         elif view == "figure3":
-            drawings[view] = partial(draw.figure3, shown, array, **shaped)
+            drawings[view] = partial(draw.figure3, shown, backdrop, **shaped)
         elif view == "segments":
-            drawings[view] = partial(draw.segments, shown, array, group=group)
+            drawings[view] = partial(draw.segments, shown, backdrop, group=group)
         elif view == "sampling":
             for layer in layers:
                 stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
@@ -200,10 +202,10 @@ def _drawings(
                     "min_score": settings.min_score,
                     "group": group,
                 }
-                drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, array, places, **chosen)
+                drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, backdrop, places, **chosen)
         else:
             title = f"{photo.name} · {analysis.detector}"
-            drawings[view] = partial(draw.overview, shown, array, **found_too, group=group, title=title)
+            drawings[view] = partial(draw.overview, shown, backdrop, **found_too, group=group, title=title)
     return drawings
 
 

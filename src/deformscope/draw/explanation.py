@@ -14,13 +14,16 @@ from ..explain.targets import SIDES
 from ..photo import Photo
 from . import primitives
 from .attribution import LEAST_SHARE, WASH, Window, attributions, contours, outline
+from .backdrop import Backdrop
 from .figures import row_of_panels
-from .style import Backdrop, caption
+from .own_settings import own_settings
+from .sheet import caption
 
 MOST_LAYERS = 3
 """Panels of layers by default; where the output depends on more, the last of each reduction is shown."""
 
 
+@own_settings()
 def explanation(
     explained: Explanation,
     photo: Photo | None = None,
@@ -70,6 +73,7 @@ def explanation(
     return result.figure
 
 
+@own_settings()
 def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: Photo | None = None) -> Figure:
     """The effective receptive field: contours around 50 and 95 % of its mass, its centre, and the box.
 
@@ -92,7 +96,7 @@ def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: P
 
 def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str) -> None:
     field, whole = explained.receptive_field, Window.around(None, backdrop.size)
-    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     contours(ax, field)
     outline(ax, explained, whole)
     whole.apply(ax)

@@ -17,13 +17,16 @@ from ..fields.field import OffsetField
 from ..fields.stack import DEEPEST
 from ..photo import Photo
 from . import panels, primitives
-from .style import Backdrop, Sheet, caption, sheet
+from .backdrop import Backdrop
+from .own_settings import own_settings
+from .sheet import Sheet, caption, sheet
 from .view import FieldView
 
 FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
 """One field, or several."""
 
 
+@own_settings()
 def figure1(
     field: OffsetField, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
@@ -55,6 +58,7 @@ def figure1(
     return result.figure
 
 
+@own_settings()
 def figure2(
     fields: FieldsLike,
     photo: Photo,
@@ -91,6 +95,7 @@ def figure2(
     return result.figure
 
 
+@own_settings()
 def figure3(
     fields: FieldsLike, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
@@ -113,6 +118,7 @@ def figure3(
     return result.figure
 
 
+@own_settings()
 def sampling(
     fields: FieldsLike,
     photo: Photo,

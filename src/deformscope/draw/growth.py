@@ -11,10 +11,13 @@ from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..photo import Photo
 from . import panels, primitives
-from .style import Backdrop, caption, sheet
+from .backdrop import Backdrop
+from .own_settings import own_settings
+from .sheet import caption, sheet
 from .view import FieldView
 
 
+@own_settings()
 def growth(
     fields: Mapping[str, OffsetField], photo: Photo, *, cell_step: int | None = None, group: int = 0, title: str = ""
 ) -> Figure:

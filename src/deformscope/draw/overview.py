@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..photo import Photo
 from . import panels, primitives
+from .backdrop import Backdrop
 from .figures import FieldsLike, as_list
-from .style import Backdrop, caption, sheet
+from .own_settings import own_settings
+from .sheet import caption, sheet
 from .view import FieldView
 
 
+@own_settings()
 def overview(
     fields: FieldsLike,
     photo: Photo,
@@ -36,7 +38,9 @@ def overview(
         view = FieldView.of(field, size, None, min(group, field.offset.shape[1] - 1))
         shown = view.on_photo(size)
         factor = view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
-        _points(row[0], backdrop.within(result.inches / field.kernel_size[1]), view, factor)
+        means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
+        trend = primitives.nice(0.4 * min(size) / means.max()) if means.max() > 1e-6 else 1.0
+        panels.kernel_mosaic(row[0], backdrop.within(result.inches / field.kernel_size[1]), view, factor, trend)
         caption(row[0], view.caption(), f"kernel points: offsets ×{factor:g}, thick: mean")
         scale = panels.feature_panel(row[1], backdrop, view)
         if detection is not None:
@@ -48,23 +52,3 @@ def overview(
         modulated = panels.sampling_panel(row[3], backdrop, [field], cells, min(group, field.offset.shape[1] - 1))
         caption(row[3], "sampling points", "coloured by modulation" if modulated else "")
     return result.figure
-
-
-def _points(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float) -> None:
-    """Figure 1 in small: the kernel's panels inside one."""
-    rows, columns = view.field.kernel_size
-    ax.set_axis_off()
-    shown = view.on_photo(backdrop.size)
-    means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
-    trend = primitives.nice(0.4 * min(backdrop.size) / means.max()) if means.max() > 1e-6 else 1.0
-    gap = 0.012
-    for k in range(rows * columns):
-        row, column = divmod(k, columns)
-        box = (
-            column / columns + gap / 2,
-            1 - (row + 1) / rows + gap / 2,
-            1 / columns - gap,
-            1 / rows - gap,
-        )
-        small = ax.inset_axes(box)
-        panels.point_panel(small, backdrop, view, k, factor, trend, small=True)

@@ -6,41 +6,76 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.stack import stacked_points
 from . import primitives, style
+from .arrows import Arrows
+from .backdrop import Backdrop
 from .primitives import nice
-from .style import Backdrop, caption
 from .view import FieldView
 
 WASH = 0.3
+MOSAIC_GAP = 0.036
+"""Between the photos of a mosaic, over their width."""
 SCALE_INCHES = 1.35
 """Room for the scale arrow at the right of a caption's first line."""
 
 
-def point_panel(
-    ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: float, trend: float, *, small: bool = False
-) -> None:
+def point_panel(ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: float, trend: float) -> None:
     """Figure 1, one panel: the offsets Δp_k of kernel point ``k`` (× factor) and their mean (× trend) in the middle."""
     height, width = backdrop.size
-    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
-    shown = view.on_photo((height, width))
-    primitives.arrows(
-        ax, view.starts[k][shown], view.vectors[k][shown] * factor, width=0.4 if small else 0.7, halo=False
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
+    _point_arrows(ax, view, k, factor, trend, backdrop.size)
+    _frame(ax, height, width)
+    rows, columns = view.field.kernel_size
+    place = f"({k // columns - (rows - 1) / 2:+g}, {k % columns - (columns - 1) / 2:+g})".replace("-", "−")
+    text = ax.text(0.02, 0.97, f"k={k}  {place}", transform=ax.transAxes, va="top", fontsize=7, color="black")
+    text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def kernel_mosaic(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float, trend: float) -> None:
+    """Figure 1 in small: all kernel points on the same axes, each over a photo of its own, in the kernel's layout."""
+    height, width = backdrop.size
+    rows, columns = view.field.kernel_size
+    tile = backdrop.washed(WASH)
+    gap = max(1, round(MOSAIC_GAP * tile.shape[1]))
+    framed = np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+    tiled = np.tile(framed, (rows, columns, 1))[:-gap, :-gap]
+    across = width / tile.shape[1]
+    down = height / tile.shape[0]
+    primitives.photo(ax, tiled, size=(round(tiled.shape[0] * down), round(tiled.shape[1] * across)))
+    for k in range(rows * columns):
+        row, column = divmod(k, columns)
+        corner = (row * (tile.shape[0] + gap) * down, column * (tile.shape[1] + gap) * across)
+        frame = Rectangle(corner[::-1], width, height, transform=ax.transData)
+        for artist in _point_arrows(ax, view, k, factor, trend, backdrop.size, corner, small=True):
+            artist.set_clip_path(frame)
+
+
+def _point_arrows(
+    ax: Axes,
+    view: FieldView,
+    k: int,
+    factor: float,
+    trend: float,
+    size: tuple[int, int],
+    corner: tuple[float, float] = (0.0, 0.0),
+    *,
+    small: bool = False,
+) -> list[Arrows]:
+    shown = view.on_photo(size)
+    thin = primitives.arrows(
+        ax, view.starts[k][shown] + corner, view.vectors[k][shown] * factor, width=0.4 if small else 0.7, halo=False
     )
     mean = view.vectors[k][shown].mean(axis=0) * trend
-    middle = np.array([[height / 2, width / 2]]) - mean / 2
+    middle = np.array([[size[0] / 2, size[1] / 2]]) - mean / 2 + corner
     thick = primitives.arrows(ax, middle, mean[None], color=style.TREND, width=1.8 if small else 4.0, halo=False)
     thick.set(path_effects=[withStroke(linewidth=0.8 if small else 1.8, foreground="black")], zorder=5)
-    _frame(ax, height, width)
-    if not small:
-        rows, columns = view.field.kernel_size
-        place = f"({k // columns - (rows - 1) / 2:+g}, {k % columns - (columns - 1) / 2:+g})".replace("-", "−")
-        text = ax.text(0.02, 0.97, f"k={k}  {place}", transform=ax.transAxes, va="top", fontsize=7, color="black")
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    return [thin, thick]
 
 
 def feature_panel(
@@ -48,7 +83,7 @@ def feature_panel(
 ) -> float:
     """Figure 2, one panel: d_f (× factor) as arrows and the negative divergence as a red mask; returns the factor."""
     height, width = backdrop.size
-    primitives.photo(ax, backdrop.pixels, WASH * 0.6, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH * 0.6), size=backdrop.size)
     shown = view.on_photo((height, width))
     scale = factor or view.factor(np.linalg.norm(view.d_f[shown], axis=1), 1.6)
     full = limit or primitives.convergence_limit(view.div)
@@ -61,7 +96,7 @@ def feature_panel(
 def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | None = None) -> float:
     """Figure 3, one panel: at every cell a circle of radius r = sqrt(width · height) of d_k, × factor; returns it."""
     height, width = backdrop.size
-    primitives.photo(ax, backdrop.pixels, WASH, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     shown = view.on_photo((height, width))
     scale = factor or view.factor(view.radii[shown], 1.3)
     primitives.circles(ax, view.centres[shown], view.radii[shown] * scale, values=view.radii[shown])
@@ -81,7 +116,7 @@ def sampling_panel(
     Dots are coloured by place, or by the modulation where there is one; returns whether there is.
     """
     height, width = backdrop.size
-    primitives.photo(ax, backdrop.pixels, WASH * 0.6, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH * 0.6), size=backdrop.size)
     top, modulated = fields[-1], False
     size = max(height, width) / (70 if len(fields) == 1 else 95 if len(fields) == 2 else 130)
     for number, place in enumerate(places):
@@ -158,15 +193,3 @@ def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -
 
 def _frame(ax: Axes, height: int, width: int) -> None:
     ax.set(xlim=(0, width), ylim=(height, 0))
-
-
-__all__ = [
-    "caption",
-    "centres_of_boxes",
-    "check_places",
-    "feature_panel",
-    "kernel_panel",
-    "point_panel",
-    "sampling_panel",
-    "scale_arrow",
-]

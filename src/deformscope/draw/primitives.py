@@ -10,10 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection, PolyCollection
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
-from matplotlib.quiver import Quiver
 from torch import Tensor
 
 from . import style
+from .arrows import Arrows
+from .backdrop import washed
+from .photo_image import PhotoImage
+from .text import escaped as escaped
 
 Points = np.ndarray
 """[m 2], (y, x) in photo px."""
@@ -25,17 +28,21 @@ def photo(ax: Axes, array: np.ndarray, wash: float = 0.0, size: tuple[int, int] 
     ``size`` (h, w) is the photo's own, where ``array`` is a smaller copy of it.
     """
     height, width = size or array.shape[:2]
-    shown = (array * (1 - wash) + 255 * wash).astype(np.uint8) if wash else array
-    image = ax.imshow(shown, extent=(0, width, height, 0), interpolation="nearest", zorder=0)
+    image = PhotoImage(ax, washed(array, wash), (height, width), zorder=0)
+    ax.set_aspect("equal")
+    ax.add_image(image)
+    image.set_clip_path(ax.patch)
+    ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
     return image
 
 
 def arrows(
     ax: Axes, starts: Points, vectors: Points, *, color: str = style.ARROW, width: float = 1.1, halo: bool = True
-) -> Quiver:
+) -> Arrows:
     """Arrows of true length: from each start to start + vector, (y, x) px. ``width`` is the shaft's, in points."""
-    artist = ax.quiver(
+    artist = Arrows(
+        ax,
         starts[:, 1],
         starts[:, 0],
         vectors[:, 1],
@@ -52,6 +59,7 @@ def arrows(
         color=color,
         zorder=3,
     )
+    ax.add_collection(artist, autolim=False)
     if halo:
         artist.set_path_effects([withStroke(linewidth=width * 0.9, foreground=(1, 1, 1, 0.75))])
     return artist
@@ -202,11 +210,6 @@ def _lowered(ax: Axes, corner: tuple[float, float], letters: int, taken: list[tu
         lines, height = 0, top
     taken.append((left, height, letters))
     return lines * LINE
-
-
-def escaped(text: str) -> str:
-    """Text as it stands: a dollar sign in a file's or a class's name begins no formula."""
-    return text.replace("$", r"\$")
 
 
 def nice(value: float) -> float:

@@ -18,7 +18,10 @@ from ..errors import DeformscopeError
 from ..fields.attention import AttentionField
 from ..photo import Photo
 from . import primitives
-from .style import BOX, FAINT, Backdrop, caption, sheet
+from .backdrop import Backdrop
+from .own_settings import own_settings
+from .sheet import caption, sheet
+from .style import BOX, FAINT
 
 WEIGHTS = "plasma"
 AROUND = 1.5
@@ -28,6 +31,7 @@ LEAST_WINDOW = 0.3
 """Of the photo's sides."""
 
 
+@own_settings()
 def queries(
     fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
     photo: Photo,
@@ -70,7 +74,7 @@ def _panel(ax: Axes, backdrop: Backdrop, field: AttentionField, query: int, head
     centre = (weights[:, None] * points).sum(axis=0)
     spread = np.sqrt((weights[:, None] * (points - centre) ** 2).sum(axis=0))
     window = _window(box, points, weights, backdrop.size)
-    primitives.photo(ax, backdrop.pixels, 0.3, backdrop.size)
+    primitives.photo(ax, backdrop.washed(0.3), size=backdrop.size)
     (top, left), (high, wide) = box[:2], box[2:] - box[:2]
     ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec="black", lw=2.4, zorder=3))
     ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec=BOX, lw=1.4, ls="--", zorder=3))

@@ -10,13 +10,16 @@ from skimage.segmentation import find_boundaries
 from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
 from . import primitives
+from .backdrop import Backdrop
 from .figures import FieldsLike, as_list
-from .style import Backdrop, caption, sheet
+from .own_settings import own_settings
+from .sheet import caption, sheet
 from .view import FieldView
 
 COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.60, 0.30), (0.60, 0.25, 0.75))
 
 
+@own_settings()
 def segments(
     fields: FieldsLike, photo: Photo, *, most: int = 10, found: list[Segments] | None = None, group: int = 0
 ) -> Figure:
@@ -35,7 +38,7 @@ def segments(
     for number, (ax, field) in enumerate(zip(result.flat(), chosen, strict=False)):
         regions = grow(field, group) if found is None else found[number]
         shown = min(most, len(regions.scores))
-        primitives.photo(ax, backdrop.pixels, 0.35, backdrop.size)
+        primitives.photo(ax, backdrop.washed(0.35), size=backdrop.size)
         veil = np.zeros((*regions.labels.shape, 4), dtype=np.float32)
         for label in range(1, shown + 1):
             veil[regions.labels == label] = (*COLOURS[(label - 1) % len(COLOURS)], 0.42)

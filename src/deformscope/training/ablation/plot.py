@@ -7,10 +7,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ...detectors.offset_mode import OFFSET_MODES
-from ...draw.style import BOX, FAINT, INK, save
+from ...draw.own_settings import own_settings
+from ...draw.save import save
+from ...draw.style import BOX, FAINT, INK
 from .summary import NAMES, PAPER, Summary
 
 
+@own_settings()
 def plot(summary: Summary, path: Path) -> Path:
     """Left, this ablation: a thin line per seed, and the mean; right, the paper's AP on COCO."""
     figure = Figure(figsize=(8.4, 3.4), facecolor="white", layout="constrained")

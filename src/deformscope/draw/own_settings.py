@@ -1,0 +1,76 @@
+"""matplotlib's own settings in place of the user's, so that the same field gives the same picture everywhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+# matplotlib does not load where MPLBACKEND names a backend that this environment lacks, as when it is inherited from a
+# notebook. Figures need none, so it is set afterwards, where it can be.
+inherited = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
+try:
+    import matplotlib as mpl
+finally:
+    if inherited is not None:
+        os.environ["MPLBACKEND"] = inherited
+if inherited:
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = inherited
+
+OF_THE_PROCESS = frozenset(
+    {
+        "backend",
+        "backend_fallback",
+        "date.epoch",
+        "docstring.hardcopy",
+        "figure.max_open_warning",
+        "figure.raise_window",
+        "interactive",
+        "savefig.directory",
+        "timezone",
+        "tk.window_focus",
+        "toolbar",
+        "webagg.address",
+        "webagg.open_in_browser",
+        "webagg.port",
+        "webagg.port_retries",
+    }
+)
+"""Settings that say nothing of how a figure looks; they stay the user's."""
+
+
+def _own() -> dict[Any, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some settings are about to leave matplotlib
+        own = {key: value for key, value in mpl.rcParamsDefault.items() if key not in OF_THE_PROCESS}
+    return own | {
+        "axes.titley": 1.0,  # without it each panel makes ticks, only to see whether a title is in their way
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "deformscope",
+    }
+
+
+OWN = _own()
+
+
+_inside = False
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw with matplotlib's defaults, whatever matplotlibrc, style sheets and ``rcParams`` say. Decorates too."""
+    global _inside
+    if _inside:
+        yield
+        return
+    with mpl.rc_context(OWN):
+        _inside = True
+        try:
+            yield
+        finally:
+            _inside = False
