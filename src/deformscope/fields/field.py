@@ -1,10 +1,10 @@
-"""Offset fields of deformable convolutions and where their cells lie on the photo.
+"""Offset fields of deformable convolutions, and the places of their cells in the photo.
 
-Everything downstream sees offsets as ``[n g k h w 2]``, last axis (dy, dx), in cells of the operator's *input* feature
-map (Zhang et al., ICPRAM 2021, Eq. 1). Channel layouts, strides and paddings are dealt with here, once.
+All other code sees offsets as ``[n g k h w 2]``, with the last axis (dy, dx), in cells of the operator's *input*
+feature map (Zhang et al., ICPRAM 2021, Eq. 1). Channel orders, strides and paddings are handled here, once.
 
-Coordinates are continuous: pixel j spans [j, j + 1) and its centre is j + 0.5, as in boxes. A cell is a point, its
-receptive field's centre; points are (y, x).
+Coordinates are continuous: pixel j covers [j, j + 1) and its centre is j + 0.5, as for boxes. The place of a cell is
+the centre of its receptive field; points are (y, x).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORDERS = ("yx", "xy")
 
 @dataclass(frozen=True)
 class Placement:
-    """How one photo lies in the network's input: network px = photo px · scale + shift, each (y, x)."""
+    """How a photo lies in the network's input: network px = photo px · scale + shift, each (y, x)."""
 
     size: Pair
     """Height and width of the photo, px."""
@@ -44,13 +44,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class CellGrid:
-    """Where a feature map's cells lie: centre of cell (y, x) = origin + reduction · (y, x), in network-input px."""
+    """The places of a feature map's cells: centre of cell (y, x) = origin + reduction · (y, x), in network px."""
 
     reduction: Point = (1.0, 1.0)
     origin: Point = (0.5, 0.5)
 
     def strided(self, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> CellGrid:
-        """The grid after a convolution or pooling with this geometry (its receptive fields' centres)."""
+        """The grid after a convolution or pooling with this geometry (centres of its receptive fields)."""
         origin, reduction = [], []
         for axis in (0, 1):
             centre = -padding[axis] + dilation[axis] * (kernel[axis] - 1) / 2
@@ -59,7 +59,7 @@ class CellGrid:
         return CellGrid((reduction[0], reduction[1]), (origin[0], origin[1]))
 
     def resized(self, before: Pair, after: Pair) -> CellGrid:
-        """The grid after resizing the map from one (h, w) to another, cell edges kept (align_corners=False)."""
+        """The grid after resizing the map from one (h, w) to another, with fixed cell edges (align_corners=False)."""
         origin, reduction = [], []
         for axis in (0, 1):
             step = before[axis] / after[axis]
@@ -85,23 +85,23 @@ def _pair(value: int | Sequence[int], name: str, least: int) -> Pair:
 
 @dataclass(frozen=True)
 class OffsetSource:
-    """Where the offsets of one call of a deformable convolution came from."""
+    """The origin of the offsets of one call of a deformable convolution."""
 
     convolutions: tuple[str, ...] = ()
-    """Names of the ``nn.Conv2d`` modules that made them; empty where something else did."""
+    """Names of the ``nn.Conv2d`` modules that made them; empty if something else did."""
     misalignment: Point = (0.0, 0.0)
-    """How far (y, x) the offset map's cells lie from the cells that they move, in cells of the operator's input; zero
-    where it is not known how the map was made."""
+    """Displacement (y, x) of the offset map's cells from the cells that they move, in cells of the operator's input;
+    zero if it is not known how the map was made."""
     replaced: float = 0.0
     """Share of the offsets that the model itself replaced because they were NaN or infinite (``nan_to_num``)."""
 
 
 @dataclass(frozen=True)
 class OffsetField:
-    """The offsets of one call of a deformable convolution, with all that is needed to place them on the photo.
+    """The offsets of one call of a deformable convolution, with what is needed to place them on the photo.
 
-    ``offset`` is ``[n g k h w 2]``, (dy, dx) in input-feature cells; ``modulation`` ``[n g k h w]`` or None (DCNv1).
-    n images, g offset groups, k kernel points (row-major over ``kernel_size``), h × w output cells.
+    ``offset`` is ``[n g k h w 2]``, (dy, dx) in cells of the input feature map; ``modulation`` ``[n g k h w]`` or None
+    (DCNv1). n images, g offset groups, k kernel points (row-major over ``kernel_size``), h × w output cells.
     """
 
     offset: Float[Tensor, "n g k h w 2"]
@@ -113,14 +113,14 @@ class OffsetField:
     input_size: Pair = (0, 0)
     """Height and width of the operator's input map, cells."""
     cells: CellGrid = dataclass_field(default_factory=CellGrid)
-    """Where the cells of the operator's *input* map lie in the network's input."""
+    """The places of the operator's *input* cells in the network's input."""
     placements: tuple[Placement, ...] = ()
-    """How each of the n photos lies in the network's input; empty: the network's input is the photo."""
+    """How each of the n photos lies in the network's input; if empty, the network's input is the photo."""
     name: str = ""
     below: str | None = None
-    """Name of the deformable call through which this one's input came last; empty: through none; None: not known."""
+    """Name of the deformable call through which this one's input came last; empty for none; None if unknown."""
     source: OffsetSource | None = None
-    """Where the offsets came from; None: not known (the field was not captured)."""
+    """The origin of the offsets; None if unknown (the field was not captured)."""
 
     @classmethod
     def from_tensor(
@@ -141,16 +141,16 @@ class OffsetField:
         name: str = "",
         below: str | None = None,
     ) -> OffsetField:
-        """An OffsetField from a raw offset tensor ``[n 2·g·k h w]`` (or ``[2·g·k h w]``) of any source.
+        """Create an OffsetField from a raw offset tensor ``[n 2·g·k h w]`` (or ``[2·g·k h w]``) of any source.
 
-        Channels are group-major, then kernel points row-major, then the two components interleaved:
-        ``order="yx"`` as torchvision, mmcv and detectron2 have them, ``"xy"`` with x first. ``modulation`` is
-        ``[n g·k h w]``, after its sigmoid. ``padding`` defaults to the one that keeps the map's size at stride 1.
-        ``reduction`` is image px per *input* cell; ``origin`` the (y, x) px of input cell (0, 0)'s centre (default:
-        0.5 px, that of stacked convolutions padded to keep their size). ``input_size`` defaults to the least that
-        gives h × w outputs. ``below``: the field of the layer through which this one's input came last, by name.
+        Channels are by group, then by kernel point (row-major), then by component: ``order="yx"`` as in torchvision,
+        mmcv and Detectron2, or ``"xy"``. ``modulation`` is ``[n g·k h w]``, after its sigmoid. ``padding`` defaults to
+        the one that keeps the size of the map at stride 1. ``reduction`` is image px per *input* cell; ``origin`` is
+        the centre of input cell (0, 0), (y, x) px (default: 0.5 px, as after convolutions padded to keep their size).
+        ``input_size`` defaults to the smallest that gives h × w outputs. ``below`` is the name of the field through
+        whose layer this one's input came last.
 
-        Raises DeformscopeError when shapes do not fit. Half precisions are widened to float32.
+        Raises DeformscopeError when shapes do not fit. Half precision is widened to float32.
         """
         kernel = _pair(kernel_size, "kernel_size", 1)
         step, spread = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)
@@ -217,12 +217,12 @@ class OffsetField:
 
     @property
     def reduction(self) -> Point:
-        """Network-input px per *output* cell, (y, x)."""
+        """Network px per *output* cell, (y, x)."""
         return self.cells.reduction[0] * self.stride[0], self.cells.reduction[1] * self.stride[1]
 
     @property
     def output_cells(self) -> CellGrid:
-        """Where the output cells lie: the centres of their kernels' regular grids."""
+        """The places of the output cells: the centres of their kernels' regular grids."""
         return self.cells.strided(self.kernel_size, self.stride, self.padding, self.dilation)
 
     def placement(self, image: int = 0) -> Placement:
@@ -259,7 +259,8 @@ class OffsetField:
         return max(share, 0.0 if self.source is None else self.source.replaced)
 
     def regular_points(self) -> Float[Tensor, "k h w 2"]:
-        """p0·stride − padding + p_k·dilation: where the kernel points lie without offsets, (y, x) in input cells."""
+        """p0·stride − padding + p_k·dilation: the places of the kernel points without offsets, (y, x) in input
+        cells."""
         *_, h, w, _ = self.offset.shape
         axes = []
         for axis, size in enumerate((h, w)):
@@ -271,24 +272,24 @@ class OffsetField:
         return torch.stack([y, x], dim=-1).flatten(0, 1)
 
     def sampling_points(self) -> Float[Tensor, "n g k h w 2"]:
-        """p0·stride − padding + p_k·dilation + Δp_k (Eq. 1): where the kernels sample, (y, x) in input cells."""
+        """p0·stride − padding + p_k·dilation + Δp_k (Eq. 1): the sampling points, (y, x) in input cells."""
         return self.regular_points() + self.offset
 
     def centres(self) -> Float[Tensor, "h w 2"]:
-        """The middle of every output cell's regular kernel, (y, x) in input-feature cells."""
+        """The centre of every output cell's regular kernel, (y, x) in input cells."""
         return self.regular_points().mean(dim=0)
 
     def to_pixels(self, points: Float[Tensor, "*points 2"], image: int = 0) -> Float[Tensor, "*points 2"]:
-        """Points (y, x) in input-feature cells to (y, x) in px of photo number ``image``."""
+        """Convert points (y, x) in input cells to (y, x) in px of photo number ``image``."""
         return self.placement(image).to_photo(self.cells.to_network(points))
 
     def pixels_per_cell(self, image: int = 0) -> Point:
-        """Photo px per *input*-feature cell, (y, x): what a displacement is multiplied with."""
+        """Photo px per *input* cell, (y, x): the factor on displacements."""
         scale = self.placement(image).scale
         return self.cells.reduction[0] / scale[0], self.cells.reduction[1] / scale[1]
 
     def cell_at(self, pixel: Point, image: int = 0) -> Pair:
-        """The output cell (y, x) nearest to a (y, x) place of the photo, which must lie on the photo."""
+        """The output cell (y, x) nearest to a place (y, x) of the photo, which must lie on the photo."""
         placement = self.placement(image)
         if not all(0 <= p <= size for p, size in zip(pixel, placement.size, strict=True)):
             raise DeformscopeError(

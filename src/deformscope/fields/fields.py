@@ -1,4 +1,4 @@
-"""Several fields by the names of their layers, in the order of the calls."""
+"""Fields by the names of their layers, in the order of the calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from .field import OffsetField
 
 
 class Fields(Mapping[str, OffsetField]):
-    """The captured fields by module name, in the order of the calls; a module's second call is ``name#2``.
-
-    The mapping holds the convolutions; ``attention`` holds the calls of deformable attention, by name alike.
-    """
+    """The captured fields by module name, in the order of the calls; the second call of a module is ``name#2``."""
 
     def __init__(
         self,
@@ -46,12 +43,12 @@ class Fields(Mapping[str, OffsetField]):
         return "\n".join(["Fields:", *(f"  {field!r}" for field in (*self.values(), *self.attention.values()))])
 
     def matching(self, patterns: Sequence[str]) -> Fields:
-        """The fields whose names match any of the shell patterns (``*layer3*``), or hold one as a dotted part."""
+        """The fields whose names match any of the shell patterns (``*layer3*``), or contain one as a dotted part."""
         chosen: dict[str, OffsetField] = {}
         for pattern in patterns:
             found = {n: f for n, f in self.items() if fnmatch.fnmatchcase(n, pattern) or f".{pattern}." in f".{n}."}
             if not found:
-                self[pattern]  # raises, naming what there is
+                self[pattern]  # raises, with the names there are
             chosen |= found
         return Fields({n: f for n, f in self.items() if n in chosen}, self.attention) if patterns else self
 
@@ -70,7 +67,7 @@ class Fields(Mapping[str, OffsetField]):
         )
 
     def add(self, field: OffsetField) -> None:
-        """Keep ``field`` under its name, or ``name#2`` and so on where that is taken."""
+        """Add ``field`` under its name, or ``name#2`` and so on if that is taken."""
         unique = _free(field.name, self._fields)
         self._fields[unique] = field if unique == field.name else replace(field, name=unique)
 

@@ -1,5 +1,5 @@
-"""Stacked layers together: the 9, 81, 729 places that a cell looks at through them (Dai et al., ICCV 2017), and the one
-field that their offsets make."""
+"""Stacked layers: the 9, 81 or 729 places that a cell samples through them (Dai et al., ICCV 2017), and one field
+composed of their offsets."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..errors import DeformscopeError
 from .field import OffsetField, Pair
 
 DEEPEST = 3
-"""Layers that are followed at most: 729 places a cell."""
+"""Largest number of layers that are followed: 729 places per cell."""
 
 
 @dataclass(frozen=True)
 class StackedPoints:
-    """Where a cell of the uppermost layer samples through the layers below it."""
+    """The places that a cell of the uppermost layer samples through the layers below it."""
 
     points: tuple[Float[Tensor, "_ 2"], ...]
     """For each layer, from the uppermost down: [k, k·k', k·k'·k'' … 2], (y, x) in photo px; NaN where a parent point
-    lies outside the lower layer's map, where it samples zeros and looks at nothing."""
+    lies outside the lower layer's map, where it samples zeros."""
     weights: tuple[Float[Tensor, " _"], ...]
-    """The products of the modulations along the way (ones for DCNv1)."""
+    """Products of the modulations along the way (ones for DCNv1)."""
     modulated: bool
 
 
 def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[OffsetField]:
     """The field ``name`` and those below it through which its input came, at most ``depth`` in all, lowest first.
 
-    Branches beside it are not below it. Of a field whose ways are not known, the one before it in ``fields`` is.
-    ``fields`` are those of one forward pass by name; a layer below that is not among them ends the way.
+    Parallel branches are not below it. If the way of a field is unknown, the previous one in ``fields`` is taken.
+    ``fields`` are those of one forward pass by name; the way ends at a layer that is not among them.
     """
     order = list(fields)
     found = [fields[name]]
@@ -50,10 +50,11 @@ def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[O
 
 
 def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) -> StackedPoints:
-    """Compose the sampling points of output cell (y, x) of the last of ``fields`` through all of them.
+    """The sampling points of output cell (y, x) of the last of ``fields`` through all of them.
 
-    ``fields`` (n = 1) come in the network's order, lowest first. A sampling point belongs to the lower layer's output
-    cell nearest to it, as in Dai et al.; layers between (1×1, pooling) are followed by their place in the image.
+    ``fields`` (n = 1) are in the network's order, lowest first. A sampling point belongs to the nearest output cell of
+    the lower layer, as in Dai et al.; layers between (1×1 convolutions, pooling) are accounted for by the places in the
+    image.
     """
     if not fields:
         raise DeformscopeError("fields=[]: expected at least one field")
@@ -71,7 +72,7 @@ def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) ->
             h, w = field.offset.shape[3:5]
             index = field.output_cells.to_cells(network).round()
             size = index.new_tensor([h, w])
-            inside = ((index >= 0) & (index < size)).all(dim=-1)  # NaN compares false
+            inside = ((index >= 0) & (index < size)).all(dim=-1)  # comparisons with NaN are false
             index = torch.where(inside[:, None], index, 0).long()
         y, x = index.unbind(-1)
         own = min(group, field.offset.shape[1] - 1)
@@ -89,14 +90,15 @@ def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) ->
 
 
 def composed(fields: Sequence[OffsetField]) -> OffsetField:
-    """What the offsets of stacked layers do together, as one field in the place of the last of ``fields``.
+    """Compose the offsets of stacked layers to one field, in the place of the last of ``fields``.
 
-    ``fields`` come in the network's order, lowest first, with kernels of one size. To each kernel point of a layer the
-    lower layer adds the mean displacement of its own point of the same index, over the places where the upper one
-    samples it (bilinear, as it reads features; places beyond the map see zeros and do not count). d_f is then the mean
-    displacement of all places that a cell looks at, and extents add, so that everything drawn or measured of a field
-    is of the stack; the regular grids of lower layers are left out. A lower layer's offset groups are
-    averaged, since its output mixes them; modulations are left out. Raises DeformscopeError for kernels of two sizes.
+    ``fields`` are in the network's order, lowest first, with kernels of one size. The lower layer adds to each kernel
+    point of the upper one the mean displacement of its own point with the same index, over the places where the upper
+    one samples it (bilinear, as it reads features; places outside the map sample zeros and are not counted). d_f is
+    then the mean displacement of all places that a cell samples, and extents add up, so that every figure and measure
+    of a field applies to the stack. The regular grids of the lower layers and all modulation are left out; offset
+    groups of a lower layer are averaged, since its output mixes them. Raises DeformscopeError for kernels of different
+    sizes.
     """
     if not fields:
         raise DeformscopeError("fields=[]: expected at least one field")
@@ -114,7 +116,7 @@ def composed(fields: Sequence[OffsetField]) -> OffsetField:
 
 
 def _within(upper: str, lower: str) -> str:
-    """The lower module's name without the modules in which both lie."""
+    """The lower module's name without the modules that contain both."""
     parts, around = lower.split("."), upper.split(".")[:-1]
     while around and len(parts) > 1 and parts[0] == around[0]:
         parts, around = parts[1:], around[1:]
@@ -122,13 +124,14 @@ def _within(upper: str, lower: str) -> str:
 
 
 def _brought(upper: OffsetField, lower: OffsetField) -> Float[Tensor, "n g k h w 2"]:
-    """The lower layer's mean displacement of each kernel point as the upper one sees it, in the upper one's cells."""
+    """The lower layer's mean displacement of each kernel point, at the upper one's samples, in the upper one's
+    cells."""
     n, g, k, h, w, _ = upper.offset.shape
     ratio = [below / above for below, above in zip(lower.cells.reduction, upper.cells.reduction, strict=True)]
     moves = (lower.offset.mean(dim=1) * lower.offset.new_tensor(ratio)).movedim(-1, 2).flatten(1, 2)  # [n 2k h' w']
     seen = lower.output_cells.to_cells(upper.cells.to_network(upper.sampling_points()))
     size = seen.new_tensor(moves.shape[2:])
-    # Far outside, where NaN and infinity lead too, all that is read is zeros of weight zero.
+    # Far outside, as for NaN and infinity, only zeros with weight zero are read.
     grid = ((2 * seen + 1) / size - 1).nan_to_num(-9.0, -9.0, -9.0).clamp(-9, 9).flip(-1).to(moves.dtype)
     read = F.grid_sample(
         torch.cat([moves, torch.ones_like(moves[:, :1])], dim=1),

@@ -1,1 +1,1 @@
-"""The health of offsets: checks of every deformable convolution, and logging them while a model trains."""
+"""The health of offsets: checks of every deformable convolution, and logging during training."""

@@ -1,4 +1,4 @@
-"""What can be wrong with the offsets of one layer: a check each, from its fields to a finding with evidence and advice.
+"""Checks of the offsets of one layer; each returns a finding with evidence and advice.
 
 Lengths are in cells of the layer's input map.
 """
@@ -17,38 +17,37 @@ from ..fields.field import OffsetField
 BROKEN, SUSPECT = "broken", "suspect"
 
 DEAD = 0.01
-"""Cells: offsets are dead when 99 % of them are shorter."""
+"""Offsets are dead if 99 % of them are shorter than this, in cells."""
 BEYOND, FAR = 0.4, 0.5
-"""Offsets explode when this share of the sampling points leaves the map, beside those that do without offsets, or when
-half of the offsets are longer than this share of the map's shorter side. One offset longer than the longer side is
-suspect."""
+"""Offsets explode if this share of the sampling points leaves the map because of them, or if half of the offsets are
+longer than this share of the map's shorter side. An offset that is longer than the longer side is suspect."""
 PILED, NEAR = 0.1, 1e-3
-"""A clamp is at work when this share of the components lies within ``NEAR`` (relative) of the largest."""
+"""Offsets are clamped if this share of their components lies within ``NEAR`` (relative) of the largest one."""
 SATURATED, CLOSE = 0.9, 0.02
-"""Modulation is saturated when this share of it is within ``CLOSE`` of 0, or of 1."""
+"""Modulation is saturated if this share of it is within ``CLOSE`` of 0, or of 1."""
 CONSTANT = 1e-3
-"""Offsets are constant when over positions they vary by less than this share of their length."""
+"""Offsets are constant if their variation over positions is below this share of their length."""
 APART = 0.05
-"""Cells by which an offset map may lie beside the cells that it moves."""
+"""Cells by which an offset map may be displaced from the cells that it moves."""
 BETTER, EXPLAINED = 0.55, 0.5
-"""Another channel order is suspected when it leaves less than the first of what the present one leaves unexplained, and
-less than the second of everything."""
+"""Another channel order is suspected if its unexplained share is below the first of these, relative to the present
+order's, and below the second in absolute terms."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with one layer's offsets."""
+    """A fault of a layer's offsets."""
 
     layer: str
     ailment: str
     verdict: str
-    """``broken``, or ``suspect``: maybe meant so."""
+    """``broken``, or ``suspect``, which may be intended."""
     evidence: str
     advice: str
 
 
 def findings(layer: str, fields: Sequence[OffsetField]) -> tuple[Finding, ...]:
-    """Everything wrong with a layer, whose fields these are on so many images. What hides the rest stands alone."""
+    """All findings for a layer, from its fields on several images. A fault that hides the others is returned alone."""
     bad = non_finite(layer, fields)
     if bad:
         return (bad,)
@@ -58,7 +57,7 @@ def findings(layer: str, fields: Sequence[OffsetField]) -> tuple[Finding, ...]:
 
 
 def non_finite(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """NaN or infinity among offsets or modulation."""
+    """NaN or infinity in offsets or modulation."""
     shares = [field.non_finite for field in fields]
     weights = [0.0 if f.modulation is None else _not_finite(f.modulation) for f in fields]
     if not max(shares) and not max(weights):
@@ -76,7 +75,7 @@ def non_finite(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def dead(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """All offsets near zero: a plain convolution."""
+    """All offsets are near zero: a plain convolution."""
     long = float(torch.quantile(_sampled(_lengths(fields)), 0.99))
     if long >= DEAD:
         return None
@@ -91,7 +90,7 @@ def dead(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def constant(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """The same offsets at every position of every image: then the layer is only a dilation."""
+    """The same offsets at every position of every image: the layer is only a dilation."""
     flat = torch.cat([field.offset.flatten(3, 4).movedim(3, 0).flatten(0, 1) for field in fields])  # [n·h·w g k 2]
     if len(flat) < 2:
         return None
@@ -110,7 +109,7 @@ def constant(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def exploding(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Offsets that leave the map: where they sample zeros, no gradient brings them back."""
+    """Offsets that leave the map, where they sample zeros and no gradient brings them back."""
     shares = [beyond(field) for field in fields]
     share = sum(shares) / len(shares)
     lengths = _lengths(fields)
@@ -127,18 +126,18 @@ def exploding(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def beyond(field: OffsetField) -> float:
-    """Share of sampling points beyond the map whose regular points are on it."""
+    """Share of the sampling points outside the map whose regular places are inside."""
     size = field.offset.new_tensor(field.input_size)
 
     def outside(points: Tensor) -> Tensor:
-        # Within one cell of the border bilinear interpolation still sees the map.
+        # Within one cell of the border, bilinear interpolation still reads the map.
         return ((points <= -1) | (points >= size)).any(dim=-1)
 
     return float((outside(field.sampling_points()) & ~outside(field.regular_points())).float().mean())
 
 
 def clamped(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Many offsets at one same largest magnitude."""
+    """Many offsets with the same, largest magnitude."""
     values = torch.cat([field.offset.flatten() for field in fields]).abs()
     limit = float(values.max())
     share = float((values >= limit * (1 - NEAR)).float().mean())
@@ -154,7 +153,7 @@ def clamped(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Modulation that no longer chooses: all of it 0, which switches the layer off, or all of it 1 (DCNv1)."""
+    """Constant modulation: 0 everywhere, which switches the layer off, or 1 everywhere (DCNv1)."""
     modulations = [field.modulation.flatten() for field in fields if field.modulation is not None]
     if not modulations:
         return None
@@ -174,7 +173,7 @@ def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def misplaced(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """An offset convolution whose geometry puts its cells elsewhere than the layer's."""
+    """An offset convolution whose geometry places its cells elsewhere than the layer's."""
     made = [field.source for field in fields if field.source is not None and field.source.convolutions]
     worst = max(made, key=lambda source: max(map(abs, source.misalignment)), default=None)
     if worst is None or max(map(abs, worst.misalignment)) <= APART:
@@ -191,10 +190,10 @@ def misplaced(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def channel_order(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Offsets that make sense in another order of the channels: x before y, or all y before all x.
+    """Offsets that fit another channel order: x before y, or all y before all x.
 
-    A kernel that moves and stretches has dy_k = μ_y + a · row_k and dx_k = μ_x + b · column_k. What that leaves
-    unexplained is compared between the orders.
+    A kernel that moves and stretches has dy_k = μ_y + a · row_k and dx_k = μ_x + b · column_k. The orders are compared
+    by the share that this leaves unexplained.
     """
     if min(fields[0].kernel_size) < 2:
         return None
@@ -228,7 +227,7 @@ ORDERS = {
 
 
 def unexplained(offset: Float[Tensor, "n g k h w 2"], kernel_size: tuple[int, int]) -> dict[str, float]:
-    """Share of the offsets' squares that no shift and stretch of the kernel explains, by order of the channels."""
+    """Share of the offsets' squares that no shift and stretch of the kernel explains, per channel order."""
     points = offset.shape[2]
     channels = offset.movedim(-1, 3).flatten(2, 3)  # as they came: [n g 2·k h w]
     total = float(channels.square().sum())
@@ -243,7 +242,7 @@ def unexplained(offset: Float[Tensor, "n g k h w 2"], kernel_size: tuple[int, in
 
 
 def _residual(values: Float[Tensor, "n g k h w"], places: Tensor) -> float:
-    """Σ of squares that a straight line over the kernel points' places leaves, cell by cell."""
+    """Sum of squares left by a straight line over the places of the kernel points, per cell."""
     line = (places - places.float().mean()).to(values.dtype).view(1, 1, -1, 1, 1)
     centred = values - values.mean(dim=2, keepdim=True)
     slope = (centred * line).sum(dim=2, keepdim=True) / line.square().sum()
@@ -255,7 +254,7 @@ def _lengths(fields: Sequence[OffsetField]) -> Tensor:
 
 
 def _sampled(values: Tensor) -> Tensor:
-    """At most a million values, evenly spaced: torch's quantile takes no more than 16 million."""
+    """At most a million values, evenly spaced, since torch's quantile accepts no more than 16 million."""
     return values[:: max(1, len(values) // 1_000_000)]
 
 

@@ -1,4 +1,4 @@
-"""Are a model's offsets alive? The health of every deformable convolution, with evidence and advice."""
+"""Diagnose the offsets of every deformable convolution of a model, with evidence and advice."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST = 32
-"""Images that are looked at; of more, as many evenly spaced ones."""
+"""Largest number of images that are examined; of more, as many evenly spaced ones."""
 
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """One layer's offsets over all images; lengths in cells of the layer's input."""
+    """Statistics of a layer's offsets over all images; lengths in cells of the layer's input."""
 
     layer: str
     median: float
     largest: float
     beyond: float
-    """Share of sampling points beyond the map that are not without offsets."""
+    """Share of the sampling points that leave the map because of their offsets."""
     map_size: tuple[int, int]
-    """Height and width of the layer's input on the first image, cells."""
+    """Height and width of the layer's input for the first image, cells."""
     modulation: float | None
-    """Its mean; None for DCNv1."""
+    """Mean of the modulation; None for DCNv1."""
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -47,25 +47,25 @@ class LayerHealth:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every layer's health."""
+    """The health of every layer."""
 
     layers: tuple[LayerHealth, ...]
     images: int
     fields: tuple[Fields, ...] = dataclass_field(default=(), repr=False, compare=False)
-    """The fields of each image that was looked at, on the CPU."""
+    """The fields of each examined image, on the CPU."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All of them, layer by layer."""
+        """All findings, by layer."""
         return tuple(finding for layer in self.layers for finding in layer.findings)
 
     @property
     def broken(self) -> bool:
-        """Whether anything is broken; the command line then exits with 1."""
+        """Whether a layer is broken; the command line then exits with code 1."""
         return any(finding.verdict == BROKEN for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; what is no number as null."""
+        """Plain data; NaN and infinity become null."""
         layers = []
         for layer in self.layers:
             record = asdict(layer) | {"verdict": layer.verdict}
@@ -74,11 +74,12 @@ class Diagnosis:
 
 
 def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None = None) -> Diagnosis:
-    """Run ``model`` on images and look at the offsets of every deformable convolution.
+    """Run ``model`` on images and examine the offsets of every deformable convolution.
 
-    ``images``: for deformscope's detectors a photo or a list of them; for any other module the batch ``[n c h w]`` that
-    it takes, or a list of such batches. ``forward`` runs the model on one of them, where ``model(one)`` does not do.
-    No gradients; mode and weights stay as they are; NaN offsets do not crash torchvision's operator here.
+    ``images``: for deformscope's detectors, a photo or a list of photos; for other modules, the batch ``[n c h w]``
+    that they take, or a list of such batches. ``forward`` runs the model on one of them, if ``model(one)`` does not.
+    Computes no gradients; mode and weights of the model are unchanged; NaN offsets do not crash torchvision's operator
+    here.
 
     Raises NoDeformableCall when no deformable convolution ran, and DeformscopeError without images.
     """
@@ -103,7 +104,7 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
 
 
 def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
-    """A layer's figures and findings, from its fields on so many images."""
+    """Statistics and findings of a layer, from its fields on several images."""
     lengths = torch.cat([field.offset.norm(dim=-1).flatten() for field in fields])
     weights = [field.modulation.mean().item() for field in fields if field.modulation is not None]
     return LayerHealth(
@@ -118,7 +119,7 @@ def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
 
 
 def _refused(model: nn.Module, error: RuntimeError) -> LayerHealth | None:
-    """The operator refuses offsets whose map has another size than its output: a geometry of another layer's."""
+    """Explain that the operator refuses offsets whose map has another size than its output."""
     text = " ".join(str(error).split())
     if "offset" not in text:
         return None
@@ -129,7 +130,7 @@ def _refused(model: nn.Module, error: RuntimeError) -> LayerHealth | None:
 
 
 def as_table(diagnosis: Diagnosis, title: str = "") -> Table:
-    """The diagnosis for the terminal: a row a layer, and one a finding below it."""
+    """The diagnosis as a table for the terminal: a row per layer, and one per finding below it."""
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left")

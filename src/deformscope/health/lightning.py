@@ -1,4 +1,4 @@
-"""A Lightning callback that logs offsets and figures while training; needs Lightning."""
+"""A Lightning callback that logs offsets and figures during training. Requires Lightning."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .log_offsets import log_offsets
 
 
 class OffsetWatch(Callback):
-    """Log the offsets of a model on the same photos, before the first step and then after every ``every`` steps.
+    """Log the offsets of a model on fixed photos before the first step and after every ``every`` steps.
 
-    ``model`` takes the network out of the LightningModule where it is not the module itself; ``forward`` runs it on one
-    photo where it is none of deformscope's detectors. See :func:`deformscope.health.log_offsets.log_offsets` for what
-    is logged, to all of the trainer's loggers, by the first process only.
+    ``model`` returns the network of the LightningModule, if it is not the module itself; ``forward`` runs it on one
+    photo, if it is not one of deformscope's detectors. :func:`deformscope.health.log_offsets.log_offsets` describes
+    what is logged, to all loggers of the trainer, by the first process only.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class OffsetWatch(Callback):
         self.logged = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The start, where offsets are usually zero."""
+        """Log at the start, where offsets are usually zero."""
         self._log(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """After a batch: when so many optimizer steps are done."""
+        """Log after a batch, if the number of optimizer steps is due."""
         if trainer.global_step % self.every == 0:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # While gradients are accumulated, a step has several batches.
+        # With accumulated gradients, a step has several batches.
         if not trainer.is_global_zero or trainer.global_step == self.logged:
             return
         self.logged = trainer.global_step

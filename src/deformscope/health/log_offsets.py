@@ -1,4 +1,4 @@
-"""Watch offsets while a model trains: their health as curves and the paper's figures, in TensorBoard or another log."""
+"""Log offsets during training: statistics as curves, and the paper's figures, to TensorBoard or another logger."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def log_offsets(
     figures: bool = True,
     prefix: str = "offsets",
 ) -> Diagnosis:
-    """Log a model's offsets on ``photos``: a curve a layer and figure, and the three figures of the first photo.
+    """Log the offsets of a model on ``photos``: curves per layer, and the three figures of the first photo.
 
-    ``logger`` is a TensorBoard ``SummaryWriter`` or any Lightning logger; one that keeps no images gets the curves.
-    ``model`` is one of deformscope's detectors, or any module with a ``forward`` that runs it on one photo. It is in
-    eval mode meanwhile, so that nothing it counts while training sees these photos; then every module's mode is as it
-    was. Curves: ``median`` and ``largest`` offset (cells), share ``beyond`` the map, mean ``modulation``, and
-    ``broken`` and ``suspect``, how many layers are. Returns the diagnosis.
+    ``logger`` is a TensorBoard ``SummaryWriter`` or a Lightning logger; one that accepts no images gets only the
+    curves. ``model`` is one of deformscope's detectors, or any module with a ``forward`` that runs it on one photo. The
+    model is in eval mode meanwhile, so that these photos do not change statistics of the training; afterwards every
+    module has its former mode. Curves: ``median`` and ``largest`` offset (cells), share ``beyond`` the map, mean
+    ``modulation``, and the numbers of ``broken`` and ``suspect`` layers. Returns the diagnosis.
     """
     if not photos:
         raise DeformscopeError("photos=[]: expected at least one photo to watch")
@@ -59,7 +59,7 @@ def curves(diagnosis: Diagnosis, prefix: str = "offsets") -> dict[str, float]:
 
 
 def _drawn(fields: Fields, photo: Photo, hidden: set[str]) -> Iterator[tuple[str, Any]]:
-    """Figures 1-3 of the last layer of each reduction, but for the ``hidden`` ones."""
+    """Figures 1-3 of the last layer of each reduction, except for the ``hidden`` ones."""
     from ..draw import figure1, figure2, figure3
 
     array = read(photo)
@@ -90,14 +90,14 @@ def _log_curves(logger: Any, values: dict[str, float], step: int) -> None:
 def _log_figure(logger: Any, name: str, figure: Any, step: int) -> None:
     writer: Any = logger if hasattr(logger, "add_image") else getattr(logger, "experiment", None)
     if hasattr(writer, "add_image"):
-        # Not add_figure: that wants pyplot's canvas, and closes figures in its list.
+        # Not add_figure, which needs pyplot's canvas and closes figures in its list.
         writer.add_image(name, _pixels(figure), step, dataformats="HWC")
     elif hasattr(logger, "log_image"):
         logger.log_image(name, [_pixels(figure)], step=step)
 
 
 def _pixels(figure: Any) -> Any:
-    """A matplotlib figure as RGB uint8 [h w 3]."""
+    """Render a matplotlib figure as RGB uint8 [h w 3]."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -113,6 +113,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not model.train(): frozen parts stay in eval mode while the rest trains.
+        # Not model.train(), since frozen parts stay in eval mode during training.
         for module, training in modes:
             module.training = training

@@ -1,4 +1,4 @@
-"""A loss on offsets while any model trains."""
+"""Supervision of offsets: a loss on them during training."""
 
 from .schedule import Schedule as Schedule
 from .supervision import OffsetSupervision as OffsetSupervision

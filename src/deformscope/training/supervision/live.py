@@ -1,6 +1,6 @@
-"""Deformable convolutions as they run in training, their offsets live: with the gradient that a loss needs.
+"""Record deformable convolutions in training with the graph of their offsets, for losses on these.
 
-A function mode sees the operators above autograd, where a dispatch mode, below it, sees tensors without a gradient.
+A function mode sees operators above autograd; a dispatch mode, below it, sees tensors without gradients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class LiveCall:
-    """One call: its input and its offset as it was made, in the graph."""
+    """A call: its input, and its offset as a node of the graph."""
 
     input: Tensor
     offset: Tensor
@@ -35,7 +35,7 @@ class LiveCall:
     dilation: Pair
 
     def field(self, name: str, cells: CellGrid, offset: Tensor | None = None) -> OffsetField:
-        """Its offset (or another one in its place) as a field that carries gradients."""
+        """The offset (or another one in its place) as a field with gradients."""
         offset = self.offset if offset is None else offset
         return OffsetField.from_tensor(
             offset,
@@ -52,10 +52,11 @@ class LiveCall:
 
 
 class LiveCalls(TorchFunctionMode):
-    """Between ``open`` and ``close``, the calls that ``names`` of ``model`` make, by name; ``name#2`` is a second one.
+    """Records the calls that the modules ``names`` of ``model`` make between ``open`` and ``close``; ``name#2`` is a
+    second one.
 
-    ``task_gradient`` multiplies what flows from the sampling back into the offsets; what is taken from here is before
-    that. Calls without gradients, and those that gradient checkpointing makes again in a backward pass, are not seen.
+    ``task_gradient`` is a factor on the gradient from the sampling into the offsets; the recorded offsets are before
+    it. Calls without gradients, and those that gradient checkpointing repeats in a backward pass, are not recorded.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], task_gradient: float = 1.0) -> None:
@@ -69,10 +70,10 @@ class LiveCalls(TorchFunctionMode):
         self._opened: ExitStack | None = None
         self.calls: dict[str, LiveCall] = {}
         self.scales: list[tuple[float, float]] = []
-        """Network px a photo px (y, x), each photo, where the model resizes as torchvision's detectors do."""
+        """Network px per photo px (y, x) of each photo, if the model resizes as torchvision's detectors do."""
 
     def open(self) -> None:
-        """Begin to see, with nothing seen."""
+        """Start recording, without earlier records."""
         self.calls, self.scales, self._running = {}, [], []
         with ExitStack() as stack:
             for module, name in self._hooked.items():
@@ -86,14 +87,14 @@ class LiveCalls(TorchFunctionMode):
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """See no more; what was seen stays."""
+        """Stop recording; records are kept."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = torch.ops.torchvision.deform_conv2d
-        # While this runs the mode is off: what deformscope's operator hands on to torchvision's is not seen again.
+        # The mode is off while this runs, so that calls passed on to torchvision's operator are not recorded again.
         if func is deform_conv2d:
             tensor, offset, *rest = args
             geometry = check(*args)

@@ -1,8 +1,7 @@
-"""Losses that tell a deformable kernel where its object is and how large: RepPoints' and Cascade RPN's supervision
-(Yang et al., ICCV 2019; Vu et al., NeurIPS 2019) for any deformable convolution.
+"""Losses on offsets from boxes, as in RepPoints and Cascade RPN (Yang et al., ICCV 2019; Vu et al., NeurIPS 2019).
 
-A cell's kernel is asked to lie on the box that the cell belongs to. All lengths are network px, (y, x); each loss gives
-one value a cell, the mean over offset groups, axes and kernel points.
+They can be used with any deformable convolution and pull a cell's kernel to the box of the cell. Lengths are in network
+px, (y, x); each loss has one value per cell, the mean over offset groups, axes and kernel points.
 """
 
 from __future__ import annotations
@@ -20,30 +19,30 @@ from ...fields.field import OffsetField
 from ...fields.viewpoint import extent, split
 
 FILL = 0.8
-"""The outer kernel points' share of the box's half sides: they shall lie inside the box."""
+"""Extent of the outer kernel points relative to the box's half sides, so that they lie inside the box."""
 LEAST_EXTENT = 0.2
-"""Cells. Kernels drawn together further than that count as that wide, so that the logarithm stays finite."""
+"""Smallest extent, in cells, so that the logarithm stays finite for contracted kernels."""
 BETA = 1 / 9
-"""Where SmoothL1 turns from a square into a line."""
+"""Transition of SmoothL1 from square to linear."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Where the kernels of m cells look, network px."""
+    """The kernels of m cells, network px."""
 
     centre: Float[Tensor, "m g 2"]
     """p0 + d_f: the middle of the kernel (Zhang et al., ICPRAM 2021, Eq. 2)."""
     extent: Float[Tensor, "m g 2"]
-    """Height and width over which d_k spreads it, its regular grid's own included; at least :data:`LEAST_EXTENT`."""
+    """Height and width of the kernel, d_k and regular grid together; at least :data:`LEAST_EXTENT`."""
     points: Float[Tensor, "m g k 2"]
     """The sampling points."""
     lattice: Float[Tensor, "k 2"]
-    """The kernel's regular places, −1 to 1 over its rows and columns."""
+    """Regular places of the kernel points, −1 to 1 over rows and columns."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The m cells' boxes, network px."""
+    """The boxes of the m cells, network px."""
 
     centre: Float[Tensor, "m 2"]
     half: Float[Tensor, "m 2"]
@@ -67,25 +66,26 @@ def kernels_of(field: OffsetField, image: Tensor, y: Tensor, x: Tensor) -> Kerne
 
 
 def lattice(kernel_size: tuple[int, int]) -> Float[Tensor, "k 2"]:
-    """The regular places of a kernel's points, row-major, −1 to 1 over its rows and columns; 0 along a single one."""
+    """Regular places of a kernel's points, row-major, −1 to 1 over rows and columns; 0 for a single row or column."""
     axes = [torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in kernel_size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
 
 
 def centre(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
-    """L_f: SmoothL1 of the distance of p0 + d_f to the box's centre, in the box's sides."""
+    """L_f: SmoothL1 of the distance from p0 + d_f to the box's centre, relative to the box's sides."""
     gap = (kernels.centre - boxes.centre[:, None]) / (2 * boxes.half[:, None])
     return _smooth(gap).mean(dim=(1, 2))
 
 
 def spread(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
-    """L_k: SmoothL1 of the logarithm of the kernel's extent over :data:`FILL` of the box's; d_f plays no part."""
+    """L_k: SmoothL1 of the logarithm of the kernel's extent relative to :data:`FILL` times that of the box; independent
+    of d_f."""
     ratio = kernels.extent / (2 * FILL * boxes.half[:, None])
     return _smooth(ratio.log()).mean(dim=(1, 2))
 
 
 def box(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
-    """L_box: 1 − GIoU of the box around p0 + d_f that the kernel's extent fills to :data:`FILL`, with the box."""
+    """L_box: 1 − GIoU of the box with the one around p0 + d_f of which the kernel's extent is :data:`FILL`."""
     half = kernels.extent / (2 * FILL)
     found = torch.cat([kernels.centre - half, kernels.centre + half], dim=-1)
     truth = torch.cat([boxes.centre - boxes.half, boxes.centre + boxes.half], dim=-1)[:, None].expand_as(found)
@@ -94,13 +94,13 @@ def box(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
 
 
 def inside(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
-    """L_in, the mildest: how far points lie beyond the box, in its half sides; nothing inside."""
+    """L_in, the weakest: distance of points outside the box from it, in its half sides; zero inside."""
     reach = (kernels.points - boxes.centre[:, None, None]).abs() / boxes.half[:, None, None]
     return (reach - 1).relu().mean(dim=(1, 2, 3))
 
 
 def on_lattice(kernels: Kernels, boxes: Boxes) -> Float[Tensor, " m"]:
-    """L_lattice, the strongest: every point at its own place of a regular grid over the box, as in Cascade RPN."""
+    """L_lattice, the strongest: every point at its place of a regular grid over the box, as in Cascade RPN."""
     places = boxes.centre[:, None] + boxes.half[:, None] * kernels.lattice  # [m k 2]
     return _smooth((kernels.points - places[:, None]) / (2 * boxes.half[:, None, None])).mean(dim=(1, 2, 3))
 
@@ -112,9 +112,9 @@ LOSSES: dict[str, Callable[[Kernels, Boxes], Tensor]] = {
     "inside": inside,
     "lattice": on_lattice,
 }
-"""By the names that :class:`~deformscope.training.supervision.OffsetSupervision` and recipes take."""
+"""The losses by their names in :class:`~deformscope.training.supervision.OffsetSupervision` and recipes."""
 NEED_SIDES = ("extent", "box", "lattice")
-"""Those that say nothing to a kernel of one row or column."""
+"""Losses that are undefined for a kernel with a single row or column."""
 
 
 def _smooth(gap: Tensor) -> Tensor:

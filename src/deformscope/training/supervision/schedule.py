@@ -1,4 +1,4 @@
-"""How much a supervision weighs at a step."""
+"""Schedules of the weight of supervision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Kind = Literal["constant", "decay", "warmup"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A weight by the step.
+    """A weight as a function of the step.
 
-    ``constant``; ``decay``, falling in a line to zero at ``steps``; ``warmup``, rising from zero to all at ``steps``.
+    ``constant``; ``decay``, linear to zero at ``steps``; ``warmup``, linear from zero to the full weight at ``steps``.
     """
 
     weight: float

@@ -1,4 +1,4 @@
-"""A loss on the offsets of any model's deformable convolutions, while it trains.
+"""Supervision of the offsets of any model's deformable convolutions, as a loss during training.
 
 The paper names as future work "the study of the behaviour of the deformable convolution when direct supervision is
 enforced on the offset field" (Zhang et al., ICPRAM 2021, Section 5).
@@ -29,7 +29,7 @@ ANY_SIZE = (0.0, float("inf"))
 
 
 class OffsetSupervision:
-    """Tells deformable convolutions where objects are and how large, by a loss on their offsets.
+    """Supervise the offsets of deformable convolutions with the places and sizes of objects.
 
         supervision = OffsetSupervision(model, images[:1], ["*layer4*"], weight=0.5)
         for images, targets in loader:
@@ -38,23 +38,23 @@ class OffsetSupervision:
             loss = loss + supervision.loss([t["boxes"] for t in targets])
             ...
 
-    Every cell inside a box learns the smallest box around it; cells outside of all boxes are free. ``example`` is what
-    the model is called with once, here, without gradients and in eval mode, to learn its deformable convolutions and
-    where their cells lie in the network's input; a callable is called instead (``lambda: model.features(images)``).
-    Every convolution that calls torchvision's or deformscope's operator is found, by module or functional.
+    Every cell inside a box is supervised by the smallest box around it; cells outside all boxes are not supervised. The
+    model is called once with ``example``, without gradients and in eval mode, to find its deformable convolutions and
+    the places of their cells; if ``example`` is a callable, it is called instead (``lambda: model.features(images)``).
+    All convolutions that call torchvision's or deformscope's operator are found, by module or function.
 
-    ``layers``: shell patterns of the names that :func:`deformscope.capture` gives, or a mapping from them to the
-    (least, largest) sqrt(box area), network px, of the boxes that the layer is told. ``loss``: any of ``centre`` (d_f
-    leads to the box's centre), ``extent`` (d_k spreads over four fifths of its sides), ``box`` (both, by GIoU),
-    ``inside`` (no point beyond the box), ``lattice`` (every point at its place of a regular grid over the box); several
-    are added. ``weight``: a number, or a function of the step such as :class:`.schedule.Schedule`. ``composed``: that
-    many stacked layers, the matched one the uppermost, are supervised as the one field that their offsets make
-    (:func:`deformscope.fields.stack.composed`). ``within``: ``"box"``, or ``"mask"`` for the cells on an object only.
-    ``task_gradient`` multiplies what the task's own loss sends into the offsets through the sampling (RepPoints: .1).
-    ``side_branch``: a control that leaves the offsets alone: the loss is on other convolutions of the same input, in
-    ``side_branches``, which the optimiser needs too.
+    ``layers``: shell patterns of the names in :func:`deformscope.capture`, or a mapping from patterns to the range
+    (smallest, largest) of sqrt(box area), network px, of the boxes that supervise the layer. ``loss``: one or more,
+    which are summed, of ``centre`` (d_f points to the box's centre), ``extent`` (d_k extends over four fifths of its
+    sides), ``box`` (both, by GIoU), ``inside`` (no point outside the box) and ``lattice`` (every point at its place of
+    a regular grid over the box). ``weight``: a number, or a function of the step such as :class:`.schedule.Schedule`.
+    ``composed``: number of stacked layers, with the matched one on top, that are supervised as one composed field
+    (:func:`deformscope.fields.stack.composed`). ``within``: ``"box"``, or ``"mask"`` for cells on objects only.
+    ``task_gradient``: factor on the gradient of other losses into the offsets through the sampling (0.1 in RepPoints).
+    ``side_branch``: a control that leaves the offsets alone; the loss is on other convolutions of the same input, in
+    ``side_branches``, which have to be given to the optimiser.
 
-    Raises DeformscopeError for patterns without a match, unknown losses and kernels that a loss says nothing to.
+    Raises DeformscopeError for patterns without a match, unknown losses, and kernels for which a loss is undefined.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class OffsetSupervision:
         return tuple(self.sizes)
 
     def __enter__(self) -> OffsetSupervision:
-        """Begin to see the offsets; what was seen before is forgotten."""
+        """Start recording the offsets, without earlier ones."""
         self._live.open()
         return self
 
@@ -106,14 +106,14 @@ class OffsetSupervision:
         self._live.close()
 
     def loss(self, targets: Sequence[Target], step: int | None = None) -> Tensor:
-        """The weighted loss of the block's forward pass, the mean over the cells that lie in boxes.
+        """The weighted loss of the block's forward pass, averaged over the cells in boxes.
 
-        ``targets``: an entry an image, ``boxes`` (xyxy ``[t 4]``) or a dict that has them, ``masks`` too for
-        ``within="mask"``. In px of the network's input, or, where the model resizes as torchvision's detectors do, of
-        the photos. ``step`` by default counts the calls. Among several processes the mean is over the cells of all, if
-        gradients are averaged over them, as DistributedDataParallel does.
+        ``targets``: one per image, ``boxes`` (xyxy ``[t 4]``) or a dictionary with ``boxes``, and with ``masks`` for
+        ``within="mask"``. They are in px of the network's input or, if the model resizes as torchvision's detectors do,
+        of the photos. ``step`` defaults to the number of calls. With several processes the average is over the cells of
+        all, if gradients are averaged over processes, as DistributedDataParallel does.
 
-        Raises DeformscopeError for boxes without area and when a layer was not seen, or seen without gradients.
+        Raises DeformscopeError for boxes without area, and if a layer was not called, or without gradients.
         """
         calls = self._seen()
         weight = self.weight(self.step if step is None else step)
@@ -128,13 +128,13 @@ class OffsetSupervision:
     def _layer_loss(
         self, name: str, calls: Mapping[str, LiveCall], targets: Sequence[Mapping[str, Tensor]]
     ) -> tuple[Tensor, int]:
-        """The sum over a layer's positive cells, and how many these are."""
+        """The sum over a layer's positive cells, and their number."""
         field = self.field(name, calls)
         centres = field.output_cells.to_network(_indices(field))
         index = torch.stack([assigned(centres, target, self.sizes[name]) for target in targets])
         image, y, x = torch.nonzero(index >= 0, as_tuple=True)
         if not len(image):
-            return 0 * field.offset.sum(), 0  # in the graph all the same, as DistributedDataParallel wants it
+            return 0 * field.offset.sum(), 0  # in the graph in any case, for DistributedDataParallel
         starts = torch.tensor([0, *(len(target["boxes"]) for target in targets)], device=index.device).cumsum(0)
         every = torch.cat([target["boxes"] for target in targets]).to(field.offset)
         corners = every[index[image, y, x] + starts[image]].flip(-1)  # (y2, x2, y1, x1)
@@ -143,7 +143,7 @@ class OffsetSupervision:
         return torch.stack([LOSSES[term](kernels, boxes).sum() for term in self.terms]).sum(), len(image)
 
     def field(self, name: str, calls: Mapping[str, LiveCall] | None = None) -> OffsetField:
-        """The field that is supervised in the place of layer ``name``, with its gradient."""
+        """The field, with gradients, that is supervised for layer ``name``."""
         calls = self._live.calls if calls is None else calls
         fields = []
         for member in self._stacks[name]:
@@ -187,8 +187,8 @@ class OffsetSupervision:
                 )
 
     def _branch(self, model: nn.Module, example: Any) -> None:
-        """Convolutions as those that make offsets, starting at zero, beside them."""
-        with torch.enable_grad(), self:  # without gradients nothing is live
+        """Convolutions like those that predict the offsets, beside them, starting at zero."""
+        with torch.enable_grad(), self:  # there are no records without gradients
             _run(model, example)
         for name in dict.fromkeys(member for stack in self._stacks.values() for member in stack):
             call = self._live.calls[name]
@@ -201,7 +201,7 @@ class OffsetSupervision:
 
 
 def _run(model: nn.Module, example: Any) -> None:
-    """Run the model in eval mode; then every module's mode is as it was."""
+    """Run the model in eval mode, and restore the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -220,7 +220,8 @@ def _traced(model: nn.Module, example: Any) -> Fields:
 def _matched(
     traced: Fields, layers: Sequence[str] | Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """The layers that are meant, in the network's order, with their boxes' sizes; of two patterns the later counts."""
+    """The layers that match, in the network's order, with the range of box sizes; of two patterns the later one
+    counts."""
     if isinstance(layers, str):
         layers = [layers]
     patterns = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, ANY_SIZE)
@@ -259,7 +260,7 @@ def _scaled(target: dict[str, Tensor], scale: tuple[float, float]) -> dict[str, 
 
 
 def _shared_count(count: int, device: torch.device) -> Tensor:
-    """What each process's sum is divided by, so that averaged gradients are of the mean over all of them."""
+    """The divisor of each process's sum, with which averaged gradients are those of the mean over all processes."""
     shared = torch.tensor(float(count), device=device)
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         distributed.all_reduce(shared)
@@ -268,5 +269,5 @@ def _shared_count(count: int, device: torch.device) -> Tensor:
 
 
 def _key(name: str) -> str:
-    """A layer's name as a module's, which has no dots."""
+    """A layer's name as the name of a module, which has no dots."""
     return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Which cells are told what: the smallest box around a cell is the cell's."""
+"""Assign boxes to cells: the smallest box around a cell."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from ...errors import DeformscopeError
 
 Target = Mapping[str, Tensor] | Tensor
-"""``boxes`` (xyxy [t 4]) alone, or torchvision's dict with ``boxes`` or ``masks`` (bool [t h w]), on wish ``ignore``
-(bool [t]: the cells of such a box are told nothing)."""
+"""``boxes`` (xyxy [t 4]), or torchvision's dictionary with ``boxes`` or ``masks`` (bool [t h w]) and optionally
+``ignore`` (bool [t]; cells of such a box are not supervised)."""
 
 
 def checked(targets: Sequence[Target], images: int, within: str) -> list[dict[str, Tensor]]:
-    """The targets as dicts with ``boxes``, ``ignore`` and, where ``within`` is ``"mask"``, ``masks``.
+    """The targets as dictionaries with ``boxes``, ``ignore`` and, if ``within`` is ``"mask"``, ``masks``.
 
-    Boxes are those of the masks where there are no others. Raises DeformscopeError for anything else than boxes with an
-    area, one entry an image.
+    Without boxes, those of the masks are used. Raises DeformscopeError for anything but boxes with an area, one entry
+    per image.
     """
     if len(targets) != images:
         raise DeformscopeError(f"targets: {len(targets)} for {images} images; expected a list with one entry an image")
@@ -58,9 +58,9 @@ def _checked(target: Target, index: int, within: str) -> dict[str, Tensor]:
 
 
 def boxes_of(masks: Bool[Tensor, "t h w"]) -> Float[Tensor, "t 4"]:
-    """The boxes around masks, xyxy; pixel j spans [j, j + 1)."""
+    """Boxes around masks, xyxy; pixel j covers [j, j + 1)."""
     edges = []
-    for axis in (1, 2):  # columns that hold a pixel, then rows
+    for axis in (1, 2):  # columns with a pixel, then rows
         held = masks.bool().any(dim=axis).int()
         edges.append((held.argmax(dim=1), held.shape[1] - held.flip(1).argmax(dim=1)))
     (left, right), (top, bottom) = edges
@@ -70,9 +70,9 @@ def boxes_of(masks: Bool[Tensor, "t h w"]) -> Float[Tensor, "t 4"]:
 def assigned(
     centres: Float[Tensor, "h w 2"], target: Mapping[str, Tensor], sizes: tuple[float, float]
 ) -> Int[Tensor, "h w"]:
-    """Each cell's box, by index: the smallest around its centre (y, x) with a sqrt(area) in ``sizes``; −1: none.
+    """Index of each cell's box: the smallest around its centre (y, x) with a sqrt(area) in ``sizes``; −1 for none.
 
-    With ``masks`` in ``target`` a cell has to lie on the object, not only in its box.
+    With ``masks`` in ``target``, a cell has to lie on the object.
     """
     boxes = target["boxes"]
     if not len(boxes):
