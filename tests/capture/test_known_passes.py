@@ -1,5 +1,6 @@
 """A recognized pass gives what tracing it would give; one that only looks like a known one does not pass for it."""
 
+import contextlib
 import copy
 import gc
 import threading
@@ -246,6 +247,24 @@ def test_a_pass_that_broke_off_is_not_taken_for_a_whole_one(traced):
     assert list(seen(net, x)) == ["low", "side", "top"]
 
 
+def test_a_batch_that_broke_off_is_not_taken_for_a_whole_one(traced):
+    from deformscope import Placement
+    from deformscope.capture.recorder import placed
+
+    net = Net().eval()
+    for broken in (True, False, False):
+        traced.clear()
+        error = pytest.raises(ZeroDivisionError) if broken else contextlib.nullcontext()
+        with capture(net.low) as fields, error, placed([Placement((120, 90))] * 2):
+            x = net.stem(torch.rand(IMAGE))
+            net.low(x)
+            1 / (not broken)
+            net.low(x.relu())
+    assert not traced
+    assert list(fields) == ["Deform", "Deform#2"]
+    assert fields["Deform#2"].source.convolutions == ("conv_offset",)
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -427,3 +446,20 @@ def test_photos_of_all_sizes_through_a_detector(traced):
     assert [told(fields) for fields in again] == [told(fields) for fields in first]
     assert "aten::add" not in traced and len(traced) < 400  # around the network's passes a few operators are
     assert first[2]["heads.stride8.deform#2"].placements[0].size == (60, 90)
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+@pytest.mark.parametrize("warm", [False, True])
+def test_compiled_models_run_eagerly_inside_also_those_that_must_not_break(warm):
+    net, x = Net().eval(), torch.rand(IMAGE)
+    plain = told(seen(net, x))
+    whole = torch.compile(net, backend="eager", fullgraph=True)
+    part = copy.deepcopy(net)
+    part.stem = torch.compile(part.stem, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        if warm:
+            whole(x), part(x)
+        for _ in range(2):
+            assert [one[1] for one in told(seen(whole, x))] == [one[1] for one in plain]
+            assert told(seen(part, x)) == plain
+        torch.testing.assert_close(whole(x), net(x))

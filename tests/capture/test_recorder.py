@@ -167,7 +167,7 @@ def test_a_module_that_fails_inside_does_not_confuse_the_names():
 
 
 def test_a_model_without_deformable_convolutions_gives_a_clear_error():
-    message = r"Conv2d: no deformable convolution was called inside the block"
+    message = r"Conv2d: no deformable convolution was called inside the block, and the model did not run in it"
     with pytest.raises(NoDeformableCall, match=message), capture(nn.Conv2d(3, 3, 1)) as fields:
         nn.Conv2d(3, 3, 1)(torch.rand(1, 3, 4, 4))
     assert len(fields) == 0
@@ -177,6 +177,41 @@ def test_a_compiled_region_in_which_nothing_can_be_seen_is_named():
     compiled = torch.compile(nn.Conv2d(3, 3, 1), backend="eager")
     with pytest.raises(NoDeformableCall, match=r"torch.compile.*_orig_mod"), capture(compiled):
         pass
+
+
+def test_a_block_without_calls_says_whether_the_model_ran_in_it():
+    from deformscope.detectors.deform import DeformConv
+
+    with pytest.raises(NoDeformableCall, match="the model did not run in it"), capture(Net()):
+        pass
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), DeformConv(4, 4, offset_mode="none"), DeformConv(4, 4, offset_mode="none"))
+    message = r"offset_mode=.none..* 2 deformable layers .*set_offset_mode"
+    with pytest.raises(NoDeformableCall, match=message), capture(net):
+        net(torch.rand(1, 3, 9, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant:UserWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("operator", [theirs, own_deform_conv2d])
+def test_what_gradient_checkpointing_computes_again_is_recorded_once(operator, reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    net = Net(operator)
+    x = torch.rand(1, 3, 33, 46, requires_grad=True)
+    net(x).sum().backward()
+    expected = x.grad.clone()
+    for passes in (1, 2, 3):
+        x.grad = None
+        with capture(net) as fields:
+            for _ in range(passes):
+                y = checkpoint(net, x, use_reentrant=reentrant, preserve_rng_state=True)
+                y.sum().backward()
+        assert list(fields) == ["body.block", "body.block#2", "body.block#3"][:passes]
+        assert x.grad.shape == expected.shape
+    with capture(net) as fields:
+        loss = sum(checkpoint(layer, net.stem(x), use_reentrant=reentrant).sum() for layer in [net.body["block"]] * 2)
+        loss.backward()
+    assert list(fields) == ["body.block", "body.block#2"]
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -1,0 +1,274 @@
+"""What is seen while a block of :func:`deformscope.capture` runs: passes of the model, and the calls of its samplers.
+
+The first pass of a kind is traced: the receptive fields' centres are followed through the network's operators, so that
+every cell's place in the image is known and not guessed, and so is where the offsets came from. Later passes of the
+same kind are recognized by their steps (:mod:`.known_passes`) and cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field as dataclass_field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import DeformscopeWarning
+from ..fields.attention import AttentionField
+from ..fields.field import OffsetSource, Placement
+from ..fields.fields import Fields
+from ..ops.observe import DeformCall
+from .attention import GRID_SAMPLER, AttentionReader, placed_in
+from .grid_rules import RULES, moves
+from .known_passes import Signature, Steps, TracedCall, known_passes, signature
+from .operator_watch import in_backward, unwatched
+from .samplers import DEFORM_CONV, READERS, arguments, field_of, finite_offsets
+from .tensor_trace import EveryOperator, TensorTrace, Trail, share_non_finite, tensors_in
+
+CONVOLUTIONS = "aten::conv2d", "aten::convolution"
+REPAIRS = "aten::nan_to_num", "aten::nan_to_num_"
+"""Operators with which a model replaces NaN and infinity."""
+placements_now: ContextVar[tuple[Placement, ...]] = ContextVar("placements", default=())
+"""How the photos of the batch lie in the network's input, where somebody has said so."""
+
+
+@dataclass
+class _Pass:
+    """One forward pass of the model, or what runs around it."""
+
+    signature: Signature | None
+    first: int
+    """Number of its first deformable call in the block."""
+    steps: Steps
+    recognized: bool = False
+    """It is known from an earlier pass, and not traced."""
+    steady: bool = True
+    """What is traced of it would be the same another time."""
+    missed: bool = False
+    """It was taken for a known one, and is none."""
+    calls: dict[int, TracedCall] = dataclass_field(default_factory=dict)
+
+
+class Recorder:
+    """Sees chosen operators (as a watcher) and, while it traces, all operators and (by global hooks) all modules."""
+
+    intercepted: Collection[str] = (*READERS, *REPAIRS)
+
+    def __init__(self, model: nn.Module, broken: bool) -> None:
+        self.fields = Fields()
+        self._model, self._broken = model, broken
+        named = list(model.named_modules())
+        self._names = {id(module): name or type(model).__name__ for name, module in named}
+        self._owners = {id(p): self._names[id(m)] for _, m in named for p in m._parameters.values() if p is not None}
+        self._known = known_passes(model, [module for _, module in named])
+        self._trace = TensorTrace()
+        self._mode = EveryOperator(self._trace)
+        self._hooks: list[Any] = []
+        self._end_hook: Any = None
+        self._running: list[nn.Module] = []
+        self._passes = [_Pass(None, 0, Steps(None, self._owners))]
+        self._thread = threading.get_ident()
+        self._placements: tuple[Placement, ...] = ()
+        self._replaced = 0.0
+        self._attention = AttentionReader(model, self._record_attention, lambda: self.here)
+        self.ran = False
+        """Any part of the model has run."""
+
+    @property
+    def here(self) -> bool:
+        """Whether what happens is the recorder's business: in its thread, and nothing that a backward pass repeats."""
+        return threading.get_ident() == self._thread and not in_backward()
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The operators that have to be seen in every pass."""
+        return {*RULES, *READERS, *REPAIRS, *((GRID_SAMPLER,) if self._attention.wanted else ())}
+
+    def open(self) -> None:
+        """The block begins."""
+        self._attention.open()
+        self.trace_on(True)
+
+    def trace_on(self, on: bool) -> None:
+        """Trace from now on, or no longer: see all operators, and all modules."""
+        self._mode.switch(on)
+        if on and not self._hooks:
+            module = nn.modules.module
+            self._hooks = [
+                module.register_module_forward_pre_hook(self.enter),
+                module.register_module_forward_hook(self.leave, always_call=True),
+            ]
+        elif not on:
+            while self._hooks:
+                self._hooks.pop().remove()
+
+    def close(self) -> None:
+        """The block has ended."""
+        self.trace_on(False)
+        self._attention.close()
+        if self._end_hook is not None:
+            self._end_hook.remove()
+
+    def begin(self, signature: Signature | None) -> None:
+        """A forward pass begins: what comes now meets the network's input."""
+        if signature is not None:
+            signature = (*signature, self._passes[-1].signature)
+        known = signature in self._known.signatures
+        self._passes.append(_Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
+        self.trace_on(not known)
+        self._trace.input = None
+
+    def broke_off(self) -> None:
+        """The pass at hand will not come to its end."""
+        self._passes[-1].steady = False
+
+    def end(self, outputs: Any = ()) -> None:
+        """It has ended and gives back ``outputs``."""
+        ended = self._passes.pop()
+        steps, returned = ended.steps.number, list(tensors_in(outputs))
+        if ended.recognized:
+            self._trace.input, trails = self._known.ends.get(steps, (None, ()))
+            for tensor, trail in zip(returned, trails, strict=False):
+                self._trace.note(tensor, trail.counted_from(-ended.first))
+        elif ended.signature is not None and ended.calls and ended.steady:
+            trails = tuple(self._trace.trail(tensor).counted_from(ended.first) for tensor in returned)
+            self._known.learn(ended.signature, ended.calls, steps, (self._trace.input, trails))
+        around = self._passes[-1]
+        around.steps.join(steps)
+        self.trace_on(not around.recognized)
+
+    def before(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """A sampler, or an operator that replaces NaN, is called."""
+        if name in REPAIRS and self._mode.on:
+            self._replaced = share_non_finite(args[0])
+        return finite_offsets(name, args) if self._broken and name in READERS else args
+
+    def after(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """These, or an operator that moves grids, have run."""
+        if self._mode.on:
+            self._trace.see(name, args, kwargs, out)
+            if name in REPAIRS:
+                self._trace.replaced(out, self._replaced)
+        if moves(name, args):
+            self._passes[-1].steps.move(name, args, kwargs, out if isinstance(out, Tensor) else out[0])
+        if self._attention.wanted and name == GRID_SAMPLER:
+            self._attention.sampled(args)
+        elif self._attention.wanted and name in CONVOLUTIONS:
+            self._attention.convolved(args[0])
+        if name in READERS:
+            self._record(READERS[name](args, kwargs, out))
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """What runs in the block is a part of an operator that is reported as a whole."""
+        if not self.here:
+            yield
+            return
+        on = self._mode.on
+        self._mode.switch(False)
+        try:
+            with unwatched():
+                yield
+        finally:
+            self._mode.switch(on)
+
+    def own_call(self, call: DeformCall) -> None:
+        """A call of deformscope's operator, which the dispatcher saw only in pieces."""
+        if self.here:
+            self._passes[-1].steps.move(DEFORM_CONV, arguments(call), {}, call.output)
+            self._record(call)
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """A module's forward begins."""
+        if not self.here:
+            return
+        # What is made of an earlier call's output has its place in that one's input: then its pass goes on.
+        if module is self._model and not self._running and not self._trace.moved(args):
+            self.begin(signature(args))
+            # nn.Module's own method: scripted modules refuse it, and yet call the hook.
+            self._end_hook = nn.Module.register_forward_hook(module, self._end_of_model, always_call=True)
+        self._running.append(module)
+        self.ran = self.ran or id(module) in self._names
+
+    def _end_of_model(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.here:
+            if _raised(output):
+                self.broke_off()
+            self._end_hook.remove()
+            self._end_hook = None
+            self._running.clear()
+            self.end(output)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A module's forward ends, also by an exception."""
+        if not self.here:
+            return
+        while self._running and self._running.pop() is not module:
+            pass
+        if _raised(output):
+            self.broke_off()
+        elif isinstance(module, nn.Conv2d):
+            if id(module) in self._names and isinstance(output, Tensor):
+                self._trace.name(output, self._names[id(module)])
+        elif type(module).__name__ == "GeneralizedRCNNTransform":
+            sizes = [(image.shape[-2], image.shape[-1]) for image in args[0]]
+            self._placements = tuple(
+                Placement(size, (resized[0] / size[0], resized[1] / size[1]))
+                for size, resized in zip(sizes, output[0].image_sizes, strict=True)
+            )
+
+    def _record(self, call: DeformCall) -> None:
+        now, place = self._passes[-1], self._passes[-1].steps.number
+        known = self._known.calls.get(place) if now.recognized else self._traced(call)
+        if known is None:
+            self._unknown(call)
+            return
+        now.calls[place] = known
+        below = "" if known.below is None else list(self.fields)[now.first + known.below]
+        field = field_of(call, placements_now.get() or known.placements)
+        self.fields.add(replace(field, name=known.name, cells=known.cells, below=below, source=known.source))
+
+    def _record_attention(self, field: AttentionField) -> None:
+        placements = placed_in(field, placements_now.get() or self._placements)
+        self.fields.add_attention(replace(field, placements=placements))
+
+    def _traced(self, call: DeformCall) -> TracedCall:
+        now, trace = self._passes[-1], self._trace
+        name = next((self._names[id(m)] for m in reversed(self._running) if id(m) in self._names), "deform_conv2d")
+        offset, cells = trace.trail(call.offset), trace.grid(call.input)
+        apart = trace.misalignment(call) if offset.grid is not None else (0.0, 0.0)
+        source = OffsetSource(tuple(sorted(offset.convolutions)), apart, offset.replaced or 0.0)
+        below = trace.trail(call.input).counted_from(now.first).call
+        # How much was replaced is seen by a trace alone; so is what came from an earlier pass.
+        now.steady &= offset.replaced is None and (below is None or below >= 0)
+        grid = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
+        trace.note(call.output, Trail(grid, len(self.fields)))
+        return TracedCall(name, cells, below, source, self._placements)
+
+    def _unknown(self, call: DeformCall) -> None:
+        """Record a call to which no traced pass came on this way."""
+        now, name = self._passes[-1], self._owners.get(id(call.weight), "deform_conv2d")
+        field = field_of(call, placements_now.get())
+        cells, certain = now.steps.cells(field.input_size)
+        self.fields.add(replace(field, name=name, cells=cells))
+        if not now.missed:
+            now.missed = True
+            self._known.miss(now.signature or ())
+            doubt = "" if certain else ", and the places of its cells are rough"
+            warnings.warn(
+                f"{name}: the model went another way than in the pass that was traced on inputs of this shape; in this "
+                f"one the layers below and the convolutions that made the offsets are not known{doubt}. The next one "
+                "is traced: capture again",
+                DeformscopeWarning,
+                stacklevel=2,
+            )
+
+
+def _raised(output: Any) -> bool:
+    """Whether a module's forward has raised."""
+    return output is None and sys.exc_info()[0] is not None
