@@ -42,7 +42,7 @@ def jpeg(noise: int = 0) -> bytes:
 
 @pytest.fixture(scope="module")
 def built():
-    return serve.app(["first", "absent"], load=untrained, most_megabytes=1)
+    return serve.app(["first", "absent"], load=untrained, max_megabytes=1)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_files_of_the_machine_are_not_served(built):
 
 
 def test_a_page_is_kept_under_a_key_and_the_oldest_goes():
-    pages = serve.Pages(most=2)
+    pages = serve.Pages(max_pages=2)
     keys = [pages.add(text) for text in ("a", "b", "c")]
     assert [pages.get(key) for key in keys] == [None, "b", "c"]
     assert len(set(keys)) == 3 and all(len(key) >= 20 for key in keys)

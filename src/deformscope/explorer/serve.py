@@ -39,15 +39,15 @@ STYLE = "footer {display: none !important} .gradio-container {max-width: none !i
 class Pages:
     """The latest pages by an address that cannot be guessed."""
 
-    def __init__(self, most: int = MOST_PAGES) -> None:
+    def __init__(self, max_pages: int = MOST_PAGES) -> None:
         self._texts: OrderedDict[str, str] = OrderedDict()
-        self._most = most
+        self._max_pages = max_pages
 
     def add(self, text: str) -> str:
         """Keep a page; returns its key."""
         key = secrets.token_urlsafe(16)
         self._texts[key] = text
-        while len(self._texts) > self._most:
+        while len(self._texts) > self._max_pages:
             self._texts.popitem(last=False)
         return key
 
@@ -60,7 +60,7 @@ def app(
     detectors: Sequence[str] = ("packaged",),
     *,
     load: Callable[[str], nn.Module] | None = None,
-    most_megabytes: int = MOST_MEGABYTES,
+    max_megabytes: int = MOST_MEGABYTES,
 ) -> FastAPI:
     """The app for any ASGI server; :func:`run` starts it. ``load`` makes a detector of a name (``deformscope.load``).
 
@@ -104,7 +104,7 @@ def app(
         kept = gr.State(None, time_to_live=1800)
         with gr.Row():
             file = gr.File(
-                label=f"Photo (at most {most_megabytes} MB)", file_types=["image"], type="filepath", height=140
+                label=f"Photo (at most {max_megabytes} MB)", file_types=["image"], type="filepath", height=140
             )
             choice = gr.Dropdown(list(shown), value=next(iter(shown)), label="Detector", interactive=True)
         view = gr.HTML(label="Explorer", padding=False)
@@ -136,7 +136,7 @@ def app(
         path="/",
         server_name=LOOPBACK,
         show_error=False,
-        max_file_size=f"{most_megabytes}mb",
+        max_file_size=f"{max_megabytes}mb",
         footer_links=[],
         ssr_mode=False,
         # Fonts of the system: Gradio's usual ones come from the network.
