@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,14 +26,14 @@ def ring_chance(score: Float[Array, " p"], inside: Bool[Array, " p"], ring: Int[
 
 
 def sinks(
-    score: Float[Array, "s p"], on: Bool[Array, "m p"]
+    score: Float[Array, "s p"], on: Sequence[Int[Array, " _"]]
 ) -> tuple[Int[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:
     """Source, object and place of each source's highest score on each object: one, unless several are as high.
 
-    None on an object that lies between the places of the lattice.
+    ``on`` are the places on each object; none on one that lies between the places of the lattice.
     """
     found = [np.zeros((3, 0), dtype=int)]
-    for thing, places in enumerate(map(np.flatnonzero, on)):
+    for thing, places in enumerate(on):
         if places.size:
             there = score[:, places]
             source, top = np.nonzero(there >= there.max(axis=1, keepdims=True))
@@ -41,43 +42,61 @@ def sinks(
     return source, thing_of, place
 
 
-def scale(thing: Thing) -> float:
+def centres(things: Sequence[Thing]) -> Float[Array, "m 2"]:
+    """Of the boxes, (y, x) px."""
+    return np.array([thing.centre for thing in things], dtype=float).reshape(-1, 2)
+
+
+def scales(things: Sequence[Thing]) -> Float[Array, " m"]:
     """sqrt(box area), px."""
-    return float(np.sqrt(thing.size[0] * thing.size[1]))
+    return np.array([np.sqrt(thing.size[0] * thing.size[1]) for thing in things], dtype=float)
 
 
 @dataclass(frozen=True)
 class Movement:
-    """How an object's cells move by the d_f of each of s sources; distances in units of sqrt(box area)."""
+    """How the cells of m objects move by the d_f of each of s sources; distances in units of sqrt(box area)."""
 
-    towards: Float[Array, " s"]
+    towards: Float[Array, "s m"]
     """Share of its cells whose d_f points towards its centre (less than 90° off); no d_f counts half."""
-    cosine: Float[Array, " s"]
+    cosine: Float[Array, "s m"]
     """Mean cosine of d_f with the direction to its centre; no d_f counts 0."""
-    ends_inside: Float[Array, " s"]
+    ends_inside: Float[Array, "s m"]
     """Share of its cells that end on it when they follow d_f."""
-    end_distance: Float[Array, " s"]
+    end_distance: Float[Array, "s m"]
     """Mean distance from its centre at which they end."""
-    moved_distance: Float[Array, " s"]
+    moved_distance: Float[Array, "s m"]
     """The same after moving by d_f once, as the arrows are drawn."""
 
 
 def movement(
-    d_f: Float[Array, "s c 2"], places: Float[Array, "c 2"], ends: Float[Array, "s c 2"], thing: Thing
+    d_f: Float[Array, "s c 2"],
+    places: Float[Array, "c 2"],
+    ends: Float[Array, "s c 2"],
+    things: Sequence[Thing],
+    counts: Sequence[int],
 ) -> Movement:
-    """How the c cells on ``thing`` move; ``places`` and where they end by following d_f are in (y, x) photo px."""
-    middle = np.array(thing.centre)
+    """How the cells of ``things`` move: of the c cells the first ``counts[0]`` are on the first of them, and so on.
+
+    ``places`` of the cells, and where they end by following d_f, are in (y, x) photo px.
+    """
+    first = np.cumsum([0, *counts[:-1]])
+    middle, unit = (np.repeat(values, counts, axis=0) for values in (centres(things), scales(things)))
+
+    def mean(values: Float[Array, "s c"]) -> Float[Array, "s m"]:
+        return np.add.reduceat(values, first, axis=1) / np.array(counts)
+
     direction = middle - places
     lengths = np.linalg.norm(direction, axis=-1) * np.linalg.norm(d_f, axis=-1)
     cosine = (direction * d_f).sum(axis=-1) / np.maximum(lengths, 1e-12)
-    reached = {"end": ends, "moved": places + d_f}
-    distance = {name: np.linalg.norm(at - middle, axis=-1).mean(axis=1) / scale(thing) for name, at in reached.items()}
+    inside = [
+        thing.covers(ends[:, start : start + count]) for thing, start, count in zip(things, first, counts, strict=True)
+    ]
     return Movement(
-        towards=np.where(lengths > 1e-12, cosine > 0, 0.5).mean(axis=1),
-        cosine=cosine.mean(axis=1),
-        ends_inside=thing.covers(ends).mean(axis=1),
-        end_distance=distance["end"],
-        moved_distance=distance["moved"],
+        towards=mean(np.where(lengths > 1e-12, (cosine > 0).astype(float), 0.5)),
+        cosine=mean(cosine),
+        ends_inside=mean(np.concatenate(inside, axis=1).astype(float)),
+        end_distance=mean(np.linalg.norm(ends - middle, axis=-1) / unit),
+        moved_distance=mean(np.linalg.norm(places + d_f - middle, axis=-1) / unit),
     )
 
 

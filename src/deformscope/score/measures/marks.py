@@ -44,6 +44,11 @@ class Marks:
         return np.asarray(self.on.any(axis=0))
 
     @cached_property
+    def in_box(self) -> Bool[Array, " p"]:
+        """Places in any object's box."""
+        return np.asarray(self.boxed.any(axis=0))
+
+    @cached_property
     def valid(self) -> Bool[Array, " p"]:
         """Places that count: all but those on nothing but an ignored object."""
         return np.asarray(~self.ignored.any(axis=0) | self.inside)
@@ -52,6 +57,11 @@ class Marks:
     def objects(self) -> Bool[Array, "m+i p"]:
         """The objects that count, then the ignored ones."""
         return np.concatenate([self.on, self.ignored])
+
+    @cached_property
+    def places(self) -> list[Int[Array, " _"]]:
+        """The places on each of :attr:`objects`."""
+        return [np.flatnonzero(on) for on in self.objects]
 
     @property
     def are_ignored(self) -> Bool[Array, " m+i"]:

@@ -95,11 +95,10 @@ def measure(
 
 def _image(score: Float[Array, " p"], marks: Marks) -> tuple[dict[str, float], Float[Array, " t"]]:
     """The metrics of one photo but for CorLoc, and the IoU at each threshold."""
-    valid = marks.valid
-    if not valid.any():  # an ignored object lies everywhere, and those that count between the places
+    valid = np.flatnonzero(marks.valid)
+    if not valid.size:  # an ignored object lies everywhere, and those that count between the places
         return dict.fromkeys(IMAGE, float("nan")), np.full(len(segmentation.LEVELS), np.nan)
-    seen, inside, ring = score[valid], marks.inside[valid], marks.ring[valid]
-    boxed = np.asarray(marks.boxed.any(axis=0))[valid]
+    seen, inside, boxed, ring = (values.take(valid) for values in (score, marks.inside, marks.in_box, marks.ring))
     ranked = segmentation.Ranked.of(seen)
     pointing = condensation.pointing(seen, inside)
     share, ratio = segmentation.energy(seen, inside)
@@ -125,19 +124,19 @@ def _things(
     """The metrics of each object, by source."""
     found = {name: np.full((len(maps), len(marks.things)), np.nan) for name in THINGS}
     d_f, radius = np.array([one.d_f for one in maps]), np.array([one.radius for one in maps])
-    places = maps[0].centres()
-    cells = [condensation.cells_on(maps[0], thing, places) for thing in marks.things]
+    cells = [condensation.cells_on(maps[0], thing, maps[0].centres()) for thing in marks.things]
     at_end = _ends(maps, np.any(cells, axis=0), arrived)
-    for number, (thing, own) in enumerate(zip(marks.things, cells, strict=True)):
-        movement = condensation.movement(d_f[:, own], places[own], at_end[:, own], thing)
-        for name, values in asdict(movement).items():
-            found[name][:, number] = values
-        found["r_largest"][:, number] = radius[:, own].max(axis=1)
-    centres = np.array([thing.centre for thing in marks.things])
-    source, of_thing, place = condensation.sinks(score, marks.on)
+    rows, columns = np.concatenate([np.nonzero(own) for own in cells], axis=1)
+    counts = [int(own.sum()) for own in cells]
+    movement = condensation.movement(
+        d_f[:, rows, columns], maps[0].centres()[rows, columns], at_end[:, rows, columns], marks.things, counts
+    )
+    found |= asdict(movement)
+    found["r_largest"] = np.maximum.reduceat(radius[:, rows, columns], np.cumsum([0, *counts[:-1]]), axis=1)
+    centres = condensation.centres(marks.things)
+    source, of_thing, place = condensation.sinks(score, marks.places[: len(marks.things)])
     sinks = marks.points[place]
-    scales = np.array([condensation.scale(thing) for thing in marks.things])
-    distance = np.linalg.norm(sinks - centres[of_thing], axis=-1) / scales[of_thing]
+    distance = np.linalg.norm(sinks - centres[of_thing], axis=-1) / condensation.scales(marks.things)[of_thing]
     r_sink = np.zeros(len(sinks))
     for index, one in enumerate(maps):
         own = source == index
@@ -180,7 +179,7 @@ def central_segment(maps: CellMaps, marks: Marks) -> Overlaps:
 def _labelled(labels: Int[Array, " p"], scores: Float[Array, " s"], marks: Marks) -> Overlaps:
     """Segments that are numbered from 1 on the lattice."""
     count = len(scores) + 1
-    common = np.array([np.bincount(labels[on], minlength=count)[1:] for on in marks.objects])
+    common = np.array([np.bincount(labels[on], minlength=count)[1:] for on in marks.places])
     common = common.reshape(len(marks.objects), len(scores))
     area = np.bincount(labels, minlength=count)[1:]
     iou = matching.iou_of_areas(common.T, area, marks.objects.sum(axis=1), marks.are_ignored)
