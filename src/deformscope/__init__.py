@@ -1,43 +1,72 @@
 """deformscope: see, measure and use what deformable convolutions learn."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .capture.recorder import capture as capture
 from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as NoDeformableCall
-from .explain.explain import explain as explain
-from .fields.field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
-from .fields.fields import Fields as Fields
-from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
 
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
+    from .capture.recorder import capture as capture
     from .detectors.zoo import load as load
+    from .explain.explain import explain as explain
     from .explorer import explore as explore
+    from .fields.field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
+    from .fields.fields import Fields as Fields
     from .fields.segments import segments as segments
+    from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
     from .health.diagnose import diagnose as diagnose
 
 __version__ = "0.1.0"
 
-# What pulls in torchvision or matplotlib is imported when it is first asked for.
-_LAZY = {
-    "draw": None,
+_HOMES = {
     "Analysis": "analysis",
+    "CellGrid": "fields.field",
+    "Fields": "fields.fields",
+    "OffsetField": "fields.field",
+    "Placement": "fields.field",
     "analyse": "analysis",
-    "load": "detectors.zoo",
-    "explore": "explorer",
-    "segments": "fields.segments",
+    "capture": "capture.recorder",
     "diagnose": "health.diagnose",
+    "divergence": "fields.viewpoint",
+    "explain": "explain.explain",
+    "explore": "explorer",
+    "extent": "fields.viewpoint",
+    "load": "detectors.zoo",
+    "radius": "fields.viewpoint",
+    "segments": "fields.segments",
+    "split": "fields.viewpoint",
 }
+"""Where the public names are defined. They are imported when they are first asked for: help needs no torch."""
+__all__ = ["DeformscopeError", "NoDeformableCall", "draw", *_HOMES]
+_ROOMS = ("detectors", "draw", "explorer", "fields", "health", "metrics", "ops", "score", "training")
+
+
+class _Package(ModuleType):
+    """This package, in which ``capture`` and ``explain`` are functions, although packages have these names too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whenever deformscope.capture.… is imported, the import system sets the package as an attribute of this one.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _HOMES:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _ROOMS:
+        value = import_module(f".{name}", __name__)
+    else:
         raise AttributeError(f"module 'deformscope' has no attribute {name!r}")
-    home = _LAZY[name]
-    return import_module(f".{name}", __name__) if home is None else getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_HOMES, *_ROOMS})

@@ -1,0 +1,74 @@
+"""The public names: there in any order of imports, and nothing heavy loaded before one is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import deformscope
+
+FUNCTIONS = ("capture", "explain")
+"""Names of functions and of the packages in which they are defined."""
+
+
+def run(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import deformscope; deformscope.{name}; import deformscope.{name}.{module}",
+        "import deformscope.{name}.{module}",
+        "import deformscope; import deformscope.{name}",
+        "from deformscope.{name} import {module}; import deformscope",
+        "from deformscope import {name}, draw; import deformscope.{name}.{module}, deformscope",
+    ],
+)
+def test_a_function_with_a_packages_name_stays_a_function_in_any_order_of_imports(name, order):
+    module = {"capture": "recorder", "explain": "explain"}[name]
+    program = order.format(name=name, module=module) + (
+        f"\nfrom deformscope import {name} as taken\nimport deformscope.{name}.{module}, sys\n"
+        f"inside = sys.modules['deformscope.{name}.{module}'].{name}\n"
+        f"assert callable(deformscope.{name}) and taken is deformscope.{name} is inside\n"
+        f"assert sys.modules['deformscope.{name}'].__path__"
+    )
+    run(program)
+
+
+def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
+    heavy = ("torch", "torchvision", "numpy", "matplotlib", "PIL", "scipy", "skimage", "safetensors", "jaxtyping")
+    for name in ("deformscope", "deformscope.cli", "deformscope.files", "deformscope.terminal.progress"):
+        assert run(f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])") == "[]", name
+
+
+def test_every_public_name_is_there_and_listed():
+    for name in deformscope.__all__:
+        assert getattr(deformscope, name) is not None
+        assert name in dir(deformscope)
+    assert {"fields", "ops", "detectors", "score"} <= set(dir(deformscope))
+    assert deformscope.fields.viewpoint.split is deformscope.split
+    with pytest.raises(AttributeError, match="no attribute 'offsets'"):
+        deformscope.offsets  # noqa: B018
+    assert run("from deformscope import *\nprint(callable(capture), callable(load), draw.__name__)") == (
+        "True True deformscope.draw"
+    )
+
+
+def test_a_public_name_can_be_replaced_for_a_test(monkeypatch):
+    monkeypatch.setattr(deformscope, "capture", "mine")
+    assert deformscope.capture == "mine"
+    monkeypatch.undo()
+    assert callable(deformscope.capture)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_the_command_lets_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    program = (
+        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None)\n"
+        + (f"os.environ['OMP_WAIT_POLICY'] = {given!r}\n" if given else "")
+        + "sys.argv = ['deformscope', '--version']\nfrom deformscope import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    assert run(program).splitlines()[-1] == f"{expected} False"
