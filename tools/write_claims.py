@@ -11,13 +11,13 @@ from typing import Any
 PAGE = Path(__file__).parents[1] / "docs/results/claims_tables.md"
 LAYERS = "heads.stride16.deform", "heads.stride32.deform"
 FEWEST = 100
-"""Objects below which a class has no row."""
+"""Classes with at most so many objects have no row."""
 NULLS = ("fresh", "shuffled", "noise", "centre", "zero")
 PARTS = {"whole": "whole photos", "crop": "off-centre crops", "several objects": "photos with several objects"}
-FIGURES = {
+METRICS = {
     "pointing": "strongest sink on an object",
     "pointing_ring": "… less chance at its distance from the photo's centre",
-    "cosine": "cosine of d_f with the way to the object's centre",
+    "cosine": "cosine of d_f with the direction to the object's centre",
     "sink_distance": "sink to the object's centre, √area (less is better)",
     "moved_distance": "cells to the centre after moving by d_f, √area (less is better)",
     "iou": "IoU of divergence < 0",
@@ -32,18 +32,17 @@ FIGURES = {
     "error_centre": "median relative error of a·r, box's centre (less is better)",
 }
 BY_PART = ("pointing", "auroc", "auroc_ring", "cosine", "spearman_centre", "error_centre")
-HEAD = """# The paper's claims on the packaged detector: all figures
+HEAD = """# The paper's claims on the packaged detector: all metrics
 
-Made by `tools/write_claims.py` from the runs that [claims.md](claims.md) names and reads; how each figure and null is
-made stands in [score.md](../score.md). Intervals are 95 %, by bootstrap over photos. "Gain over the centre" is how much
-better the offsets are, in the figure's unit, paired. Filled boxes are what the detector says without its offsets.
-Objects flagged difficult or crowd count for nothing; figures of places are of the photos all of whose objects have
-masks.
+Written by `tools/write_claims.py` from the runs described in [claims.md](claims.md); metrics and nulls are defined in
+[score.md](../score.md). Intervals are 95 %, by bootstrap over photos. "Gain over the centre" is how much better the
+offsets are than the photo's centre, paired, in the unit of the metric. "Filled boxes" are the detected boxes. Difficult
+objects and crowds do not count; metrics that compare places are of the photos all of whose objects have masks.
 """
 SIZES = f"""## By size and class
 
-Photos go by their largest object, size by COCO's bounds (32², 96² px² of box area); in brackets the centre's figure.
-Classes of more than {FEWEST} objects.
+A photo belongs to the size and class of its largest object; sizes are COCO's (box areas of 32² and 96² px²). In
+parentheses the photo's centre. Classes of more than {FEWEST} objects.
 """
 
 
@@ -54,27 +53,27 @@ def main() -> None:
     scores = {name: json.loads((Path(folder) / "scores.json").read_text()) for name, folder in runs.items()}
     lines = [HEAD]
     for layer in LAYERS:
-        lines += [f"## Figures of `{layer}`", ""]
+        lines += [f"## Metrics of `{layer}`", ""]
         for name, content in scores.items():
             parts = {part["name"]: part for part in content["parts"]}
             for which in PARTS:
-                lines += figures(name, parts[which], layer) if which in parts else []
+                lines += metrics(name, parts[which], layer) if which in parts else []
     lines.append(SIZES)
     for layer in LAYERS:
         lines += [f"`{layer}`:", "", *sizes(scores, layer), ""]
     for name, folder in runs.items():
         tables = (Path(folder) / "tables.md").read_text()
-        lines += ["", f"## All figures: {name}", "", tables.strip()]
+        lines += ["", f"## All metrics: {name}", "", tables.strip()]
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
     print(PAGE)
 
 
-def figures(name: str, part: dict[str, Any], layer: str) -> list[str]:
-    """A table of one part, a row a figure."""
+def metrics(name: str, part: dict[str, Any], layer: str) -> list[str]:
+    """A table of one part, one row per metric."""
     lines = [f"**{name}, {PARTS[part['name']]}** ({part['photos']} photos, {part['objects']} objects):", ""]
-    lines += [row("figure", "n", "offsets", *NULLS, "gain over the centre", "filled boxes"), row(*["---"] * 10)]
-    for figure, text in FIGURES.items():
-        found = measured(part, figure, layer)
+    lines += [row("metric", "n", "offsets", *NULLS, "gain over the centre", "filled boxes"), row(*["---"] * 10)]
+    for metric, text in METRICS.items():
+        found = measured(part, metric, layer)
         if found is None:
             continue
         sources = found["sources"]
@@ -94,22 +93,22 @@ def sizes(scores: dict[str, Any], layer: str) -> list[str]:
     for name, content in scores.items():
         for part in content["parts"]:
             if part["name"].startswith("size") or (part["name"].startswith("class") and part["objects"] > FEWEST):
-                cells = [cell(part, figure, layer) for figure in BY_PART]
+                cells = [cell(part, metric, layer) for metric in BY_PART]
                 lines.append(row(f"{name}, {part['name']}", str(part["photos"]), str(part["objects"]), *cells))
     return lines
 
 
-def cell(part: dict[str, Any], figure: str, layer: str) -> str:
-    """A figure with its interval and, where the photo's centre is a rival, the centre's."""
-    found = measured(part, figure, layer)
+def cell(part: dict[str, Any], metric: str, layer: str) -> str:
+    """A metric with its interval and, for some metrics, that of the photo's centre."""
+    found = measured(part, metric, layer)
     if found is None:
         return "–"
-    centre = found["sources"].get("centre", [None])[0] if figure in ("pointing", "auroc", "cosine") else None
+    centre = found["sources"].get("centre", [None])[0] if metric in ("pointing", "auroc", "cosine") else None
     return interval(found["sources"]["field"]) + ("" if centre is None else f" ({number(centre)})")
 
 
-def measured(part: dict[str, Any], figure: str, layer: str) -> dict[str, Any] | None:
-    return next((one for one in part["rows"] if one["layer"] == layer and one["figure"] == figure), None)
+def measured(part: dict[str, Any], metric: str, layer: str) -> dict[str, Any] | None:
+    return next((one for one in part["rows"] if one["layer"] == layer and one["figure"] == metric), None)
 
 
 def row(*cells: str) -> str:

@@ -39,7 +39,7 @@ METRICS = (
     Metric("pointing_box", CONDENSATION, "strongest sink lies in an object's box"),
     Metric("sink_distance", CONDENSATION, "object's sink to its centre", "√area", False, "objects"),
     Metric("towards", CONDENSATION, "cells whose d_f points towards the centre", of="objects"),
-    Metric("cosine", CONDENSATION, "cosine of d_f with the way to the centre", "cosine", of="objects"),
+    Metric("cosine", CONDENSATION, "cosine of d_f with the direction to the centre", "cosine", of="objects"),
     Metric("moved_distance", CONDENSATION, "cells to the centre after moving by d_f", "√area", False, "objects"),
     Metric("ends_inside", CONDENSATION, "cells that end on their object, following d_f", of="objects"),
     Metric("end_distance", CONDENSATION, "cells' ends to the centre, following d_f", "√area", False, "objects"),

@@ -15,7 +15,7 @@ def markdown(results: Sequence[Result], command: str = "", resampled: Resampled 
     shown = [m for m in ("ap", "ap50", "ap75", "mask_ap") if results[0].scores.get(m) is not None]
     main = [summarise(results, m, resampled if m == "ap" else None) for m in shown]
     modes = list(main[0].values)
-    lines = [f"# {results[0].name}: which part of the offsets earns the AP", ""]
+    lines = [f"# {results[0].name}: which part of the offsets improves AP", ""]
     if command:
         lines += [f"    {command}", ""]
     lines += [_row("", *(NAMES[mode] for mode in modes)), _row("---", *("---:" for _ in modes))]
