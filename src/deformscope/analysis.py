@@ -73,15 +73,15 @@ class Analysis:
                 if metadata.get("format") != FORMAT:
                     raise DeformscopeError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise DeformscopeError(f"{path}: no readable analysis ({error}); make it again") from None
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from None
         try:
             header = from_dict(_Header, json.loads(metadata.get("header", "null")), "header")
             fields = {one.name: _field(one, index, tensors) for index, one in enumerate(header.fields)}
             photo = _tensor(tensors, "photo", (None, None, 3), torch.uint8)
             detection = _detection(tensors, header.class_names)
         except (DeformscopeError, ValueError, RecursionError) as error:
-            raise DeformscopeError(f"{path}: no readable analysis ({str(error)[:300]}); make it again") from None
+            raise _unreadable(path, error) from None
         return cls(photo.numpy(), Fields(fields), detection, header.class_names, header.detector)
 
 
@@ -105,6 +105,11 @@ class _Header:
     fields: tuple[_FieldHeader, ...]
     class_names: tuple[str, ...]
     detector: str
+
+
+def _unreadable(path: Path | str, error: Exception) -> DeformscopeError:
+    reason = " ".join(str(error).split())[:300]  # it may quote the file
+    return DeformscopeError(f"{path}: no readable analysis ({reason}); make it again")
 
 
 def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> OffsetField:

@@ -73,7 +73,9 @@ def test_polygons_without_area_beside_others_are_left_out():
 
 def test_corners_far_beyond_the_photo_cost_neither_time_nor_memory():
     far = [[-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]]
-    assert decode(checked(far, SIZE), SIZE).all()
+    near = checked(far, SIZE)  # as the libraries get it, for which a corner is a line of so many pixels
+    assert max(abs(value) for value in near[0]) <= 2 * max(SIZE)
+    assert decode(near, SIZE).all()
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 30))))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope.detectors.checkpoints import unpickle as reading
+from deformscope.detectors.checkpoints import array_pickle, unpickle as reading
 from deformscope.detectors.zoo import load
 from deformscope.errors import DeformscopeError
 
@@ -79,11 +79,13 @@ def test_tricks_with_pickles_own_opcodes_run_nothing(tmp_path, gadget):
 
 
 def test_only_arrays_and_dictionaries_are_known_to_the_pickle_reader():
-    known = reading._ArrayUnpickler(io.BytesIO())
+    known = array_pickle.ArrayUnpickler(io.BytesIO())
     for name in ("_reconstruct", "scalar"):
-        assert known.find_class("numpy.core.multiarray", name) == known.find_class("numpy._core.multiarray", name)
+        mine = known.find_class("numpy.core.multiarray", name)
+        assert mine == known.find_class("numpy._core.multiarray", name)
+        assert mine.__module__ == array_pickle.__name__  # no function of numpy's gets what is in a file
     assert known.find_class("collections", "OrderedDict") is OrderedDict
-    assert known.find_class("numpy", "ndarray") is np.ndarray
+    assert known.find_class("numpy", "ndarray").__module__ == array_pickle.__name__
     for module, name in [("numpy", "load"), ("builtins", "getattr"), ("torch", "load"), ("collections", "deque")]:
         with pytest.raises(pickle.UnpicklingError):
             known.find_class(module, name)
@@ -104,3 +106,76 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path, thin, random_rc
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     with pytest.raises(DeformscopeError, match=r"fpn_convs\.0\.conv\.bias is of type torch\.int64"):
         load(tmp_path / "a.pth")
+
+
+def pickled(*operations):
+    return b"\x80\x02" + b"".join(operations) + b"."
+
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+FLOATS = b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+def state(shape, kind, data):
+    return b"(K\x01" + shape + kind + b"\x89" + data + b"tb"
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        (ARRAY, state(b"K\x02\x85", FLOATS, b"U\x04abcd")),  # fewer bytes than floats
+        (ARRAY, state(b"K\x01\x85", FLOATS, b"U\x08abcdefgh")),
+        (ARRAY, state(b"J\xff\xff\xff\xff\x85", FLOATS, b"U\x04abcd")),
+        (ARRAY, state(b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86", FLOATS, b"U\x04abcd")),
+        (ARRAY, state(b"U\x01x", FLOATS, b"U\x04abcd")),
+        (ARRAY, state(b"K\x01\x85", b"K\x07", b"U\x04abcd")),
+        (ARRAY, state(b"K\x01\x85", FLOATS, b"K\x05")),
+        (ARRAY, b"K\x05b"),
+        (ARRAY, b"Nb"),
+        (b"cnumpy\ndtype\nU\x02f4\x85RK\x05b",),
+        (b"cnumpy\ndtype\nU\x08f9999999\x85R", b"0", ARRAY),
+        (b"cnumpy.core.multiarray\nscalar\nNN\x86R",),
+        (b"cnumpy.core.numeric\n_frombuffer\n(NNNNtR",),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_one_line_and_no_crash(tmp_path, operations):
+    """States of arrays and types as a damaged file gives them, with which numpy's own unpickling may crash."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickled(b"}U\x05model}U\x01a", *operations, b"ss"))
+    with pytest.raises(DeformscopeError) as error:
+        load(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_memo_entries_of_any_number_cost_no_memory(tmp_path):
+    assert issubclass(array_pickle.ArrayUnpickler, pickle._Unpickler)  # first, since the other asks for 32 GB
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickled(b"}", b"r\xff\xff\xff\x7f", b"U\x01aK\x01s"))
+    assert reading.read_pickle(path) == {"a": 1}
+
+
+def test_a_dictionary_that_holds_itself_ends(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickled(b"}q\x00U\x01ah\x00s"))
+    content = reading.read_pickle(path)
+    assert content["a"] is content
+
+
+def test_a_zip_that_says_it_has_volumes_is_one_line(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "a.pth")
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    locator = data.rfind(b"PK\x06\x07")
+    assert locator > 0
+    data[locator + 16] = 7  # volumes in all
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(DeformscopeError) as error:
+        load(tmp_path / "a.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_safetensors_file_says_is_quoted_in_one_line(tmp_path):
+    head = b'{"a":{"dtype":"a\\nb","shape":[],"data_offsets":[0,0]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(DeformscopeError, match="no readable safetensors file") as error:
+        load(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)

@@ -19,6 +19,8 @@ from .values import Identifier, Index, flag, identifier, number, rank, shown, te
 
 OUTSIDE = 1.0
 """Px by which a box may extend beyond its photo without being an error; it is clipped. Rounding can cause this."""
+LEAST = 1e-3
+"""Px of the shortest side of a box, also after clipping; float32 cannot represent less."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,10 @@ def _object(
             raise MalformedError(f"{key} {_noted(fields, key)}: expected 0 or 1")
     ignored = any(flags.values())
     area = number(fields.get("area"))
-    if (area is None and fields.get("area") is not None) or (area is not None and area < 0):
-        raise MalformedError(f"area {_noted(fields, 'area')}: expected a number of px², at least 0")
+    most = frame.noted[0] * frame.noted[1]
+    # Some round up, and COCO's evaluation leaves out what is larger than 10¹⁰ px².
+    if (area is None and fields.get("area") is not None) or (area is not None and not 0 <= area <= 1.1 * most):
+        raise MalformedError(f"area {_noted(fields, 'area')}: expected px², at least 0, at most the photo's {most}")
     segmentation: Segmentation = None
     wrong = None
     try:
@@ -228,10 +232,11 @@ def _box(fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[float, float
     if None in sides:
         raise MalformedError(f"bbox {_noted(fields, 'bbox')}: expected four numbers x, y, width, height")
     x, y, w, h = (float(value) for value in sides if value is not None)
-    if w <= 0 or h <= 0:
+    if w < LEAST or h < LEAST:
         raise MalformedError(f"bbox {shown(noted)}: zero area")
     height, width = size
-    if x < -OUTSIDE or y < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
+    inside = min(x + w, width) - max(x, 0) >= LEAST and min(y + h, height) - max(y, 0) >= LEAST
+    if not inside or min(x, y) < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
         raise MalformedError(f"bbox {shown(noted)}: outside the photo, {width}×{height} px")
     return x, y, w, h
 

@@ -41,7 +41,7 @@ def decode(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarray
     """The mask of a segmentation that was :func:`checked` for this size (height, width)."""
     library = mask_library()
     if isinstance(segmentation, list):
-        code = library.merge(library.frPyObjects([_near(polygon, size) for polygon in segmentation], *size))
+        code = library.merge(library.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):
         code = library.frPyObjects(segmentation, *size)
     else:
@@ -86,7 +86,7 @@ def _polygons(polygons: list[Any], size: tuple[int, int]) -> list[list[float]]:
         if len(corners) % 2:
             raise MalformedError(f"polygon {shown(polygon)}: {len(corners)} numbers; expected x and y of each corner")
         if len(corners) >= 6:
-            kept.append(corners)
+            kept.append(_near(corners, size))
     if not kept:
         raise MalformedError(f"segmentation {shown(polygons)}: expected polygons of at least three corners")
     height, width = size
@@ -104,9 +104,10 @@ def _finite(values: list[float]) -> bool:
 
 
 def _near(polygon: list[float], size: tuple[int, int]) -> list[float]:
-    """Clip corners far beyond the photo, to each of which the library would draw a line."""
+    """Clip corners far beyond the photo, to each of which the libraries draw a line, pixel by pixel."""
     low, high = -float(max(size)), 2.0 * max(size)
-    return [min(max(value, low), high) for value in polygon]
+    inside = low <= min(polygon) and max(polygon) <= high
+    return polygon if inside else [min(max(value, low), high) for value in polygon]
 
 
 def _run_lengths(code: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise DeformscopeError(f"{path}: no readable safetensors file ({error}); get the file again") from None
+        reason = " ".join(str(error).split())[:300]  # it quotes the file
+        raise DeformscopeError(f"{path}: no readable safetensors file ({reason}); get the file again") from None
     return metadata, {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 

@@ -1,8 +1,8 @@
 """Read tensors from pickled files without running their code.
 
-torch's weights-only unpickler reads torch files, a restricted ``pickle.Unpickler`` reads Detectron2's pickles. Training
-records in MMDetection's files (histories, configuration objects) are replaced by empty stand-ins; a file with anything
-else that is not a tensor or plain value is refused.
+torch's weights-only unpickler reads torch files, :mod:`.array_pickle` Detectron2's pickles. Training records in
+MMDetection's files (histories, configuration objects) are replaced by empty stand-ins; a file with anything else that
+is not a tensor or plain value is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from ...errors import DeformscopeError
+from . import array_pickle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of torch files written before version 1.6, such as MMDetection's published ones."""
@@ -57,7 +57,7 @@ def kind(path: Path) -> str:
             start = file.read(len(LEGACY_MAGIC))
     except OSError as error:
         raise DeformscopeError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    if start == LEGACY_MAGIC or zipfile.is_zipfile(path):
+    if start == LEGACY_MAGIC or _is_zip(path):
         return "torch"
     # It begins with the length of the header, whose lowest byte may equal a pickle's first byte.
     if start[4:9] == b"\0\0\0\0{":
@@ -69,15 +69,22 @@ def kind(path: Path) -> str:
     )
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end says that it has several volumes
+        return False
+
+
 def read_torch(path: Path) -> dict[str, Any]:
     """The dictionary in a torch file, on the CPU; tensors of zip files stay on disk until they are used."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([_stand_in(name) for name in HARMLESS])
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # torch's reader fails in as many ways as there are opcodes
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
     finally:
@@ -90,7 +97,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """The dictionary in a plain pickle of numpy arrays (latin1, as Detectron2 writes and Caffe2 wrote them)."""
     try:
         with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+            content = array_pickle.load(file)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from None
     except MemoryError:
@@ -127,34 +134,6 @@ class _StandIn(dict):
 def _stand_in(name: str) -> type:
     module, _, last = name.rpartition(".")
     return type(last, (_StandIn,), {"__module__": module, "__qualname__": last})
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that allows only arrays and dictionaries."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.replace("._core.", ".core.") in ("numpy.core.multiarray", "numpy.core.numeric"):
-            # The names in numpy's pickles, wherever this version of numpy keeps them.
-            if name == "_reconstruct":
-                return np.zeros(1).__reduce_ex__(2)[0]
-            if name == "scalar":
-                return np.float32(0).__reduce__()[0]
-            if name == "_frombuffer":
-                read: Any = np.zeros(1).__reduce_ex__(5)[0]
-                return lambda *values: read(
-                    *values
-                )  # not numpy's own function, since a pickle could set its attributes
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("_codecs", "encode"):
-
-            def encode(text: str, encoding: str = "latin1") -> bytes:
-                return text.encode("latin1")  # the only encoding that array pickles use; others would import modules
-
-            return encode
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
 
 def _refusal(path: Path, reason: str) -> DeformscopeError:
