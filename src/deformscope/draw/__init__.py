@@ -1,6 +1,6 @@
 """The paper's figures and their parts, as matplotlib figures (Zhang et al., ICPRAM 2021, Fig. 1-3)."""
 
-# First, since it loads matplotlib whatever MPLBACKEND says.
+# First, since it loads matplotlib whatever the value of MPLBACKEND.
 from .own_settings import own_settings as own_settings
 
 # isort: split

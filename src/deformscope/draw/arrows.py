@@ -1,4 +1,4 @@
-"""Arrows of true length as one shape: matplotlib's Quiver draws each by itself, and twice where they have a halo."""
+"""Arrows of true length as a single path. (matplotlib's Quiver draws each one separately, and twice with a halo.)"""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from matplotlib.quiver import Quiver
 from matplotlib.transforms import IdentityTransform
 
 AT_ONCE = 512
-"""Arrows of a path; the rasteriser's cells are limited."""
+"""Arrows per path; the number of cells of the rasteriser is limited."""
 LONGEST = 2.0**15
-"""Px: what is longer would overflow in the rasteriser."""
+"""Longest arrow, px; longer ones would overflow in the rasteriser."""
 CODES = np.array([Path.MOVETO, *[Path.LINETO] * 6, Path.CLOSEPOLY], dtype=Path.code_type)
 
 
 class Arrows(Quiver):
-    """A Quiver of one colour, with ``angles="xy"`` and ``scale=1`` in data units, whose halo lies below all arrows."""
+    """A Quiver in one colour, with ``angles="xy"`` and ``scale=1`` in data units, whose halo lies below all arrows."""
 
     def draw(self, renderer: Any) -> None:
-        """Draw all arrows as one path, or a few."""
+        """Draw all arrows as one or a few paths."""
         if not self.get_visible():
             return
         if self.get_array() is not None or len(np.asarray(self.get_facecolor())) != 1:
@@ -47,9 +47,9 @@ class Arrows(Quiver):
         self.stale = False
 
     def outlines(self) -> Float[np.ndarray, "arrows 8 2"]:
-        """The closed outlines, px of the figure; the same shapes as Quiver's. Arrows that are no numbers are left out.
+        """The closed outlines, px of the figure, of the same shape as Quiver's. NaN and infinite arrows are left out.
 
-        Arrows shorter than their head are shrunken whole, and those shorter than ``minlength`` are hexagons.
+        Arrows shorter than their head are scaled down, and those shorter than ``minlength`` are hexagons.
         """
         begin = np.column_stack([self.X, self.Y]).astype(float)
         known = np.isfinite(begin).all(axis=1) & np.isfinite(self.U) & np.isfinite(self.V)
@@ -66,7 +66,7 @@ class Arrows(Quiver):
         width = self.width * figure.dpi
         length = np.minimum(pixels, LONGEST)[:, None] / width
         back, barb, shaft = self.headaxislength, self.headlength, self.minshaft * self.headlength
-        # Along the arrow and across it, in widths of the shaft, from its beginning along one side to the tip and back.
+        # Along the arrow and across it, in widths of the shaft, from the start along one side to the tip and back.
         along = length * [0, 1, 1, 1, 1, 1, 0] - [0, back, barb, 0, barb, back, 0]
         across = np.array([0.5, 0.5, 0.5 * self.headwidth, 0, -0.5 * self.headwidth, -0.5, -0.5])
         stub = np.array([0, shaft - back, shaft - barb, shaft, shaft - barb, shaft - back, 0])

@@ -1,4 +1,4 @@
-"""Parts of explanations on given axes: sampling points by what they add, receptive fields as contours. Photo px."""
+"""Parts of explanations on given axes: sampling points by attribution, receptive fields as contours. Photo px."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from . import primitives, style
 from .backdrop import Backdrop
 
 SHARES = (0.5, 0.95)
-"""Of a receptive field's mass within its two contours."""
+"""Shares of a receptive field's mass within its two contours."""
 INNER, OUTER = "#e53900", "#7a1fa2"
 LEAST_SHARE = 0.03
-"""Points below this share of the strongest are not drawn: from a map of hundreds of cells they would only veil it."""
+"""Points below this share of the strongest are not drawn; there may be hundreds of cells of them."""
 LARGEST = 26.0
-"""A panel's longer side over the diameter of the strongest point."""
+"""Ratio of a panel's longer side to the diameter of the strongest point."""
 CLOSE = 0.4
-"""A box is looked at from near where it is shorter, in both directions, than this share of the photo's sides."""
+"""A panel shows only the surroundings of a box that is shorter, in both directions, than this share of the photo's
+sides."""
 AROUND = 2.4
-"""The box's sides around it in such a view, times their lengths."""
+"""Size of these surroundings, relative to the box's sides."""
 WASH = 0.35
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a photo that a panel shows, of the photo's own shape."""
+    """The part of a photo that a panel shows, with the photo's aspect ratio."""
 
     top: float
     left: float
@@ -48,7 +49,7 @@ class Window:
         share = max((x1 - x0) / width, (y1 - y0) / height)
         if share > CLOSE:
             return cls(0, 0, height, width)
-        # No nearer than a fifth of the photo: of a smaller part nothing could be recognised.
+        # At least a fifth of the photo, since nothing could be recognised in a smaller part.
         part = min(1.0, max(AROUND * share, 0.2))
         h, w = part * height, part * width
         top, left = (min(max(middle - length / 2, 0), size - length) for middle, length, size in (
@@ -57,14 +58,14 @@ class Window:
         return cls(top, left, h, w)
 
     def apply(self, ax: Axes) -> None:
-        """Let the axes show it."""
+        """Set the limits of the axes to it."""
         ax.set(xlim=(self.left, self.left + self.width), ylim=(self.top + self.height, self.top))
 
 
 def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Window, *, grid: bool = False) -> int:
-    """The sampling points of a layer by what they add, over the photo; returns how many are shown.
+    """Draw the sampling points of a layer by their attribution; returns the number of points drawn.
 
-    ``grid`` adds, for the cell with the strongest points, lines from its regular grid.
+    ``grid`` adds lines from the regular grid for the cell with the strongest points.
     """
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     values, places = layer.points.numpy(), layer.places().numpy()
@@ -85,7 +86,7 @@ def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Windo
 
 
 def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, largest: float) -> EllipseCollection:
-    """Dots, red where ``values`` are positive and blue where negative, areas by magnitude; the strongest lie on top.
+    """Dots, red for positive and blue for negative ``values``, with areas by magnitude; the strongest on top.
 
     ``largest`` is the diameter of the strongest, px.
     """
@@ -104,21 +105,21 @@ def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, large
         cmap=style.SIGNED_MAP,
         zorder=4,
     )
-    # The sign must be seen on weak dots too: they have less area, not much less colour.
+    # The sign must be visible on weak dots too: they are smaller, but hardly paler.
     artist.set(array=np.sign(values[order]) * (0.5 + 0.5 * share), clim=(-1.15, 1.15), alpha=0.92)
     ax.add_collection(artist, autolim=False)
     return artist
 
 
 def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
-    """Contours around 50 and 95 % of a receptive field's mass, smoothed, and a dot at its centre; None without mass."""
+    """Contours around 50 and 95 % of a receptive field's mass, smoothed, and a dot at its centre. None without mass."""
     from scipy.ndimage import gaussian_filter
 
     heat = field.heatmap()
     if not np.isfinite(heat).all():
         return None
     height, width = heat.shape
-    step = max(1, max(height, width) // 512)  # a contour of a large photo needs no more than this
+    step = max(1, max(height, width) // 512)  # enough for a contour of a large photo
     heat = heat[step // 2 :: step, step // 2 :: step]
     smooth = gaussian_filter(heat, max(heat.shape) / 50)
     inner, outer = (field.level(share, smooth) for share in SHARES)
@@ -134,7 +135,7 @@ def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
 
 
 def outline(ax: Axes, explained: Explanation, window: Window) -> None:
-    """The explained box, with its class and score beside it, where they hide none of its points."""
+    """The explained box, with its class and score where they cover none of its points."""
     if explained.box is None:
         return
     primitives.boxes(ax, explained.detection, min_score=0.0, labels=False)
@@ -152,5 +153,5 @@ def outline(ax: Axes, explained: Explanation, window: Window) -> None:
         ha="right" if right else "left",
         va="bottom" if above else "top",
         bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
-        zorder=3.4,  # below the points, which it shall not hide
+        zorder=3.4,  # below the points
     )

@@ -1,4 +1,4 @@
-"""Draw and write the figures of photos, with a manifest from which the run can be repeated."""
+"""Draw the figures of photos and write them to files, with a manifest from which the run can be repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..detectors.detector import Detector
 
 VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
-"""What is drawn by default."""
+"""The views that are drawn by default."""
 CHOICES = (*VIEWS, "segments")
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
@@ -31,18 +31,18 @@ LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run draws and how; the command line's options."""
+    """Settings of a run, which are the options of the command line."""
 
     layers: tuple[str, ...] = ()
-    """Patterns of layer names; none: the last layer of each reduction, as the paper shows its stages."""
+    """Patterns of layer names; empty for the last layer of each reduction, as in the paper."""
     views: tuple[str, ...] = VIEWS
     at: tuple[tuple[float, float], ...] = ()
-    """Places (x, y) in photo px for the sampling points; none: the centres of the detected boxes."""
+    """Places (x, y) in photo px for the sampling points; empty for the centres of detected boxes."""
     depth: int = 1
     composed: bool = False
-    """Each layer's field is that of the layer and of up to two below it together."""
+    """Compose the offsets of each layer and of up to two layers below it into one field."""
     cell_step: int | None = None
-    """Draw every n-th cell along rows and columns; none: as many as can be told apart."""
+    """Draw every n-th cell along rows and columns; None for as many as can be told apart."""
     scale: float | None = None
     group: int = 0
     min_score: float = 0.4
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo: the files written, or why there are none."""
+    """The result for one photo: the files written, or an error."""
 
     photo: Path
     files: tuple[Path, ...] = ()
@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass
 class Run:
-    """One run of :func:`figures`: outcomes are added as photos are done."""
+    """A run of :func:`figures`; outcomes are added during the run."""
 
     out: Path
     detector: Detector
@@ -69,13 +69,13 @@ class Run:
     outcomes: list[Outcome] = dataclass_field(default_factory=list)
 
     def write_manifest(self) -> Path:
-        """Write inputs (with sha256), detector, versions and parameters beside the figures."""
+        """Write input files (with sha256), detector, versions and settings to the manifest."""
         record = {
             "deformscope": version("deformscope"),
             "detector": self.detector.name,
             "weights_sha256": self.detector.weights_sha256,
             "settings": asdict(self.settings),
-            # The modules' own word, which names the build too (2.14.1+cu130).
+            # The modules' own versions, which include the build (2.14.1+cu130).
             "versions": {name: import_module(name).__version__ for name in LIBRARIES},
             "python": platform.python_version(),
             "photos": [
@@ -92,9 +92,10 @@ class Run:
 
 
 def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Settings) -> Iterable[Outcome]:
-    """Draw every photo's figures into a folder of its own below ``out``, one outcome a photo, and the manifest.
+    """Draw the figures of every photo into its own folder in ``out``, and write the manifest; yields an outcome per
+    photo.
 
-    A photo that cannot be used gives an outcome with an error, and the rest go on; a wrong setting raises
+    A photo that cannot be used gives an outcome with an error, and the others follow. Invalid settings raise
     DeformscopeError before anything is written.
     """
     check(settings)
@@ -112,7 +113,7 @@ def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Set
 
 
 def check(settings: Settings) -> None:
-    """Raise DeformscopeError for settings that no photo could satisfy."""
+    """Raise DeformscopeError for settings that are invalid for every photo."""
     from .style import FORMATS
 
     for name, value, choices in [
@@ -135,7 +136,7 @@ def check(settings: Settings) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make the output folder and see that it can be written to; raises DeformscopeError if not."""
+    """Make the output folder and check that it is writable. Raises DeformscopeError if not."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".deformscope-probe"
@@ -148,7 +149,7 @@ def make_folder(out: Path) -> None:
 
 
 def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetField]:
-    """The fields that the patterns name, in the network's order; without patterns the last of each reduction."""
+    """The fields that match the patterns, in the network's order; without patterns, the last of each reduction."""
     if patterns:
         return list(analysis.fields.matching(patterns).values())
     last = {field.reduction: name for name, field in analysis.fields.items()}
@@ -156,7 +157,7 @@ def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetFie
 
 
 def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) -> list[Path]:
-    """Draw what the settings ask for into ``folder`` and return the files; ``photo`` gives the sheet its title."""
+    """Draw the figures of one photo into ``folder`` and return the files; ``photo`` is in the title of the overview."""
     from . import save
     from .panels import check_places
 
@@ -170,11 +171,11 @@ def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) 
 def _drawings(
     analysis: Analysis, photo: Path, layers: list[OffsetField], settings: Settings
 ) -> dict[str, Callable[[], Figure]]:
-    """The figures to draw, by file name; drawn only when called, so that one is in memory at a time."""
+    """The figures to draw, by file name; each is drawn when called, so that only one is in memory at a time."""
     from .. import draw
     from .backdrop import Backdrop
 
-    backdrop: Any = Backdrop.of(analysis.photo)  # one for all figures, which make copies of it
+    backdrop: Any = Backdrop.of(analysis.photo)  # shared by all figures, which make copies
     found, names, group = analysis.detection, analysis.class_names, settings.group
     places = [(y, x) for x, y in settings.at]
     shaped: dict[str, Any] = {"cell_step": settings.cell_step, "scale": settings.scale, "group": group}
@@ -214,7 +215,7 @@ def _file_name(layer: OffsetField) -> str:
 
 
 def _folder_names(photos: Sequence[Path]) -> list[str]:
-    """A folder name for each photo: its stem, numbered where two photos share it."""
+    """A folder name for each photo: its stem, with a number if photos share it."""
     names: list[str] = []
     for photo in photos:
         stem = photo.stem or "photo"

@@ -1,4 +1,4 @@
-"""What made a detection, as figures: a panel a layer with its sampling points, and the effective receptive field."""
+"""Figures of explanations: a panel per layer with its sampling points, and the effective receptive field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .own_settings import own_settings
 from .sheet import caption
 
 MOST_LAYERS = 3
-"""Panels of layers by default; where the output depends on more, the last of each reduction is shown."""
+"""Number of panels of layers; if the output depends on more layers, the last of each reduction is shown."""
 
 
 @own_settings()
@@ -32,12 +32,13 @@ def explanation(
     receptive_field: bool = True,
     zoom: bool = True,
 ) -> Figure:
-    """A panel for each layer on which the output depends, and one for its receptive field; the box in each.
+    """Draw an explanation: a panel for each layer on which the output depends, and one for its receptive field.
 
-    Red points add to the output, blue ones take from it; areas go by magnitude. In the first panel the cell with the
-    strongest points (in a last layer the predicting cell) has lines from its regular grid. Layers are seen from near
-    where the box is small, unless ``zoom`` is False. ``photo`` is needed where the explanation has none; ``layers`` are
-    names of layers (default: those that matter, from the output downwards).
+    Red points add to the output, blue ones subtract from it; areas are proportional to magnitude. In the first panel,
+    lines from the regular grid mark the cell with the strongest points (in a last layer, the predicting cell). Panels
+    of layers show only the surroundings of a small box, unless ``zoom`` is False. ``photo`` is needed if the
+    explanation has none; ``layers`` are names of layers (default: those on which the output depends, from the output
+    downwards).
 
     Example:
         >>> figure = deformscope.draw.explanation(deformscope.explain(detector, "cat.png"))
@@ -75,9 +76,9 @@ def explanation(
 
 @own_settings()
 def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: Photo | None = None) -> Figure:
-    """The effective receptive field: contours around 50 and 95 % of its mass, its centre, and the box.
+    """Draw effective receptive fields: contours around 50 and 95 % of the mass, the centre, and the box.
 
-    Several explanations, by what stands under their panels ("with offsets", "without"), stand side by side.
+    Several explanations, by their captions ("with offsets", "without"), are drawn side by side.
 
     Example:
         >>> without = deformscope.explain(plain, "cat.png", why.detection)
@@ -111,7 +112,7 @@ def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str)
 
 
 def _shown(explained: Explanation) -> list[Attribution]:
-    """The layers that get a panel by default, from the output downwards."""
+    """The layers that have a panel by default, from the output downwards."""
     reached = list(explained.reached.values())[::-1]
     if len(reached) <= MOST_LAYERS:
         return reached

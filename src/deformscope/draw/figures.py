@@ -1,8 +1,8 @@
-"""The paper's figures, one function each: fields and a photo in, a matplotlib figure out.
+"""The paper's figures as functions from fields and a photo to a matplotlib figure.
 
-``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 give each a panel. ``photo``
-is anything that ``deformscope.photo.read`` takes. Arrows and circles are multiplied by a factor that the figure states;
-``scale`` sets it, and ``cell_step`` = n keeps every n-th cell along rows and columns.
+``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 have one panel per field.
+``photo`` is anything that ``deformscope.photo.read`` accepts. Arrows and circles are enlarged by a factor that is
+stated in the figure; ``scale`` sets it, and ``cell_step`` = n draws every n-th cell along rows and columns.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
 def figure1(
     field: OffsetField, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
-    """Figure 1: a panel for each kernel point, in the kernel's own layout, with its offsets and their mean.
+    """Figure 1: a panel for each kernel point, arranged as the kernel, with its offsets and their mean.
 
-    The small arrows start at the kernel point's regular place; multiplied by 1 they end where it samples.
+    The small arrows start at the kernel point's regular place; enlarged by 1, they end where it samples.
     """
     backdrop = Backdrop.of(photo)
     view = FieldView.of(field, backdrop.size, cell_step, group)
@@ -70,9 +70,9 @@ def figure2(
     scale: float | None = None,
     group: int = 0,
 ) -> Figure:
-    """Figure 2: d_f as arrows, and a red mask where its divergence is negative; one panel a field.
+    """Figure 2: d_f as arrows, and a red mask where its divergence is negative; one panel per field.
 
-    With ``detection`` (torchvision's keys, photo px) the boxes that score at least ``min_score`` are outlined.
+    With ``detection`` (torchvision's keys, photo px), boxes with a score of at least ``min_score`` are outlined.
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -99,7 +99,7 @@ def figure2(
 def figure3(
     fields: FieldsLike, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
-    """Figure 3: at every cell a circle whose radius is r = sqrt(width · height) of d_k; one panel a field."""
+    """Figure 3: a circle with radius r = sqrt(width · height) of d_k at every cell; one panel per field."""
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
     result = row_of_panels(len(chosen), backdrop.size)
@@ -129,10 +129,10 @@ def sampling(
     min_score: float = 0.5,
     group: int = 0,
 ) -> Figure:
-    """The sampling points of chosen cells, stacked through the last ``depth`` (1-3) of ``fields``, lowest first.
+    """The sampling points of chosen cells through the last ``depth`` (1-3) of ``fields``, lowest first.
 
-    The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
-    least ``min_score``, else to the photo's centre.
+    The cells are those nearest to ``places`` ((y, x) photo px), or to the centres of detected boxes with a score of at
+    least ``min_score``, or to the centre of the photo.
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -162,7 +162,7 @@ def sampling(
 
 
 def as_list(fields: FieldsLike) -> list[OffsetField]:
-    """The fields as a list; raises DeformscopeError when there is none."""
+    """The fields as a list. Raises DeformscopeError if there is none."""
     if isinstance(fields, OffsetField):
         return [fields]
     chosen = list(fields.values()) if isinstance(fields, Mapping) else list(fields)
@@ -172,7 +172,7 @@ def as_list(fields: FieldsLike) -> list[OffsetField]:
 
 
 def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
-    # Portrait photos stand four in a row, landscape ones three, so that panels stay large enough to read.
+    # Four portrait photos per row, or three landscape ones, so that panels are large enough to read.
     columns = min(count, 4 if size[0] > size[1] else 3)
     rows = -(-count // columns)
     result = sheet(rows, columns, size)

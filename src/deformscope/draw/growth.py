@@ -1,4 +1,4 @@
-"""One layer on one photo as it learns: from zero offsets to order, as the paper describes it (Section 3)."""
+"""One layer on one photo during training, from zero offsets on (Section 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .view import FieldView
 def growth(
     fields: Mapping[str, OffsetField], photo: Photo, *, cell_step: int | None = None, group: int = 0, title: str = ""
 ) -> Figure:
-    """A column a moment of training: d_f and its divergence (Fig. 2) above, circles of d_k (Fig. 3) below.
+    """One column per time in training: d_f and its divergence (Fig. 2) above, circles of d_k (Fig. 3) below.
 
-    ``fields`` are the same layer's, by what stands under the column ("after 500 steps"), in order. All columns share
+    ``fields`` are those of one layer, by the captions of the columns ("after 500 steps"), in order. All columns have
     the scales of the last, so that lengths can be compared. Raises DeformscopeError for no fields.
     """
     if not fields:
@@ -36,7 +36,7 @@ def growth(
     arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)
     circles = last.factor(last.radii[shown], 1.3)
     limit = primitives.convergence_limit(last.div)
-    # A strip that is read at the width of a page: small panels, the units once.
+    # For the width of a page: small panels, units stated once.
     width = min(3.2 * len(views), 13.0)
     result = sheet(2, len(views), size, width=width, caption=0.42, title=primitives.escaped(title))
     backdrop = backdrop.within(result.inches)

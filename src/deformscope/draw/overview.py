@@ -1,4 +1,4 @@
-"""The overview sheet: one photo, a row for each layer, all views side by side."""
+"""The overview: all views of one photo, one row per layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def overview(
     group: int = 0,
     title: str = "",
 ) -> Figure:
-    """One row a field: its kernel points (Fig. 1), d_f with divergence (Fig. 2), circles (Fig. 3), sampling points."""
+    """One row per field: its kernel points (Fig. 1), d_f with divergence (Fig. 2), circles (Fig. 3), sampling
+    points."""
     backdrop = Backdrop.of(photo)
     size = backdrop.size
     chosen = as_list(fields)

@@ -1,4 +1,4 @@
-"""matplotlib's own settings in place of the user's, so that the same field gives the same picture everywhere."""
+"""Draw with matplotlib's default settings instead of the user's, so that a field gives the same picture everywhere."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ OF_THE_PROCESS = frozenset(
         "webagg.port_retries",
     }
 )
-"""Settings that say nothing of how a figure looks; they stay the user's."""
+"""Settings that do not affect the look of figures; those of the user are kept."""
 
 
 def _own() -> dict[Any, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some settings are about to leave matplotlib
+        warnings.simplefilter("ignore")  # some settings are deprecated
         own = {key: value for key, value in mpl.rcParamsDefault.items() if key not in OF_THE_PROCESS}
     return own | {
-        "axes.titley": 1.0,  # without it each panel makes ticks, only to see whether a title is in their way
+        "axes.titley": 1.0,  # without this, each panel makes ticks only to check whether a title overlaps them
         "pdf.fonttype": 42,
         "svg.fonttype": "none",
         "svg.hashsalt": "deformscope",
@@ -63,7 +63,7 @@ _inside = False
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Draw with matplotlib's defaults, whatever matplotlibrc, style sheets and ``rcParams`` say. Decorates too."""
+    """Draw with matplotlib's defaults, whatever matplotlibrc, style sheets and ``rcParams`` say. Also a decorator."""
     global _inside
     if _inside:
         yield

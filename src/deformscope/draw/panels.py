@@ -1,4 +1,4 @@
-"""One panel each of the paper's figures, on given axes over a photo; factors default to readable ones."""
+"""The panels of the paper's figures, on given axes over a photo; factors default to readable ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .view import FieldView
 
 WASH = 0.3
 MOSAIC_GAP = 0.036
-"""Between the photos of a mosaic, over their width."""
+"""Gap between the photos of a mosaic, relative to their width."""
 SCALE_INCHES = 1.35
-"""Room for the scale arrow at the right of a caption's first line."""
+"""Room for the scale arrow at the right of the first line of a caption."""
 
 
 def point_panel(ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: float, trend: float) -> None:
-    """Figure 1, one panel: the offsets Δp_k of kernel point ``k`` (× factor) and their mean (× trend) in the middle."""
+    """A panel of Figure 1: the offsets Δp_k of kernel point ``k`` (× factor) and their mean (× trend) in the middle."""
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     _point_arrows(ax, view, k, factor, trend, backdrop.size)
@@ -38,7 +38,8 @@ def point_panel(ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: f
 
 
 def kernel_mosaic(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float, trend: float) -> None:
-    """Figure 1 in small: all kernel points on the same axes, each over a photo of its own, in the kernel's layout."""
+    """Figure 1 in small: all kernel points on the same axes, each over its own copy of the photo, arranged as the
+    kernel."""
     height, width = backdrop.size
     rows, columns = view.field.kernel_size
     tile = backdrop.washed(WASH)
@@ -81,7 +82,7 @@ def _point_arrows(
 def feature_panel(
     ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | None = None, *, limit: float | None = None
 ) -> float:
-    """Figure 2, one panel: d_f (× factor) as arrows and the negative divergence as a red mask; returns the factor."""
+    """A panel of Figure 2: d_f (× factor) as arrows and the negative divergence as a red mask; returns the factor."""
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH * 0.6), size=backdrop.size)
     shown = view.on_photo((height, width))
@@ -94,7 +95,8 @@ def feature_panel(
 
 
 def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | None = None) -> float:
-    """Figure 3, one panel: at every cell a circle of radius r = sqrt(width · height) of d_k, × factor; returns it."""
+    """A panel of Figure 3: a circle with radius r = sqrt(width · height) of d_k, × factor, at every cell; returns the
+    factor."""
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     shown = view.on_photo((height, width))
@@ -111,9 +113,9 @@ def sampling_panel(
     places: Sequence[tuple[float, float]],
     group: int = 0,
 ) -> bool:
-    """Sampling points of the cells nearest to ``places`` ((y, x) px), stacked through ``fields`` (lowest first).
+    """The sampling points of the cells nearest to ``places`` ((y, x) px), through ``fields`` (lowest first).
 
-    Dots are coloured by place, or by the modulation where there is one; returns whether there is.
+    Dots are coloured by place, or by the modulation if there is one; returns whether there is.
     """
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH * 0.6), size=backdrop.size)
@@ -140,14 +142,14 @@ def sampling_panel(
 
 
 def scale_arrow(ax: Axes, view: FieldView, factor: float) -> None:
-    """Under the panel, at the right: how long an arrow of so many cells is drawn."""
+    """The scale at the right below the panel: the length at which this many cells are drawn."""
     height, width = view_size(ax)
     cell = float(np.mean(view.field.pixels_per_cell())) * factor
     figure = ax.get_figure(root=True)
     assert figure is not None
     inches = ax.get_position().height * figure.get_figheight()
     across = ax.get_position().width * figure.get_figwidth()
-    # The longest readable count that leaves room for its label.
+    # The longest readable number of cells that leaves room for its label.
     count = nice(0.45 * width / across / cell)
     level = height * (1 + 0.115 / inches)
     arrow = primitives.arrows(
@@ -173,7 +175,7 @@ def view_size(ax: Axes) -> tuple[float, float]:
 
 
 def centres_of_boxes(detection: dict, min_score: float, most: int = 4) -> list[tuple[float, float]]:
-    """The centres (y, x) px of the ``most`` best detections that score at least ``min_score``."""
+    """The centres (y, x) px of the ``most`` best detections with a score of at least ``min_score``."""
     scores = detection.get("scores")
     if scores is None or not len(scores):
         return []

@@ -1,4 +1,4 @@
-"""A photo on axes whose px are picked, not resampled: a tenth of the time where many panels show the same photo."""
+"""A photo on axes whose px are selected, not resampled, which takes a tenth of the time in figures with many panels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.transforms import Affine2D
 
 
 class PhotoImage(AxesImage):
-    """An image of RGB uint8 ``[h w 3]`` that fills ``size`` (h, w) data units from (0, 0), y downwards."""
+    """An RGB uint8 image ``[h w 3]`` that fills ``size`` (h, w) data units from (0, 0), with y downwards."""
 
     def __init__(self, ax: Axes, pixels: np.ndarray, size: tuple[int, int], **settings: Any) -> None:
         extent = (0, size[1], size[0], 0)
@@ -23,7 +23,7 @@ class PhotoImage(AxesImage):
         self._given = self.get_array()
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
-        """The photo as the renderer shows it: at each of its px the nearest of the photo's."""
+        """The photo for the renderer, with the nearest px of the photo at each of its own."""
         to_px = self.get_transform()
         changed = self.get_array() is not self._given or self.get_alpha() is not None
         if unsampled or changed or not (to_px.is_affine and to_px.is_separable):

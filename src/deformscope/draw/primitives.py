@@ -1,4 +1,4 @@
-"""Parts of figures. Each draws on the axes it is given, in photo px, and returns its artist; points are (y, x)."""
+"""Parts of figures. Each draws on given axes, in photo px, and returns its artist; points are (y, x)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Points = np.ndarray
 
 
 def photo(ax: Axes, array: np.ndarray, wash: float = 0.0, size: tuple[int, int] | None = None) -> AxesImage:
-    """The photo, filling the axes, washed towards white by ``wash`` (0..1) so that what lies on it can be seen.
+    """Draw the photo on the whole axes, blended with white by ``wash`` (0..1), so that things drawn on it can be seen.
 
-    ``size`` (h, w) is the photo's own, where ``array`` is a smaller copy of it.
+    ``size`` (h, w) is that of the photo, if ``array`` is a smaller copy of it.
     """
     height, width = size or array.shape[:2]
     image = PhotoImage(ax, washed(array, wash), (height, width), zorder=0)
@@ -40,7 +40,8 @@ def photo(ax: Axes, array: np.ndarray, wash: float = 0.0, size: tuple[int, int] 
 def arrows(
     ax: Axes, starts: Points, vectors: Points, *, color: str = style.ARROW, width: float = 1.1, halo: bool = True
 ) -> Arrows:
-    """Arrows of true length: from each start to start + vector, (y, x) px. ``width`` is the shaft's, in points."""
+    """Arrows of true length, from each start to start + vector, (y, x) px. ``width`` is that of the shaft, in
+    points."""
     artist = Arrows(
         ax,
         starts[:, 1],
@@ -68,17 +69,17 @@ def arrows(
 def divergence_mask(
     ax: Axes, div: np.ndarray, corners: tuple[float, float, float, float], *, limit: float | None = None
 ) -> AxesImage:
-    """A red veil where the divergence ``[h w]`` is negative, stronger where more negative, none elsewhere.
+    """A red mask where the divergence ``[h w]`` is negative, stronger where it is more negative.
 
-    ``corners`` are the (top, bottom, left, right) px edges of the map. ``limit`` is the convergence, in 1/cell, at
-    which the veil is fullest; by default the 98th percentile of this map's.
+    ``corners`` are the (top, bottom, left, right) edges of the map, px. ``limit`` is the convergence, in 1/cell, at
+    which the mask is strongest; by default the 98th percentile of this map's.
     """
     strength = np.clip(-div, 0, None)
     full = limit or max(convergence_limit(div), 1e-9)
     veil = np.zeros((*div.shape, 4), dtype=np.float32)
     veil[..., :3] = style.MASK
     veil[..., 3] = 0.75 * np.clip(strength / full, 0, 1) ** 0.7
-    # One cell more on each side: cells' centres begin at the photo's very corner, and its last strip has none.
+    # Extended by a cell on each side, since the centres of cells begin at the photo's corner.
     veil = np.pad(veil, ((1, 1), (1, 1), (0, 0)), mode="edge")
     top, bottom, left, right = corners
     down, across = (bottom - top) / div.shape[0], (right - left) / div.shape[1]
@@ -90,7 +91,7 @@ def divergence_mask(
 
 
 def convergence_limit(div: np.ndarray) -> float:
-    """The 98th percentile of −div over the cells where it is positive; 0 where there is none."""
+    """The 98th percentile of −div over cells where it is positive; 0 without such cells."""
     inward = -div[div < 0]
     return float(np.percentile(inward, 98)) if inward.size else 0.0
 
@@ -98,7 +99,7 @@ def convergence_limit(div: np.ndarray) -> float:
 def circles(
     ax: Axes, centres: Points, radii: np.ndarray, *, values: np.ndarray | None = None, width: float = 0.9
 ) -> EllipseCollection:
-    """Circles of ``radii`` px; coloured by ``values``, by default their radii. Larger ones lie on top."""
+    """Circles of ``radii`` px, coloured by ``values``, by default their radii; larger ones on top."""
     order = np.argsort(radii)
     shown = (radii if values is None else values)[order]
     artist = EllipseCollection(
@@ -159,7 +160,7 @@ def boxes(
     min_score: float = 0.5,
     labels: bool = True,
 ) -> PolyCollection:
-    """Outlines of the detections (xyxy px) that score at least ``min_score``, with class and score."""
+    """Outlines of detections (xyxy px) with a score of at least ``min_score``, with class and score."""
     keep = detection["scores"] >= min_score if "scores" in detection else slice(None)
     corners = np.asarray(detection["boxes"][keep].cpu(), dtype=float)
     outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
@@ -189,14 +190,15 @@ def boxes(
 
 
 LINE, LETTER = 11.0, 4.6
-"""Height of a detection's label and width of one of its letters, points; rather too much than too little."""
+"""Height of a detection's label and width of a letter in it, points (upper estimates)."""
 MOST_LINES = 8
 
 
 def _lowered(ax: Axes, corner: tuple[float, float], letters: int, taken: list[tuple[float, float, int]]) -> float:
-    """By how many points a label at a corner is lowered so that it covers none of those before it, which it joins.
+    """Points by which a label at a corner is lowered to cover no earlier ones; it is added to ``taken``.
 
-    ``taken``: left, top (points) and letters. Of boxes that nearly coincide each label is then read below the other.
+    ``taken``: left, top (points) and number of letters. So the labels of boxes that nearly coincide are below each
+    other.
     """
     left, top = ax.transData.transform(corner) * 72 / ax.figure.dpi
     for lines in range(MOST_LINES):
@@ -213,7 +215,7 @@ def _lowered(ax: Axes, corner: tuple[float, float], letters: int, taken: list[tu
 
 
 def nice(value: float) -> float:
-    """The nearest of 1, 2, 5 times a power of ten: a factor that can be read."""
+    """The nearest of 1, 2, 5 times a power of ten."""
     if not math.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,7 +1,7 @@
-"""Object queries of deformable attention: where each looks for its box, decoder layer by decoder layer.
+"""Object queries of deformable attention: where each one samples, in each decoder layer.
 
-One row per query and one panel per layer: the reference box that the layer was given (dashed), every sampling point of
-every head, coloured and sized by its weight, and the weighted mean of the points beside the box's centre.
+One row per query and one panel per layer: the reference box of the layer (dashed), the sampling points of all heads,
+coloured and sized by weight, and their weighted mean beside the centre of the box.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .style import BOX, FAINT
 
 WEIGHTS = "plasma"
 AROUND = 1.5
-"""The part of the photo that is shown: the reference box times this, and the points of nearly all weight."""
+"""The part of the photo that is shown: this multiple of the reference box, and the points with nearly all weight."""
 SHOWN_WEIGHT = 0.95
 LEAST_WINDOW = 0.3
-"""Of the photo's sides."""
+"""Smallest part that is shown, relative to the photo's sides."""
 
 
 @own_settings()
@@ -113,14 +113,14 @@ def _panel(ax: Axes, backdrop: Backdrop, field: AttentionField, query: int, head
 
 
 def _box(field: AttentionField, query: int) -> np.ndarray:
-    """The reference box, (top, left, bottom, right) in the photo's px."""
+    """The reference box, (top, left, bottom, right) in photo px."""
     y, x, height, width = field.reference[0, query].double().tolist()
     corners = torch.tensor([[y - height / 2, x - width / 2], [y + height / 2, x + width / 2]], dtype=torch.float64)
     return field.to_pixels(corners).flatten().numpy()
 
 
 def _window(box: np.ndarray, points: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The part of the photo to show, of its own shape: (top, left, bottom, right)."""
+    """The part of the photo to show, with its aspect ratio: (top, left, bottom, right)."""
     order = np.argsort(weights)[::-1]
     heavy = points[order[: int(np.searchsorted(np.cumsum(weights[order]), SHOWN_WEIGHT)) + 1]]
     photo = np.array(size, dtype=float)

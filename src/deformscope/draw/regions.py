@@ -1,4 +1,4 @@
-"""The regions that grow out of offsets, over the photo: one panel a field, a colour a region, the sink in each."""
+"""Segments over the photo: one panel per field, one colour per segment, with its sink."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.
 
 @own_settings()
 def segments(
-    fields: FieldsLike, photo: Photo, *, most: int = 10, found: list[Segments] | None = None, group: int = 0
+    fields: FieldsLike, photo: Photo, *, max_segments: int = 10, found: list[Segments] | None = None, group: int = 0
 ) -> Figure:
-    """Regions of negative divergence around the sinks of d_f, the best ``most`` of each field, numbered by score.
+    """Draw segments: regions of negative divergence around the sinks of d_f, the best ``max_segments`` of each field.
 
-    ``found`` are the fields' segments where they have been grown already.
+    They are numbered by score. ``found`` are the segments of the fields, if they are known already.
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -37,7 +37,7 @@ def segments(
     height, width = backdrop.size
     for number, (ax, field) in enumerate(zip(result.flat(), chosen, strict=False)):
         regions = grow(field, group) if found is None else found[number]
-        shown = min(most, len(regions.scores))
+        shown = min(max_segments, len(regions.scores))
         primitives.photo(ax, backdrop.washed(0.35), size=backdrop.size)
         veil = np.zeros((*regions.labels.shape, 4), dtype=np.float32)
         for label in range(1, shown + 1):

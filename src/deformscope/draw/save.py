@@ -1,4 +1,4 @@
-"""Saving figures: whole or not at all, and the same bytes for the same figure."""
+"""Save figures, whole or not at all, with the same bytes for the same figure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .own_settings import own_settings
 from .style import FORMATS
 
 UP = 2
-"""PNG's filter: what a byte is more than the one above it."""
+"""PNG's filter: the difference to the byte above."""
 
 
 @own_settings()
 def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
-    """Write a figure as PNG, SVG or PDF by its ending; the file appears whole or not at all.
+    """Save a figure as PNG, SVG or PDF, by its extension; the file appears whole or not at all.
 
-    The same figure gives the same bytes: no date, fixed ids. Raises DeformscopeError for other endings and where the
+    The same figure gives the same bytes: no date, fixed ids. Raises DeformscopeError for other extensions, and if the
     file cannot be written.
     """
     path = Path(path)
@@ -50,7 +50,8 @@ def _write_png(figure: Figure, path: Path, dpi: int) -> None:
 
 
 def png(pixels: UInt8[np.ndarray, "h w 3"], dpi: float) -> bytes:
-    """RGB as a PNG file. Pillow tries five filters on every row, which takes most of its time, for 2 % of the bytes."""
+    """RGB as a PNG file. (Pillow tries five filters per row, which takes most of its time and saves 2 % of the
+    bytes.)"""
     height, width, _ = pixels.shape
     lines = pixels.reshape(height, 3 * width)
     rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The layout of figures: panels of a photo's shape, each over a caption."""
+"""The layout of figures: panels with the photo's aspect ratio, with captions below."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .text import LINE, wrapped, write_line
 
 TICKS = ("majorTicks", "minorTicks")
 LEAST_PANEL = 2.6
-"""Inches that a panel is wide at least, so that its caption finds room below a very tall photo."""
+"""Smallest width of a panel in inches, so that its caption fits below a very tall photo."""
 
 
 class Picture(Figure):
-    """A matplotlib figure that looks the same whatever its user's settings, also in a notebook without pyplot."""
+    """A matplotlib figure that looks the same whatever the user's settings, also in a notebook without pyplot."""
 
     @own_settings()
     def draw(self, renderer: Any) -> None:
-        """Draw all."""
+        """Draw the figure."""
         super().draw(renderer)
 
     @own_settings()
     def savefig(self, *arguments: Any, **settings: Any) -> None:
-        """Save as matplotlib does."""
+        """Save the figure, as in matplotlib."""
         super().savefig(*arguments, **settings)
 
     def _repr_png_(self) -> bytes:
@@ -42,7 +42,7 @@ class Picture(Figure):
 
 
 class Panel(Axes):
-    """Axes that make no ticks before they are drawn: making them is most of the time that making axes takes."""
+    """Axes that make no ticks before they are drawn, which would take most of the time."""
 
     _made = False
 
@@ -53,7 +53,7 @@ class Panel(Axes):
     def _init_axis(self) -> None:
         super()._init_axis()  # type: ignore[misc]
         for axis in (self.xaxis, self.yaxis):
-            # Axis would make its ticks to hand the path on to them.
+            # Axis would make its ticks to clip them.
             axis.set_clip_path = partial(Artist.set_clip_path, axis)  # type: ignore[method-assign]
 
     def grid(self, *arguments: Any, **settings: Any) -> None:
@@ -68,7 +68,7 @@ class Panel(Axes):
 
     @contextmanager
     def _without_ticks(self) -> Iterator[None]:
-        """While the axes are made: what is set counts for ticks that are made later, so none is made for it."""
+        """While the axes are made: settings apply to ticks that are made later, so none is made for them."""
         lists = [] if self._made else [(axis, name) for axis in (self.xaxis, self.yaxis) for name in TICKS]
         for axis, name in lists:
             setattr(axis, name, [])
@@ -102,10 +102,11 @@ def sheet(
     foot: float = 0.0,
     title: str = "",
 ) -> Sheet:
-    """Panels shaped like a photo of ``size`` (h, w), each above ``caption`` inches of text; ``foot`` inches below all.
+    """Panels with the aspect ratio of a photo of ``size`` (h, w), with ``caption`` inches of text below each, and
+    ``foot`` below all.
 
-    ``width`` is that of the whole figure, in inches; by default the panels get a size at which they can be read, in
-    landscape and in portrait.
+    ``width`` is that of the whole figure, in inches; by default panels are large enough to read, landscape and
+    portrait.
     """
     aspect = size[0] / size[1]
     margin, head = 0.08, 0.34 if title else 0.08
@@ -114,7 +115,7 @@ def sheet(
         panel = (width - 2 * margin - (columns - 1) * gap) / columns
     panel = max(panel, LEAST_PANEL if caption is None else LEAST_PANEL / columns)
     total = columns * panel + 2 * margin + (columns - 1) * gap
-    if caption is None:  # narrow panels wrap their captions into more lines
+    if caption is None:  # captions of narrow panels have more lines
         caption = 0.42 if panel > 4.5 else 0.62 if panel > 3.4 else 0.88
     tall = panel * aspect
     height = head + rows * (tall + caption) + (rows - 1) * gap + foot + 0.04
@@ -134,9 +135,10 @@ def sheet(
 
 
 def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> None:
-    """Under a panel: what it shows, then in which units, each wrapped; ``beside`` inches at the right stay free.
+    """Write the caption of a panel: its content, then the units, each wrapped; ``beside`` inches at the right stay
+    free.
 
-    ``columns`` is the number of panels, from this one on, under which it may spread.
+    ``columns`` is the number of panels, from this one on, below which the caption may extend.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None

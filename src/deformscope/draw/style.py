@@ -1,4 +1,4 @@
-"""Colours of figures, and the formats they are saved in."""
+"""Colours of figures, and file formats."""
 
 ARROW = "#d7191c"
 TREND = "#ffd43b"

@@ -1,6 +1,6 @@
-"""Lines of words of a known width: measured in the figures' own font, and wrapped where a panel ends.
+"""Text of known width, measured in the font of the figures, and wrapped at the width of a panel.
 
-In a text, ``$d_f$`` stands for the symbol with its index; nothing else is a formula.
+``$d_f$`` is the symbol with its index; there are no other formulas.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ FAMILY = "DejaVu Sans"
 SYMBOL = re.compile(r"\$([a-zA-Z])_([a-zA-Z])\$")
 NBSP = "\N{NO-BREAK SPACE}"
 SHRUNKEN, LOWERED = 0.7, 0.22
-"""Size of an index and how far it hangs down, in sizes of its symbol."""
+"""Size of an index and its shift downwards, relative to the size of its symbol."""
 ASCENT, LINE = 0.77, 1.33
-"""Height of capital letters with their accents, and from line to line, in sizes of the type."""
+"""Height of capital letters with accents, and distance of lines, relative to the font size."""
 
 
 def escaped(text: str) -> str:
-    """Text as it stands: a dollar sign in a file's or a class's name begins no formula."""
+    """Text without formulas: a dollar sign in the name of a file or class is kept."""
     return text.replace("$", r"\$")
 
 
 def width(text: str, points: float) -> float:
-    """How wide a line is, inches."""
+    """Width of a line, inches."""
     return sum(_advance(part, italic) * size for part, italic, size, _ in _parts(text)) * points / 72
 
 
 def wrapped(text: str, points: float, inches: float) -> list[str]:
-    """The text in lines no wider than ``inches``; words that are wider are broken."""
+    """Wrap the text to lines of at most ``inches``; longer words are broken."""
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
@@ -51,7 +51,7 @@ def wrapped(text: str, points: float, inches: float) -> list[str]:
 
 
 def write_line(ax: Axes, text: str, points: float, color: str, down: float) -> None:
-    """Write one line below the axes' lower left corner, its upper edge ``down`` inches from it."""
+    """Write one line below the lower left corner of the axes, with its upper edge at ``down`` inches."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     box = ax.get_position()
@@ -61,7 +61,7 @@ def write_line(ax: Axes, text: str, points: float, color: str, down: float) -> N
         ax.text(
             across / wide,
             -(down + (ASCENT + lower) * points / 72) / tall,
-            re.sub("^ | $", NBSP, part),  # SVG's viewers drop spaces at the ends
+            re.sub("^ | $", NBSP, part),  # SVG viewers drop spaces at the ends
             transform=ax.transAxes,
             va="baseline",
             ha="left",
@@ -76,7 +76,7 @@ def write_line(ax: Axes, text: str, points: float, color: str, down: float) -> N
 
 
 def _parts(text: str) -> list[tuple[str, bool, float, float]]:
-    """What is written in one piece: text, whether in italics, relative size, how far it is lowered."""
+    """A piece of text: the text, whether it is italic, its relative size, and its shift downwards."""
     parts: list[tuple[str, bool, float, float]] = []
     begin = 0
     for symbol in SYMBOL.finditer(text):
@@ -91,7 +91,7 @@ def _parts(text: str) -> list[tuple[str, bool, float, float]]:
 
 
 def _advance(text: str, italic: bool) -> float:
-    """Width in sizes of the type."""
+    """Width relative to the font size."""
     return sum(_letter(letter, italic) for letter in text)
 
 

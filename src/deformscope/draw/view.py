@@ -1,4 +1,4 @@
-"""One field as a figure needs it: numpy arrays in photo px, thinned so that arrows do not merge into a carpet."""
+"""A field for figures: numpy arrays in photo px, with fewer cells, so that arrows do not overlap."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from ..fields.viewpoint import divergence, radius, split
 from .primitives import nice
 
 MOST_ACROSS = 36
-"""Arrows along a panel's longer side at the most, when no density is given."""
+"""Largest number of arrows along a panel's longer side, if no step is given."""
 
 
 @dataclass(frozen=True)
 class FieldView:
-    """The field of one image and offset group, (y, x) in photo px; m cells are left after thinning."""
+    """The field of one image and offset group, (y, x) in photo px, for m of its cells."""
 
     field: OffsetField
     starts: np.ndarray
-    """[k m 2]: each kernel point's regular place."""
+    """[k m 2]: regular place of each kernel point."""
     vectors: np.ndarray
     """[k m 2]: offsets."""
     centres: np.ndarray
-    """[m 2]: middles of the regular kernels."""
+    """[m 2]: centres of the regular kernels."""
     d_f: np.ndarray
-    """[m 2]: feature-map viewpoint."""
+    """[m 2]: d_f, the feature-map viewpoint."""
     div: np.ndarray
-    """[h w], 1/cell, not thinned."""
+    """[h w], 1/cell: divergence at all cells."""
     radii: np.ndarray
-    """[m], px: sqrt(width · height) of the kernel viewpoint."""
+    """[m], px: sqrt(width · height) of d_k."""
     corners: tuple[float, float, float, float]
     """(top, bottom, left, right) px edges of the map of output cells."""
     spacing: float
-    """Px between the cells that are left."""
+    """Px between the m cells."""
     cell_step: int
-    """Every n-th cell is left along rows and columns."""
+    """The m cells are every n-th one along rows and columns."""
 
     @classmethod
     def of(cls, field: OffsetField, size: tuple[int, int], cell_step: int | None = None, group: int = 0) -> FieldView:
@@ -78,7 +78,7 @@ class FieldView:
         )
 
     def on_photo(self, size: tuple[int, int]) -> np.ndarray:
-        """Which of the m cells lie on the photo and not in the padding beside it."""
+        """Whether each of the m cells lies on the photo, and not in padding."""
         y, x = self.centres.T
         return (y >= 0) & (y <= size[0]) & (x >= 0) & (x <= size[1])
 
@@ -89,7 +89,7 @@ class FieldView:
         return nice(target * self.spacing / long) if long > 1e-6 else 1.0
 
     def caption(self) -> str:
-        """Layer and reduction (network px a cell)."""
+        """Layer and reduction (network px per cell)."""
         down, across = (f"{value:g}" for value in self.field.reduction)
         cell = across if across == down else f"{across}×{down}"
         return f"{self.field.name or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"
