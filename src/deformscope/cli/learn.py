@@ -58,7 +58,7 @@ def ablate(
     ] = None,
     folder: RunFolder = None,
 ) -> int:
-    """Compare the AP with all offsets, only d_f, only d_k and none: train each with several seeds, write a table."""
+    """Compare the AP of detectors that use all offsets, only d_f, only d_k or none, each trained with several seeds."""
     from ..training.ablation import ap_bootstrap as photos, experiment, output
     from ..training.recipe.reading import read
 
