@@ -16,7 +16,7 @@ from .measures.inference import Maps, Seen, look
 from .summary.columns import Record
 
 NEIGHBOURS = 8
-"""Photos that are tried in turn for the offsets of another image."""
+"""Number of photos tried in turn for the offsets of another photo."""
 
 
 class ForwardPasses:
@@ -41,9 +41,9 @@ class ForwardPasses:
         self.seen: dict[int, Seen | None] = {}
 
     def of_photo(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task], Analysis | None]:
-        """A photo's record so far, what is to be measured of each of its views, and its fields.
+        """The incomplete record of a photo, the task to be measured for each of its views, and its fields.
 
-        ``scene`` is what :func:`read_scene` read; of a photo that cannot be measured the record says why.
+        ``scene`` comes from :func:`read_scene`. If a photo cannot be measured, its record gives the reason.
         """
         image = self.photos.images[index]
         record: Record = {"index": index, "image": image.id, "file": image.file_name, "status": "scored"}
@@ -59,7 +59,7 @@ class ForwardPasses:
                 if one is None or not one.counted:
                     continue
                 seen = self._look(self.detector, one)
-                # The fields themselves stay here: workers and later photos need the maps alone.
+                # Workers and later photos need only the maps.
                 seen, whole = replace(seen, analysis=None), seen.analysis
                 if view == "whole":
                     analysis = whole
@@ -67,7 +67,7 @@ class ForwardPasses:
                     if seen.broken:
                         record["broken"] = list(seen.broken)
                 fresh = self._look(self.fresh, one).maps
-                # A picture of one pixel stands for the photo, whose size alone counts from here on.
+                # Only the photo's size is needed from here on, so a broadcast pixel is passed to the worker.
                 blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
                 tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
         except DeformscopeError:
@@ -102,7 +102,7 @@ class ForwardPasses:
 
 
 def read_scene(photos: Photos, index: int) -> Scene | str:
-    """A photo and its objects, or in words why it cannot be read."""
+    """A photo and its objects, or the reason why it cannot be read."""
     try:
         return photos.scene(index)
     except DeformscopeError as error:

@@ -1,7 +1,7 @@
-"""Photos that a run keeps for its report, with their offsets: of each layer the best and the worst, and some at random.
+"""Photos that a run keeps for its report, with their offsets: the best and worst of each layer, and some at random.
 
-The run knows only at its end which layer and which photos the report shows. A photo that is among the best of all is
-among the best of any part of the photos, so each process keeps those of its own share, and lets go of the others.
+Which layer and which photos the report shows is known only at the end of a run. A photo that is among the best of all
+is among the best of any subset, so each process keeps the best and worst of its share and deletes the others.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ FOLDER = "photos"
 SHOWN = 3
 """Photos shown of the best, and of the worst."""
 AT_RANDOM = 12
-"""So many photos at the beginning of the random order are kept whatever they score."""
+"""The first photos in the random order, which are kept whatever their metrics."""
 
 
 class Kept:
-    """The photos kept below a run's folder, as records come in."""
+    """The photos that are kept in the folder of a run, updated with each record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / FOLDER
@@ -30,9 +30,9 @@ class Kept:
         """By layer, whether all objects have masks, and sign: the highest of sign · AUROC, with the photos' indices."""
 
     def add(self, record: Record, analysis: Analysis | None = None) -> None:
-        """Rank a photo, and keep what ``analysis`` has of it where it is among those to keep.
+        """Rank a photo, and save its ``analysis`` if it is one to keep.
 
-        Without an analysis, the photo is one of a run that goes on: it has been kept already.
+        Without an analysis only rank it, as for the photos of a run that is resumed, which have been saved already.
         """
         index, view = record["index"], record.get("views", {}).get("whole")
         if view is None:
@@ -44,7 +44,7 @@ class Kept:
                 continue
             for sign in (1, -1):
                 first = self.ranked.setdefault((layer, view["masked"], sign), [])
-                first.append((sign * auroc, -index))  # of equal ones the earlier is the better
+                first.append((sign * auroc, -index))  # of equal ones the earlier
                 first.sort(reverse=True)
                 gone |= {-other for _, other in first[SHOWN:]}
                 del first[SHOWN:]
@@ -59,7 +59,7 @@ class Kept:
 
 
 def _save(analysis: Analysis, path: Path, layers: set[str] | None) -> None:
-    # Half precision is more than a figure shows.
+    # Half precision is enough for figures.
     fields = {
         name: replace(field, offset=field.offset.half(), modulation=None)
         for name, field in analysis.fields.items()

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, its lines of records, and the processes that share it."""
+"""The folder of a run: its description, records and scores, and the processes that share it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS = "weights_sha256"
 
 
 def known_records(folder: Path, total: int) -> Iterator[Record]:
-    """Each photo's record, the first where a folder holds two of them."""
+    """One record per photo, the first if there are several."""
     met: set[int] = set()
     for record in read_records(folder):
         if record["index"] < total and record["index"] not in met:
@@ -36,7 +36,7 @@ def known_records(folder: Path, total: int) -> Iterator[Record]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[TextIO]:
-    """Open a file of lines; a line that a kill cut off is closed first."""
+    """Open a file of lines for appending, and first end a line that was cut off when a run was killed."""
     cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         if cut:
@@ -45,7 +45,7 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 
 def describe(detector: nn.Module, photos: Photos, settings: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same: the detector's weights, the annotations and the settings that metrics depend on."""
+    """What must be the same to resume a run: weights, annotations, and the settings that affect metrics."""
     tensors = hashlib.sha256()
     for name, value in detector.state_dict().items():
         tensors.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
@@ -79,7 +79,7 @@ def read_scores(folder: Path | str) -> Scores:
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
-    """Make the folder this run's, or see that it is already."""
+    """Write the description of this run to the folder, or check that the folder has the same one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RUN
@@ -87,7 +87,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
             if "weights" in before:  # its former name
                 before["tensors"] = before.pop("weights")
-            # The same tensors may lie in several files.
+            # Several files may hold the same tensors.
             other = [key for key in run | before if before.get(key) != run.get(key) and key != WEIGHTS]
             if other:
                 raise DeformscopeError(
@@ -101,7 +101,7 @@ def claim(folder: Path, run: dict[str, Any]) -> None:
 
 
 def process_group(world: int) -> AbstractContextManager[None]:
-    """Join torchrun's other processes, for as long as the run takes."""
+    """Join the other processes of torchrun for the duration of the run."""
     return nullcontext() if world < 2 else _joined()
 
 
@@ -111,7 +111,7 @@ def _joined() -> Iterator[None]:
 
     from torch import distributed
 
-    # Gloo on any device: only barriers are exchanged. A slow share must not end the others' wait.
+    # Gloo on any device, since there are only barriers. The timeout is long because one share may take much longer.
     distributed.init_process_group("gloo", timeout=timedelta(days=2))
     try:
         yield

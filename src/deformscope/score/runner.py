@@ -1,7 +1,7 @@
-"""Measure a detector on an annotated folder: a line of JSON a photo, over workers and processes, resumed after a kill.
+"""Measure a detector on an annotated folder, with several workers and processes, and resume interrupted runs.
 
 A photo's record depends on nothing but the photo, its neighbour in the run's fixed random order and the settings: any
-number of workers and processes gives the same records, and a broken-off run goes on where it stopped.
+number of workers and processes gives the same records, and an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from .summary.tables import as_markdown
 
 @dataclass
 class Progress:
-    """How far a run is: what a progress bar shows."""
+    """Progress of a run, for a progress bar."""
 
     total: int
     done: int = 0
     problems: int = 0
     sums: dict[str, list[float]] = dataclass_field(default_factory=dict)
-    """Of each layer: AUROC and pointing game summed over the photos, and their number."""
+    """For each layer: sums of AUROC and pointing game over the photos, and the number of photos."""
 
     def add(self, record: Record) -> None:
-        """Count a photo's record in."""
+        """Add a photo's record."""
         self.done += 1
         self.problems += record["status"] not in ("scored", "no object")
         for layer, sources in record.get("views", {}).get("whole", {}).get("layers", {}).items():
@@ -59,7 +59,7 @@ class Progress:
                     self.sums[layer] = [sums[0] + image["auroc"], sums[1] + image["pointing"], sums[2] + 1]
 
     def __str__(self) -> str:
-        """The layer that is ahead so far, and its metrics."""
+        """The layer with the best AUROC so far, and its metrics."""
         seen = {layer: sums for layer, sums in self.sums.items() if sums[2]}
         if not seen:
             return ""
@@ -71,21 +71,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run measures."""
+    """Settings of a run."""
 
     layers: tuple[str, ...] = ()
-    """Patterns of layer names; none: all."""
+    """Patterns of layer names; all layers if empty."""
     max_photos: int | None = None
-    """Number of photos, drawn at random by ``seed``; none: all."""
+    """Number of photos, drawn at random by ``seed``; all if None."""
     split: str = "val"
     """``instances_<split>….json`` and ``<split>…/`` of the folder."""
     crops: bool = True
-    """Measure off-centre crops too."""
+    """Also measure on off-centre crops."""
     seed: int = 0
     draws: int | None = None
-    """Bootstrap draws; none: 200 to 1000, by the number of objects."""
+    """Bootstrap draws; if None, 200 to 1000, depending on the number of objects."""
     workers: int = 0
-    """Processes that compute the metrics beside the one that runs the detector; 0: that one does both."""
+    """Processes that compute metrics while the main process runs the detector; with 0 the main process does both."""
     composed: bool = False
     """Measure each layer together with up to two below it, as the one field that :func:`stack.composed` makes."""
     broken: Broken = "refuse"
@@ -102,9 +102,9 @@ def score(
 ) -> Scores | None:
     """Measure the paper's claims on ``data`` (a COCO-layout folder, or one of its annotation files).
 
-    Records go to ``out``, from which a broken-off run is resumed; then all metrics are made of them, with intervals and
-    nulls, into ``scores.json`` and ``tables.md``. ``progress`` is called after each photo. Under torchrun each process
-    takes a share of the photos; only the first returns the scores, the others None.
+    Records are written to ``out``, from which an interrupted run resumes. Metrics with intervals and nulls are computed
+    from them and written to ``scores.json`` and ``tables.md``. ``progress`` is called after each photo. Under torchrun
+    each process takes a share of the photos; only the first returns the scores, the others None.
 
     Raises DeformscopeError when the data cannot be used or ``out`` holds another run.
     """
@@ -117,7 +117,7 @@ def score(
     folder = Path(out)
     with process_group(world):
         kind = {"layers": list(chosen.layers), "crops": chosen.crops, "seed": chosen.seed}
-        # Not a key of its own where nothing is composed: runs of before know none, and go on.
+        # Only present if layers are composed, so that folders of earlier versions, which lack it, can be resumed.
         kind |= {"composed": True} if chosen.composed else {}
         kind |= {"broken": chosen.broken} if chosen.broken != "refuse" else {}
         run = describe(detector, photos, kind)

@@ -1,4 +1,4 @@
-"""One view of a photo: the offsets of every layer and every null, measured alike."""
+"""Metrics of one view of a photo: of the offsets of every layer, and of every null in the same way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .measure import Measured, central_segment, filled_segments, found_segments,
 
 @dataclass(frozen=True)
 class Task:
-    """All that the metrics of one view of a photo are made from: small arrays, so that a worker can make them."""
+    """The input for the metrics of one view of a photo: small arrays, which can be sent to a worker process."""
 
     scene: Scene
     field: Seen
@@ -28,7 +28,7 @@ class Task:
 
 
 def measured(task: Task) -> dict[str, Any]:
-    """The metrics of every layer and null of one view; layer ``*`` holds the nulls that know no layer."""
+    """The metrics of every layer and null of one view; the nulls that do not depend on a layer are in layer ``*``."""
     marks = mark(task.scene)
     layers = {"*": _without_layer(task, marks)} | {key: {} for key in task.field.maps}
     for group in _alike(_sources(task)):
@@ -59,7 +59,7 @@ def _without_layer(task: Task, marks: Marks) -> dict[str, Measured]:
 
 
 def _sources(task: Task) -> dict[tuple[str, str], CellMaps]:
-    """The offsets and the nulls that stand in their place, by layer and source."""
+    """The offsets and the nulls that depend on a layer, by layer and source."""
     sources = {}
     for number, (layer, maps) in enumerate(task.field.maps.items()):
         sources[layer, "field"] = maps
@@ -73,7 +73,7 @@ def _sources(task: Task) -> dict[tuple[str, str], CellMaps]:
 
 
 def _alike(sources: dict[tuple[str, str], CellMaps]) -> list[dict[tuple[str, str], CellMaps]]:
-    """Those whose cells lie in the same places, which are measured together."""
+    """Groups of sources whose cells lie in the same places, to be measured together."""
     groups: dict[Any, dict[tuple[str, str], CellMaps]] = {}
     for key, maps in sources.items():
         groups.setdefault((maps.div.shape, maps.origin, maps.step), {})[key] = maps

@@ -1,4 +1,4 @@
-"""Do features condense on object centres? Pure functions of one map of cells and one object or all of them."""
+"""Metrics of condensation: do features move to the centres of objects?"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Array = np.ndarray
 
 
 def pointing(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> float:
-    """The pointing game: 1 where the highest score lies on an object, else 0; of equally high ones the share."""
+    """Pointing game: 1 if the highest score lies on an object, else 0; for equally high scores the share on objects."""
     return float(inside[score >= score.max()].mean())
 
 
 def ring_chance(score: Float[Array, " p"], inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
-    """What the pointing game would give a random place as far from the photo's centre as the highest score is."""
+    """Expected pointing game of a random place in the ring of the highest score."""
     share = np.bincount(ring, inside) / np.maximum(np.bincount(ring), 1)
     return float(share[ring[score >= score.max()]].mean())
 
@@ -28,9 +28,9 @@ def ring_chance(score: Float[Array, " p"], inside: Bool[Array, " p"], ring: Int[
 def sinks(
     score: Float[Array, "s p"], on: Sequence[Int[Array, " _"]]
 ) -> tuple[Int[Array, " k"], Int[Array, " k"], Int[Array, " k"]]:
-    """Source, object and place of each source's highest score on each object: one, unless several are as high.
+    """Source, object and place of the highest score of each source on each object; several if they are equally high.
 
-    ``on`` are the places on each object; none on one that lies between the places of the lattice.
+    ``on`` has the places on each object. Objects between the places of the lattice have none.
     """
     found = [np.zeros((3, 0), dtype=int)]
     for thing, places in enumerate(on):
@@ -43,7 +43,7 @@ def sinks(
 
 
 def centres(things: Sequence[Thing]) -> Float[Array, "m 2"]:
-    """Of the boxes, (y, x) px."""
+    """Centres of the boxes, (y, x) px."""
     return np.array([thing.centre for thing in things], dtype=float).reshape(-1, 2)
 
 
@@ -57,15 +57,15 @@ class Movement:
     """How the cells of m objects move by the d_f of each of s sources; distances in units of sqrt(box area)."""
 
     towards: Float[Array, "s m"]
-    """Share of its cells whose d_f points towards its centre (less than 90° off); no d_f counts half."""
+    """Share of cells whose d_f points towards the object's centre (within 90°); zero d_f counts half."""
     cosine: Float[Array, "s m"]
-    """Mean cosine of d_f with the direction to its centre; no d_f counts 0."""
+    """Mean cosine between d_f and the direction to the object's centre; zero d_f counts 0."""
     ends_inside: Float[Array, "s m"]
-    """Share of its cells that end on it when they follow d_f."""
+    """Share of cells that end on the object when they follow d_f."""
     end_distance: Float[Array, "s m"]
-    """Mean distance from its centre at which they end."""
+    """Mean distance of these ends from the object's centre."""
     moved_distance: Float[Array, "s m"]
-    """The same after moving by d_f once, as the arrows are drawn."""
+    """Mean distance from the object's centre after moving by d_f once."""
 
 
 def movement(
@@ -75,7 +75,7 @@ def movement(
     things: Sequence[Thing],
     counts: Sequence[int],
 ) -> Movement:
-    """How the cells of ``things`` move: of the c cells the first ``counts[0]`` are on the first of them, and so on.
+    """How the cells of ``things`` move. The first ``counts[0]`` of the c cells are on the first object, and so on.
 
     ``places`` of the cells, and where they end by following d_f, are in (y, x) photo px.
     """
@@ -101,7 +101,7 @@ def movement(
 
 
 def cells_on(maps: CellMaps, thing: Thing, places: Float[Array, "h w 2"] | None = None) -> Bool[Array, "h w"]:
-    """The cells, whose centres are ``places``, that lie on an object, or else the one nearest to its centre."""
+    """The cells (with centres ``places``) on an object, or the one nearest to its centre if there are none."""
     on = thing.covers(maps.centres() if places is None else places)
     if not on.any():
         nearest = np.round(maps.to_cells(np.array(thing.centre))).astype(int)

@@ -1,4 +1,4 @@
-"""One photo through the detector: the maps of its fields, and what it detects."""
+"""Run a detector on one photo: maps of its offset fields, and its detections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Maps = dict[str, CellMaps]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the detector made of one photo."""
+    """Maps and detections of one photo."""
 
     maps: Maps
     per_cell: dict[str, tuple[float, float]]
@@ -28,17 +28,16 @@ class Seen:
     boxes: np.ndarray
     scores: np.ndarray
     broken: tuple[str, ...] = ()
-    """Layers whose offsets held NaN or infinity."""
+    """Layers with NaN or infinite offsets."""
     analysis: Analysis | None = None
     """The measured fields themselves."""
 
 
 def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, together: bool = False) -> Seen:
-    """Run the detector on one photo. Layers that match none of the patterns are left out; so are NaN offsets.
+    """Run the detector on one photo, and keep the layers that match one of the patterns and have finite offsets.
 
-    With ``together`` each layer's maps are those of it and the up to two below it together.
-
-    Calls on other things than the photo (regions of interest) are no field of it, and are left out too.
+    With ``together`` each layer is composed with up to two below it. Calls on regions of interest instead of the photo
+    are left out.
     """
     with capture(detector, broken=True) as fields:
         detection = detector(photo)[0]
@@ -65,7 +64,7 @@ def look(detector: nn.Module, photo: np.ndarray, layers: Sequence[str] = (), *, 
 
 
 def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:
-    """The convolutions that make a detector's offsets, found by running it on a grey photo."""
+    """Names of the convolutions that compute a detector's offsets, found by running it on a grey photo."""
     grey = np.full((96, 128, 3), 127, dtype=np.uint8)
     with capture(detector, broken=True) as fields:
         detector(grey)

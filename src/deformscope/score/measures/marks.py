@@ -1,4 +1,4 @@
-"""Where a photo is looked at, and what is true there: a lattice of places with the objects that lie under each."""
+"""The lattice of places of a photo on which metrics are computed, and which objects they lie on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .annotations import Scene, Thing
 
 Array = np.ndarray
 ACROSS = 96
-"""Places along the photo's shorter side, at the most; every layer and every null is looked at in the same ones."""
+"""Largest number of places along the shorter side; the places are the same for every layer and null."""
 RINGS = 12
-"""Rings of equal distance from the photo's centre, each with as many places."""
+"""Number of rings around the photo's centre, each with the same number of places."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,11 @@ class Marks:
     things: tuple[Thing, ...]
     """The objects that count."""
     on: Bool[Array, "m p"]
-    """Which places lie on which of the m counted objects: on its mask where the photo has all masks, else in its
-    box."""
+    """Which places lie on which of the m counted objects: on its mask if all have masks, else in its box."""
     boxed: Bool[Array, "m p"]
-    """Which lie in their boxes."""
+    """Which places lie in which of their boxes."""
     ignored: Bool[Array, "i p"]
-    """Which lie on which of the ignored objects."""
+    """Which places lie on which of the ignored objects."""
     ring: Int[Array, " p"]
     """The ring, 0 the innermost, by distance from the photo's centre in units of its sides."""
     masked: bool
@@ -50,7 +49,7 @@ class Marks:
 
     @cached_property
     def valid(self) -> Bool[Array, " p"]:
-        """Places that count: all but those on nothing but an ignored object."""
+        """Places that count: all except those that are only on an ignored object."""
         return np.asarray(~self.ignored.any(axis=0) | self.inside)
 
     @cached_property
@@ -70,7 +69,7 @@ class Marks:
 
 
 def mark(scene: Scene) -> Marks:
-    """Lay the lattice over a scene."""
+    """The lattice of a scene."""
     height, width = scene.size
     step = max(1, round(min(height, width) / ACROSS))
     y, x = (np.arange(step // 2, length, step) + 0.5 for length in (height, width))

@@ -1,4 +1,4 @@
-"""Every metric of one photo: of each field and of what stands beside it, as plain numbers that a line of JSON holds."""
+"""Metrics of a photo for each source (offsets or null), as plain numbers for a line of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .marks import Marks
 
 Array = np.ndarray
 Measured = dict[str, Any]
-"""``image``: metrics of the photo; ``things``: lists with one number an object; ``iou``: a number a threshold;
+"""``image``: metrics of the photo; ``things``: lists with a number per object; ``iou``: a number per threshold;
 ``segments``: scores and, as bit masks over the IoU thresholds, what they matched."""
 
 IMAGE = (
@@ -52,13 +52,13 @@ THINGS = (
 
 @dataclass(frozen=True)
 class Overlaps:
-    """A source's segments, as far as metrics need them."""
+    """The segments of a source, as needed for metrics."""
 
     iou: Float[Array, "s m"]
-    """With each object that counts, then with each that is ignored (:func:`matching.mask_iou`)."""
+    """With the objects that count, then with the ignored ones (:func:`matching.mask_iou`)."""
     scores: Float[Array, " s"]
     first: Bool[Array, " p"]
-    """The places of the first of them."""
+    """Places of the first segment."""
 
 
 def measure(
@@ -94,9 +94,9 @@ def measure(
 
 
 def _image(score: Float[Array, " p"], marks: Marks) -> tuple[dict[str, float], Float[Array, " t"]]:
-    """The metrics of one photo but for CorLoc, and the IoU at each threshold."""
+    """The metrics of a photo without CorLoc, and the IoU at each threshold."""
     valid = np.flatnonzero(marks.valid)
-    if not valid.size:  # an ignored object lies everywhere, and those that count between the places
+    if not valid.size:  # an ignored object covers the photo, and the others lie between the places
         return dict.fromkeys(IMAGE, float("nan")), np.full(len(segmentation.LEVELS), np.nan)
     seen, inside, boxed, ring = (values.take(valid) for values in (score, marks.inside, marks.in_box, marks.ring))
     ranked = segmentation.Ranked.of(seen)
@@ -154,7 +154,7 @@ def _things(
 def _ends(
     maps: Sequence[CellMaps], wanted: Bool[Array, "h w"], arrived: Float[Array, "s rows columns 2"] | None
 ) -> Float[Array, "s h w 2"]:
-    """Where the wanted cells end that follow d_f, (y, x) photo px; the others' are not looked for."""
+    """Where the ``wanted`` cells end when they follow d_f, (y, x) photo px; NaN for others that are not known."""
     if arrived is not None and arrived.shape[1:3] == wanted.shape:  # one start a cell: its centre
         return maps[0].to_photo(arrived)
     found = np.full((len(maps), *wanted.shape, 2), np.nan)
@@ -165,19 +165,19 @@ def _ends(
 def found_segments(
     maps: Sequence[CellMaps], marks: Marks, arrived: Float[Array, "s rows columns 2"] | None = None
 ) -> list[Overlaps]:
-    """The regions that each source's offsets give."""
+    """The segments that are grown from the offsets of each source."""
     found = regions_of(maps, arrived)
     places = places_of(maps[0].to_cells(marks.points), found[0].labels.shape, found[0].per_cell)
     return [_labelled(regions.labels[places], regions.scores, marks) for regions in found]
 
 
 def central_segment(maps: CellMaps, marks: Marks) -> Overlaps:
-    """The half of the photo around its centre as one region."""
+    """The half of the photo around its centre as one segment."""
     return _labelled((maps.at(maps.div, marks.points) < 0).astype(int), np.ones(1), marks)
 
 
 def _labelled(labels: Int[Array, " p"], scores: Float[Array, " s"], marks: Marks) -> Overlaps:
-    """Segments that are numbered from 1 on the lattice."""
+    """Segments given by their numbers, from 1, on the lattice."""
     count = len(scores) + 1
     common = np.array([np.bincount(labels[on], minlength=count)[1:] for on in marks.places])
     common = common.reshape(len(marks.objects), len(scores))
@@ -187,7 +187,7 @@ def _labelled(labels: Int[Array, " p"], scores: Float[Array, " s"], marks: Marks
 
 
 def filled_segments(marks: Marks, boxes: Float[Array, "d 4"], scores: Float[Array, " d"]) -> Overlaps:
-    """Each detected box as a region."""
+    """Each detected box as a segment."""
     grid = marks.points.reshape(*marks.shape, 2)
     # A box is the product of some rows and some columns of the lattice.
     rows, columns = (
@@ -224,5 +224,5 @@ def _matched(marks: Marks, segments: Overlaps | None) -> dict[str, Any]:
 
 
 def _short(value: float) -> float:
-    """Five digits are enough, and keep a record of thirteen layers small."""
+    """Round to five digits, which keeps records small."""
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""What a figure has to beat: maps that know nothing of the photo, its centre, or only what the detector says anyway."""
+"""Nulls: maps without information on the photo, or only on its centre or on the detected boxes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MEANING = {
     "noise": "noise with the offsets' own spectrum",
     "centre": "the photo's centre, whatever is on it",
     "zero": "no offsets at all: chance",
-    "filled": "the detector's own boxes, filled: what it says without its offsets",
+    "filled": "the detected boxes, filled; for comparison",
 }
 
 
 def shuffled(maps: CellMaps, other: CellMaps) -> CellMaps:
-    """Another image's maps in this one's place, stretched to its cells."""
+    """The maps of another image, stretched to the cells of this one."""
     h, w = maps.div.shape
     y, x = (np.linspace(0, there - 1, here) for there, here in zip(other.div.shape, (h, w), strict=True))
     cells = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
@@ -50,14 +50,14 @@ def shuffled(maps: CellMaps, other: CellMaps) -> CellMaps:
 
 
 def noise(maps: CellMaps, random: np.random.Generator, per_cell: tuple[float, float]) -> CellMaps:
-    """Noise with the maps' own power spectra, cross spectra and means: every wave gets a random phase, the same in all.
+    """Noise with the power spectra, cross spectra and means of the maps: each wave gets one random phase.
 
     ``per_cell`` are the photo px (y, x) of an input cell, for the divergence. (Prichard and Theiler, Phys. Rev. Lett.
     73, 951, 1994, in two dimensions.)
     """
     h, w = maps.div.shape
     phases = np.angle(np.fft.fft2(random.standard_normal((h, w))))
-    # The mean, and the waves that are their own mirror images, are real: a phase of theirs would be lost.
+    # The mean and the waves that are their own mirror images are real, and keep their phase.
     phases[0, 0] = 0.0
     stack = np.stack([maps.d_f[..., 0], maps.d_f[..., 1], maps.height, maps.width])
     waved = np.fft.ifft2(np.fft.fft2(stack) * np.exp(1j * phases)).real
@@ -69,7 +69,7 @@ def noise(maps: CellMaps, random: np.random.Generator, per_cell: tuple[float, fl
 
 
 def plain_grid(size: tuple[int, int], across: int = 64) -> tuple[CellMaps, Float[Array, "h w 2"]]:
-    """Empty maps over a photo of ``size`` (h, w) px, and their cells' places."""
+    """Empty maps over a photo of ``size`` (h, w) px, and the centres of their cells."""
     step = max(size) / across
     shape = tuple(max(2, round(length / step)) for length in size)
     steps = (size[0] / shape[0], size[1] / shape[1])
@@ -79,12 +79,12 @@ def plain_grid(size: tuple[int, int], across: int = 64) -> tuple[CellMaps, Float
 
 
 def zero(size: tuple[int, int]) -> CellMaps:
-    """No offsets: every figure is what chance gives."""
+    """No offsets: every metric is at chance."""
     return plain_grid(size)[0]
 
 
 def centre(size: tuple[int, int]) -> CellMaps:
-    """All points to the photo's centre; the score falls with the distance from it, in units of the photo's sides.
+    """Every cell points to the photo's centre; the score falls with the distance, in units of the photo's sides.
 
     Its zero, where a field's divergence would change sign, leaves half of the photo inside, as a field without mean
     does. Circles are all alike.
@@ -98,11 +98,11 @@ def centre(size: tuple[int, int]) -> CellMaps:
 
 
 LEAST_SCORE = 0.3
-"""A detected box counts as there from this score on; below it a point's score stays on the wrong side of zero."""
+"""Smallest score of a box whose places get a positive score."""
 
 
 def filled(size: tuple[int, int], boxes: Float[Array, "d 4"], scores: Float[Array, " d"]) -> CellMaps:
-    """Every cell knows the best detected box around it: its score, its centre, its height and width."""
+    """Each cell has the score, centre, height and width of the best detected box around it."""
     maps, places = plain_grid(size, 96)
     shape = maps.div.shape
     best, d_f = np.zeros(shape), np.zeros((*shape, 2))
@@ -116,7 +116,7 @@ def filled(size: tuple[int, int], boxes: Float[Array, "d 4"], scores: Float[Arra
 
 
 def fresh_copy(model: nn.Module, convolutions: tuple[str, ...], seed: int = 0) -> nn.Module:
-    """A copy of ``model`` whose named convolutions are drawn anew, weights and biases, as ``nn.Conv2d`` draws them."""
+    """A copy of ``model`` with new random weights and biases in the named convolutions, as by ``nn.Conv2d``."""
     copied = copy.deepcopy(model)
     random = torch.Generator().manual_seed(seed)
     for name in convolutions:
@@ -130,7 +130,7 @@ def fresh_copy(model: nn.Module, convolutions: tuple[str, ...], seed: int = 0) -
 
 
 def as_strong(maps: CellMaps, like: CellMaps) -> CellMaps:
-    """Maps scaled so that d_f is as long as ``like``'s, root mean square: only their pattern is to tell."""
+    """Maps scaled so that the rms of d_f equals that of ``like``; only the pattern differs."""
     length = float(np.sqrt((maps.d_f**2).mean()))
     if length <= 0:
         return maps

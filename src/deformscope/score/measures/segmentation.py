@@ -1,4 +1,4 @@
-"""Does the divergence segment objects? Pure functions of a score (higher where an object is expected) and the truth."""
+"""Metrics of segmentation: does a score, high where the divergence is low, separate objects from the rest?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 Array = np.ndarray
 LEVELS = tuple(np.round(np.arange(-1.0, 4.01, 0.25), 2).tolist())
-"""Thresholds tried, in units of the image's own root mean square of the divergence; 0 is the published one."""
+"""Thresholds, in units of the rms of the divergence in the image; 0 is the published one."""
 PUBLISHED = LEVELS.index(0.0)
 
 
@@ -21,11 +21,11 @@ class Ranked:
     score: Float[Array, " p"]
     """Ascending."""
     order: Int[Array, " p"]
-    """Which place each is."""
+    """Indices of the places."""
     runs: Int[Array, " g"]
-    """Where each run of equal scores begins."""
+    """Start of each run of equal scores."""
     rank: Float[Array, " p"]
-    """Of each place, from 1; equal scores share their mean rank."""
+    """Rank of each place, from 1; equal scores share their mean rank."""
 
     @classmethod
     def of(cls, score: Float[Array, " p"]) -> Ranked:
@@ -40,14 +40,14 @@ class Ranked:
 
 
 def _begins(ordered: Shaped[Array, " p"]) -> Bool[Array, " p"]:
-    """Where each run of equal values begins."""
+    """Whether a run of equal values begins at each place."""
     begins = np.ones(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
     return begins
 
 
 def _counts(inside: Bool[Array, " p"], runs: Int[Array, " g"]) -> tuple[Int[Array, " g"], Int[Array, " g"]]:
-    """How many places of each run are on an object, and how many beside it."""
+    """For each run, the number of places on objects and beside them."""
     if len(runs) == len(inside):
         return inside.astype(int), (~inside).astype(int)
     positive = np.add.reduceat(inside.astype(int), runs)
@@ -55,9 +55,9 @@ def _counts(inside: Bool[Array, " p"], runs: Int[Array, " g"]) -> tuple[Int[Arra
 
 
 def auroc(ranked: Ranked, inside: Bool[Array, " p"]) -> float:
-    """Area under the ROC curve: the chance that a place on an object scores above one beside it, ties half.
+    """Area under the ROC curve: the probability that a place on an object scores higher than one beside it; ties half.
 
-    NaN where there is only one kind.
+    NaN if there is only one kind.
     """
     positive = int(inside.sum())
     pairs = positive * (len(inside) - positive)
@@ -65,8 +65,8 @@ def auroc(ranked: Ranked, inside: Bool[Array, " p"]) -> float:
 
 
 def ring_auroc(ranked: Ranked, inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
-    """AUROC among places equally far from the photo's centre: each ring's own, weighted by its pairs."""
-    # A stable sort by ring keeps each ring's places in the order of their scores; that of small integers is linear.
+    """AUROC within rings around the photo's centre, averaged with the number of pairs as weights."""
+    # A stable sort by ring keeps the order of scores within a ring, and takes linear time for small integers.
     by_ring = np.argsort(ring.astype(np.int16)[ranked.order], kind="stable")
     order = ranked.order[by_ring]
     begins = _begins(ring[order])
@@ -102,7 +102,7 @@ def threshold_ious(ranked: Ranked, inside: Bool[Array, " p"]) -> Float[Array, " 
 
 def energy(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> tuple[float, float]:
     """Energy-based pointing game (Wang et al., CVPR workshops 2020): the share of the positive score that lies on
-    objects, and its ratio to chance, the objects' share of the area. Without any positive score it is spread evenly."""
+    objects, and its ratio to the objects' share of the area. Without a positive score it is at chance."""
     area = float(inside.mean())
     positive = np.clip(score, 0, None)
     share = float(positive[inside].sum() / positive.sum()) if positive.sum() > 0 else area
@@ -112,7 +112,7 @@ def energy(score: Float[Array, " p"], inside: Bool[Array, " p"]) -> tuple[float,
 def largest_box(
     chosen: Bool[Array, "rows columns"], points: Float[Array, "rows columns 2"]
 ) -> tuple[float, float, float, float] | None:
-    """The box (xyxy px) of the largest connected component of the chosen places; None where none is chosen."""
+    """Box (xyxy px) of the largest connected component of the chosen places; None if there are none."""
     labels, count = ndimage.label(chosen)
     if not count:
         return None

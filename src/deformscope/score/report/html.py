@@ -1,7 +1,4 @@
-"""A run's report: one HTML file that opens with a verdict on each claim, then tables, plots and photos.
-
-Nothing is loaded from elsewhere.
-"""
+"""The report of a run: one self-contained HTML file with a verdict on each claim, plots, photos and tables."""
 
 from __future__ import annotations
 
@@ -81,7 +78,7 @@ def write_report(scores: Scores, out: Path | str) -> Path:
 
 
 def _layer(scores: Scores) -> str:
-    """The layer that the plots show: the one with the best AUROC at equal distance from the centre."""
+    """The layer in plots and photos: that with the best AUROC at equal distance from the photo's centre."""
     whole = scores.part("whole")
     values = {r.layer: r.sources["field"].value for r in (whole.rows if whole else ()) if r.metric.name == "auroc_ring"}
     finite = {layer: value for layer, value in values.items() if math.isfinite(value)}
@@ -98,7 +95,7 @@ def _head(scores: Scores) -> str:
 
 
 def _weights(run: dict[str, Any]) -> str:
-    """The weights' file by its sha256, where they are one's."""
+    """The sha256 of the file of the weights, if there is one."""
     digest = run.get(WEIGHTS)
     return f"sha256 {digest[:12]}…" if digest else "of no file"
 
@@ -177,10 +174,10 @@ def _plots(whole: Table, layer: str) -> str:
 
 
 def _photos(whole: Table, layer: str, folder: Path) -> str:
-    """Figures 2 and 3 of the photos with the best and the worst AUROC, and of the nearest to the median of some."""
+    """Figures 2 and 3 of the photos with the best and worst AUROC, and of some at random nearest to the median."""
     column = whole.column(layer, "field")
     assert column is not None
-    # Where some photos have masks, those without are measured against boxes, which is another question.
+    # If some photos have masks, the AUROC of those without, which is against boxes, is not comparable.
     values = np.where(whole.masked | ~whole.masked.any(), column.image["auroc"], np.nan)
     order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[: int(np.isfinite(values).sum())].tolist()
     if not order:

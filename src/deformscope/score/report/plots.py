@@ -1,4 +1,4 @@
-"""The report's plots: how far sinks lie from centres, circles against sizes, precision against recall; and photos."""
+"""Plots of the report: distances of sinks, circles against sizes, precision and recall, nulls; and photos."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VIEW_COLOURS = {"whole": "#d7191c", "crop": "#2b6cb0"}
 
 
 def distances(table: Table, layer: str) -> Drawing:
-    """The distribution of the distance from each object's sink to its centre, cumulated, against the nulls."""
+    """Cumulative distribution of the distance between an object's sink and its centre, with nulls."""
     figure, ax = _axes("distance of an object's sink from its centre (√area)", "share of the objects")
     for source in ("field", *NULLS):
         column = table.column(layer, source)
@@ -53,7 +53,7 @@ def distances(table: Table, layer: str) -> Drawing:
 
 
 def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
-    """Circles against sizes, an object a dot, with the one-parameter fit; place: ``centre``, ``sink``, ``largest``."""
+    """Circles against sizes, one dot per object, with the one-parameter fit; ``place`` is centre, sink or largest."""
     figure, ax = _axes("√(width · height) of the object's box (px)", "radius r of the circle (px)")
     column = table.column(layer, "field")
     assert column is not None
@@ -79,7 +79,7 @@ def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
 
 
 def precision_recall(table: Table, layer: str) -> Drawing:
-    """Precision and recall of the segments at IoU 0.5, whatever their class, against the nulls."""
+    """Class-agnostic precision and recall of the segments at IoU 0.5, with nulls."""
     figure, ax = _axes("recall", "precision")
     counts = table.masked.astype(float) if table.masked.any() else np.ones(len(table.names))
     for source in ("field", *NULLS):
@@ -107,15 +107,15 @@ def precision_recall(table: Table, layer: str) -> Drawing:
 
 
 def spread(table: Table, layer: str, name: str, words: str) -> Drawing:
-    """How one figure of the photos is distributed, against the photo's centre."""
+    """Histogram of a metric over photos, with that of the photo's centre."""
     figure, ax = _axes(words, "photos")
     bins = np.linspace(0, 1, 26).tolist()
     for source in ("centre", "field"):
         column = table.column(layer, source)
         if column is None:
             continue
-        figures = column.image[name]
-        values = figures[np.isfinite(figures) & (table.masked | ~table.masked.any())]
+        values = column.image[name]
+        values = values[np.isfinite(values) & (table.masked | ~table.masked.any())]
         ax.hist(values, bins, color=COLOURS[source], alpha=0.55 if source == "field" else 0.35, label=_label(source))
         if len(values):
             ax.axvline(float(values.mean()), color=COLOURS[source], lw=1.5)
@@ -136,7 +136,7 @@ def photo_panels(analysis: Analysis, layer: str) -> list[Drawing]:
 
 
 def against_nulls(rows: Mapping[str, Row]) -> Drawing:
-    """A metric of the offsets and of each null with its interval, a colour for each view."""
+    """A metric of the offsets and each null with intervals, one colour per view."""
     first = next(iter(rows.values()))
     names = [name for name in ("field", *NULLS) if any(name in row.sources for row in rows.values())]
     figure = Drawing(figsize=(4.4, 3.1), facecolor="white", layout="constrained")
@@ -172,7 +172,7 @@ def _mark(view: str) -> Line2D:
 
 
 def data_url(figure: Drawing, kind: str = "png", dpi: int = 110) -> str:
-    """A figure as the data URL of a PNG, or of a JPEG (``jpeg``), which is smaller where there is a photo in it."""
+    """A figure as data URL of a PNG, or of a JPEG (``jpeg``), which is smaller for photos."""
     buffer = io.BytesIO()
     options = {"quality": 88} if kind == "jpeg" else {"compress_level": 6}
     figure.savefig(buffer, format=kind, dpi=dpi, pil_kwargs=options)

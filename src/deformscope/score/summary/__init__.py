@@ -1,1 +1,1 @@
-"""All photos' records as metrics with intervals, set against their nulls, and as tables."""
+"""Metrics of all photos with intervals, compared with nulls; verdicts and tables."""

@@ -1,4 +1,4 @@
-"""The records of a run as columns of numbers: one layer's, or one null's, over all photos."""
+"""The records of a run as columns of numbers over all photos, one for each layer and source."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class Table:
     """One view (whole photos, or off-centre crops) of a run."""
 
     index: Int[Array, " n"]
-    """Of each of the n photos, its place in the run's random order."""
+    """Index of each of the n photos in the random order of the run."""
     names: tuple[str, ...]
-    """Their files."""
+    """File names of the photos."""
     half: Bool[Array, " n"]
-    """Which half of the photos one belongs to; what is fitted or chosen on one is measured on the other."""
+    """Which half of the photos each belongs to; what is fitted or chosen on one half is measured on the other."""
     quarter: Bool[Array, " n"]
-    """The halves of the halves, for what is fitted after something else was chosen."""
+    """Halves of the halves, for what is fitted after a layer was chosen."""
     masked: Bool[Array, " n"]
     area: Float[Array, " n"]
     owner: Int[Array, " o"]
-    """The photo of each object."""
+    """Row of the photo of each object."""
     category: tuple[str, ...]
     area_class: tuple[str, ...]
     size: Float[Array, "o 2"]
     """Height and width, px."""
     columns: dict[str, dict[str, Column]]
-    """By layer, then source; layer ``*`` holds the nulls that know no layer."""
+    """By layer, then source; nulls that do not depend on a layer are in layer ``*``."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -59,12 +59,12 @@ class Table:
         return tuple(layer for layer in self.columns if layer != "*")
 
     def column(self, layer: str, source: str) -> Column | None:
-        """A source beside a layer; nulls that know no layer stand beside every one."""
+        """The column of a source for a layer; None if there is none."""
         return self.columns[layer].get(source) or self.columns.get("*", {}).get(source)
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """The records of a run, from all of its processes; a line that a kill cut off is no record."""
+    """The records of a run, from all its processes; incomplete lines are skipped."""
     for path in sorted(folder.glob("records*.jsonl")):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -77,7 +77,7 @@ def read_records(folder: Path) -> Iterator[Record]:
 
 
 def table(records: Iterable[Record], view: str) -> Table:
-    """The columns of one view, in the order of the photos' indices. Each record is let go as soon as it is packed."""
+    """The columns of one view, ordered by index. Records are packed one by one, to save memory."""
     rows: list[tuple[int, str, bool, float, int]] = []
     things: dict[int, list[list[Any]]] = {}
     packed: dict[str, dict[str, dict[int, _Packed]]] = {}
@@ -115,7 +115,7 @@ def table(records: Iterable[Record], view: str) -> Table:
 
 @dataclass(frozen=True)
 class _Packed:
-    """One photo's metrics of one source, in little memory."""
+    """The metrics of one photo and source as small arrays."""
 
     image: Float[Array, " m"]
     """:data:`IMAGE`, then the IoU at each level."""
@@ -135,7 +135,7 @@ def _pack(measured: dict[str, Any], objects: int) -> _Packed:
 
 
 def _column(ones: dict[int, _Packed], order: Array, counts: Array) -> Column:
-    """A source's photos in order; NaN, and no segments, where it has none."""
+    """The column of a source; NaN and no segments for photos without it."""
     width = len(IMAGE) + len(LEVELS)
     none = np.zeros((len(IOUS), 0), dtype=bool)
     unmatched = Matches(np.zeros(0), none, none, 0)

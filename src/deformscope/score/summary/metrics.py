@@ -1,4 +1,4 @@
-"""Every claim as metrics over a table of photos, each also on the draws of a bootstrap."""
+"""Metrics for each claim over all photos and over bootstrap samples of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .columns import Column, Table
 
 Array = np.ndarray
 Drawn = dict[str, Float[Array, " b"]]
-"""Each metric, the plain one first and then its bootstrap draws."""
+"""For each metric, its value on all photos, then on each bootstrap sample."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is: its claim, words, unit, and which way is better."""
+    """A metric: the claim it belongs to, its text and unit, and whether higher is better."""
 
     name: str
     claim: str
@@ -29,7 +29,7 @@ class Metric:
     unit: str = "share"
     higher: bool = True
     of: str = "photos"
-    """What n counts."""
+    """What n counts: ``photos`` or ``objects``."""
 
 
 CONDENSATION, SEGMENTATION, SIZE = "features condense on objects", "divergence segments", "circles tell size"
@@ -72,14 +72,14 @@ METRICS = (
     Metric("spearman_height", SIZE, "Spearman ρ of the kernel's height with the box's", "ρ", of="objects"),
 )
 REGION = {f.name for f in METRICS if f.claim == SEGMENTATION and f.name != "auroc_box"} | {"pointing", "pointing_ring"}
-"""Metrics that need masks: where any photo has them, only photos that have all of theirs count."""
+"""Metrics that use masks; if any photo has masks, only photos with masks of all objects count."""
 PER_THING = ("sink_distance", "towards", "cosine", "moved_distance", "ends_inside", "end_distance")
 AP_DRAWS = 200
-"""Bootstrap draws of the segments' AP, which takes the longest."""
+"""Bootstrap draws of the AP of segments, which takes longest."""
 
 
 def photo_metrics(table: Table, column: Column, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Drawn:
-    """The metrics of photos, by the draws in ``weights``; ``half`` parts what is fitted from what is measured."""
+    """The metrics of photos for the samples in ``weights``. What is fitted on one ``half`` is measured on the other."""
     region = _region(table, weights)
     found: Drawn = {
         name: bootstrap.mean(values, region if name in REGION else weights) for name, values in column.image.items()
@@ -92,21 +92,21 @@ def photo_metrics(table: Table, column: Column, weights: Float[Array, "b n"], ha
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a table in b draws, with all that the metrics of every source share."""
+    """The objects of a table in b samples, with what is shared by all sources."""
 
     weights: Float[Array, "b o"]
-    """Each object is counted as often as its photo."""
+    """How often each object counts: as often as its photo."""
     half: Bool[Array, " o"]
     size: Float[Array, " o"]
     """sqrt(width · height), px."""
     sides: dict[str, Float[Array, " o"]]
     """Height and width, px."""
     ranks: dict[str, Float[Array, "b o"]]
-    """Of ``size``, ``height`` and ``width``."""
+    """Ranks of ``size``, ``height`` and ``width``."""
 
     @classmethod
     def of(cls, table: Table, weights: Float[Array, "b n"], half: Bool[Array, " n"]) -> Objects:
-        """Count the table's objects by its photos' ``weights``."""
+        """The objects of a table, for the ``weights`` of its photos."""
         counts = weights[:, table.owner]
         measured = np.sqrt(table.size.prod(axis=1))
         sides = {"height": table.size[:, 0], "width": table.size[:, 1]}
@@ -114,7 +114,7 @@ class Objects:
         return cls(counts, half[table.owner], measured, sides, ranks)
 
     def spearman(self, values: Float[Array, " o"], of: str) -> Float[Array, " b"]:
-        """Spearman's ρ with the objects' ``size``, ``height`` or ``width``, over those where there is a value."""
+        """Spearman's ρ with the ``size``, ``height`` or ``width`` of the objects, without those whose value is NaN."""
         seen = np.isfinite(values)
         if seen.all():
             return size.correlation(size.ranks(values, self.weights), self.ranks[of], self.weights)
@@ -145,7 +145,7 @@ def _region(table: Table, weights: Float[Array, "b n"]) -> Float[Array, "b n"]:
 def best_level(
     levels: Float[Array, "n t"], half: Bool[Array, " n"], weights: Float[Array, "b n"]
 ) -> Float[Array, " b"]:
-    """Mean over the photos at the threshold that is best on the half that a photo does not belong to."""
+    """Mean over photos, each at the threshold that is best on the other half of the photos."""
     there = np.isfinite(levels[:, 0])
     total, count = np.zeros(len(weights)), weights[:, there].sum(axis=1)
     for side in (half, ~half):
@@ -170,13 +170,13 @@ def segment_metrics(table: Table, column: Column, weights: Float[Array, "b n"]) 
 
 
 def counted(table: Table, metric: Metric, weights: Float[Array, " n"]) -> int:
-    """How many photos or objects a metric is of."""
+    """Number of photos or objects of a metric."""
     there = (weights > 0) & (table.masked if metric.name in REGION and table.masked.any() else True)
     return int(there[table.owner].sum() if metric.of == "objects" else there.sum())
 
 
 def only(table: Table, things: Bool[Array, " o"]) -> Table:
-    """The table with only some of its objects; its photos stay, so that draws stay paired."""
+    """The table with some of its objects and all of its photos, so that samples stay paired."""
     kept = np.flatnonzero(things)
     return replace(
         table,
@@ -195,7 +195,7 @@ def only(table: Table, things: Bool[Array, " o"]) -> Table:
 
 
 def largest(table: Table) -> Any:
-    """The index of each photo's largest object, −1 where it has none."""
+    """Index of the largest object of each photo; −1 if it has none."""
     best = np.full(len(table.names), -1)
     area = table.size.prod(axis=1)
     for thing, owner in enumerate(table.owner):

@@ -1,4 +1,4 @@
-"""A metric's values with intervals, beside its nulls: rows, and the parts of a run that they are of; as JSON too."""
+"""Rows: a metric's values with intervals for the offsets and all nulls; and parts of a run, which hold rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .metrics import METRICS, Metric
 
 VIEWS = {"whole": "whole photos", "crop": "off-centre crops"}
-"""Parts that all photos are in."""
+"""Parts with all photos."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric at one layer: of the offsets, of every null, and the paired differences between them."""
+    """One metric at one layer: for the offsets and every null, and their paired differences."""
 
     metric: Metric
     layer: str
@@ -36,13 +36,13 @@ class Row:
 
     @property
     def unbeaten(self) -> tuple[str, ...]:
-        """The nulls that the offsets do not beat: the gain's interval holds zero or less. The detector's own boxes are
-        no null in this sense, since they are what it was taught."""
+        """The nulls that the offsets do not beat, for which the interval of the gain is not above zero. The detected
+        boxes do not count, since the detector was trained to find them."""
         return tuple(name for name, gain in self.gains.items() if name != "filled" and not gain.low > 0)
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The comparison in words."""
         if not self.gains:
             return "no null applies"
         return "beats every null" if not self.unbeaten else "does not beat " + ", ".join(self.unbeaten)

@@ -1,4 +1,4 @@
-"""What a run of ``score`` found: every metric of every layer, with intervals, beside its nulls."""
+"""The scores of a run: every metric of every layer with intervals, compared with nulls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .verdicts import Verdict, as_text, verdicts
 
 @dataclass(frozen=True, repr=False)
 class Scores:
-    """What ``score`` returns, and ``scores.json`` holds.
+    """The result of ``score``, as in ``scores.json``.
 
     >>> print(scores)                                      # a verdict for each claim
     >>> scores.part("whole").best                          # rows: metric, layer, n, sources, gains over each null
@@ -23,13 +23,13 @@ class Scores:
     """
 
     run: dict[str, Any]
-    """What was measured, with what, on what."""
+    """Detector, data and settings."""
     parts: tuple[Part, ...]
     """``whole``, ``crop``, ``several objects``, ``size S`` …, ``class cat`` …"""
     problems: dict[str, list[str]] = dataclass_field(default_factory=dict)
-    """Photos that gave no metrics, by reason."""
+    """Photos without metrics, by reason."""
     views: Mapping[str, Table] = dataclass_field(default_factory=dict, compare=False)
-    """Every photo's and object's numbers, of ``whole`` photos and off-centre ``crop``s."""
+    """Numbers of each photo and object, for ``whole`` photos and for off-centre crops (``crop``)."""
 
     def part(self, name: str) -> Part | None:
         """The part of that name."""
@@ -60,7 +60,7 @@ class Scores:
         return f"Scores({', '.join(f'{part.name}: {part.photos} photos' for part in self.parts if part.name in VIEWS)})"
 
     def __str__(self) -> str:
-        """A verdict for each claim, and how many photos gave none."""
+        """The verdict for each claim, and the number of photos without metrics."""
         missing = [f"{len(files)} photos: {reason}" for reason, files in self.problems.items()]
         return "\n\n".join([self.title(), as_text(self.verdicts), *missing])
 

@@ -1,6 +1,6 @@
-"""Do the circles tell objects' sizes? Every metric with weights, a row for each draw of a bootstrap, in one pass.
+"""Metrics of size: do the circles tell the sizes of objects? Computed for all bootstrap samples at once.
 
-``weights`` [b o] count each of the o objects so many times; a row of ones gives the plain metric. All return [b].
+``weights`` [b o] say how often each of the o objects counts in each of b samples. All functions return [b].
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def r_squared(radius: Float[Array, " o"], size: Float[Array, " o"], weights: Flo
 
 
 def ranks(values: Float[Array, " o"], weights: Float[Array, "b o"]) -> Float[Array, "b o"]:
-    """Ranks among values of which each occurs ``weights`` times; equal ones share their mean rank."""
+    """Ranks of values that occur ``weights`` times each; equal values share their mean rank."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
@@ -33,12 +33,12 @@ def ranks(values: Float[Array, " o"], weights: Float[Array, "b o"]) -> Float[Arr
 
 
 def correlation(a: Float[Array, "#b o"], b: Float[Array, "#b o"], weights: Float[Array, "b o"]) -> Float[Array, " b"]:
-    """Pearson's correlation, of :func:`ranks` Spearman's, by each row's own weights; NaN where one does not vary."""
+    """Pearson's correlation for each row of weights (of :func:`ranks`, Spearman's); NaN if a or b is constant."""
     total = np.maximum(weights.sum(axis=1), 1e-12)
     a, b = (values - (np.einsum("bo,bo->b", weights, values) / total)[:, None] for values in (a, b))
     weighted = weights * a
     spread = np.sqrt(np.einsum("bo,bo->b", weighted, a) * np.einsum("bo,bo,bo->b", weights, b, b))
-    # A millionth of the values' own scale is rounding, not variation.
+    # Less is rounding, not variation.
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(spread > 1e-9, np.einsum("bo,bo->b", weighted, b) / spread, np.nan)
 
@@ -73,7 +73,7 @@ def _middle(ordered: Float[Array, "#b o"], weights: Float[Array, "b o"]) -> Floa
 def crossed(
     radius: Float[Array, " o"], size: Float[Array, " o"], half: Bool[Array, " o"], weights: Float[Array, "b o"]
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Median relative error |a·r − size| / size, and the share of objects whose S/M/L a·r gets right.
+    """Median relative error |a·r − size| / size, and the share of objects whose size class (S, M, L) a·r predicts.
 
     a is fitted on the other ``half`` of the photos than the one an object belongs to, both ways.
     """

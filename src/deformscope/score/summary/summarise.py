@@ -31,9 +31,9 @@ from .scores import Scores
 
 Array = np.ndarray
 LEAST = 10
-"""Photos (or objects) from which on a part of them gets metrics of its own."""
+"""Smallest number of photos or objects of a part with metrics of its own."""
 BLOCK = 4_000_000
-"""Weights handled at once."""
+"""Number of weights processed at once."""
 
 
 def summarise(records: Callable[[], Iterable[Record]], run: dict[str, Any], count: int | None = None) -> Scores:
@@ -72,7 +72,7 @@ def _parts(one: Table, draws: Float[Array, "b n"]) -> list[Part]:
             chosen.append((f"class {name}", np.array([c == name for c in one.category], dtype=bool)))
     biggest = largest(one)
     for name, things in chosen:
-        # Metrics of whole photos go by the largest object; of those with several objects all count.
+        # For metrics of photos, a photo belongs to the size and class of its largest object.
         photos = several if name == "several objects" else (biggest >= 0) & things[np.maximum(biggest, 0)]
         if things.sum() < LEAST:
             continue
@@ -92,7 +92,7 @@ def _rows(
 ) -> tuple[Row, ...]:
     shown = METRICS if segments else [m for m in METRICS if m.name not in ("mask_ap", "mask_ap50", "ar100")]
     chosen = one.layers if layers is None else layers
-    # Nulls that know no layer stand beside every one, and are drawn once.
+    # Nulls that do not depend on a layer are computed once, and compared with every layer.
     columns: dict[tuple[str, str], Column] = {}
     beside: dict[str, dict[str, tuple[str, str]]] = {layer: {} for layer in chosen}
     for layer in chosen:
@@ -119,9 +119,9 @@ def _drawn(
     photos: Bool[Array, " n"] | None,
     segments: bool,
 ) -> dict[tuple[str, str], Drawn]:
-    """All metrics of each column, those of objects in blocks of draws: memory does not grow with draws · objects.
+    """All metrics of each column. Those of objects are computed in blocks of samples, to bound the memory.
 
-    A part's ``photos`` only narrow the metrics that are of photos.
+    ``photos`` restricts only metrics of photos.
     """
     step = max(1, BLOCK // max(len(one.owner), 1))
     blocks: dict[tuple[str, str], list[Drawn]] = {key: [] for key in columns}
@@ -162,7 +162,7 @@ def _compare(metric: Metric, layer: str, n: int, values: dict[str, Float[Array, 
         for name, one in values.items()
         if name != "field" and math.isfinite(one[0]) and math.isfinite(values["field"][0])
     }
-    # Beyond these no AP was drawn.
+    # The AP of segments has fewer samples.
     last = AP_DRAWS + 1 if metric.name in ("mask_ap", "mask_ap50") else None
     every = np.array([*values.values(), *gains.values()])
     estimates = [

@@ -21,28 +21,28 @@ SHORT = (
     "spearman_centre",
     "spearman_largest",
 )
-"""The metrics that a table of layers shows."""
+"""The metrics in the table of layers."""
 
 
 def headline(part: Part) -> Sequence[Row]:
-    """One row per metric, in their order: the best layer's on the unseen half, else every layer's on all."""
+    """One row per metric, of the best layer on the other half of the photos; with few photos, of every layer."""
     order = {metric.name: number for number, metric in enumerate(METRICS)}
     return sorted(part.best or part.rows, key=lambda row: order[row.metric.name])
 
 
 def title(part: Part) -> str:
-    """What a table is of."""
+    """Title of the table of a part."""
     return f"{VIEWS.get(part.name, part.name)}: {part.photos} photos, {part.objects} objects"
 
 
 def caption(part: Part) -> str:
-    """How to read it."""
+    """Caption of the table of a part."""
     chosen = "the layer that is best on one half of the photos, measured on the other; " if part.best else ""
     return chosen + "intervals: bootstrap over photos; √area: of the object's box"
 
 
 def row_cells(row: Row) -> list[str]:
-    """One row's texts, under :data:`HEADINGS`."""
+    """The cells of a row, for the columns :data:`HEADINGS`."""
     unit = (
         "" if row.metric.unit == "share" else f" ({row.metric.unit}{'' if row.metric.higher else ', less is better'})"
     )

@@ -1,4 +1,4 @@
-"""Each claim in one verdict: its leading metric against every null, on whole photos and on off-centre crops."""
+"""A verdict for each claim: its leading metric compared with every null, on whole photos and on off-centre crops."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ LEADING = {
     SEGMENTATION: ("Divergence segments objects", "auroc"),
     SIZE: ("Circles tell the size of objects", "spearman_centre"),
 }
-"""Of each claim: its sentence, and the metric that leads its verdict."""
+"""For each claim, a sentence and the leading metric."""
 HOLDS, PARTLY, NOT_SHOWN, UNMEASURED = "holds", "holds in part", "not shown", "not measured"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of one claim."""
+    """The verdict on one claim."""
 
     claim: str
-    """As a sentence."""
+    """The claim as a sentence."""
     rows: dict[str, Row]
-    """The leading metric, by view (``whole``, ``crop``), at the layer that is best at it."""
+    """The leading metric at its best layer, by view (``whole``, ``crop``)."""
     seen: tuple[str, ...] = ()
-    """Views with too few photos to choose that layer on other photos than those that it is measured on."""
+    """Views with too few photos to choose the layer on one half and measure on the other."""
 
     @property
     def answer(self) -> str:
-        """``holds`` where the offsets beat every null in each view, ``holds in part`` where they do in one of them."""
+        """``holds`` if the offsets beat every null in each view, ``holds in part`` if they do in one of two views."""
         if not self.rows:
             return UNMEASURED
         beaten = [not row.unbeaten for row in self.rows.values()]
         return HOLDS if all(beaten) else PARTLY if any(beaten) else NOT_SHOWN
 
     def reason(self, view: str) -> str:
-        """Which nulls the offsets do not beat in a view, or which of those that they beat came nearest."""
+        """The nulls that the offsets do not beat in a view, or the nearest of those that they beat."""
         row = self.rows[view]
         if row.unbeaten:
             return "does not beat " + ", ".join(_named(row, name) for name in row.unbeaten)
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def verdicts(parts: Sequence[Part]) -> list[Verdict]:
-    """One for each claim."""
+    """The verdict for each claim."""
     views = [part for part in parts if part.name in VIEWS]
     found = []
     for claim, metric in LEADING.values():
@@ -59,7 +59,7 @@ def verdicts(parts: Sequence[Part]) -> list[Verdict]:
 
 
 def caveat(found: Sequence[Verdict]) -> str:
-    """What to bear in mind where there are few photos; empty where there are enough."""
+    """A note if there are few photos, else an empty text."""
     views = [words for view, words in VIEWS.items() if any(view in verdict.seen for verdict in found)]
     if not views:
         return ""
@@ -67,7 +67,7 @@ def caveat(found: Sequence[Verdict]) -> str:
 
 
 def _leading(part: Part, metric: str) -> Row | None:
-    """A metric at the layer that is best on one half of the photos, measured on the other; with few photos on all."""
+    """A metric at its best layer, chosen on one half of the photos and measured on the other; on all if few."""
     rows = [row for row in part.best or part.rows if row.metric.name == metric and row.gains]
     return max(rows, key=lambda row: row.sources["field"].value, default=None)
 
