@@ -9,7 +9,7 @@ DATA is a folder in COCO's layout; the faithfulness table is `deformscope faithf
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,7 @@ def table(result: dict[str, Any]) -> str:
     records = result["photos"]
     weights = bootstrap.draws(len(records), 2000)
 
-    def told(values: list[float], digits: int = 2, sign: str = "") -> str:
+    def told(values: Sequence[float] | np.ndarray, digits: int = 2, sign: str = "") -> str:
         drawn = bootstrap.mean(np.array(values, dtype=float), weights)
         low, high = bootstrap.interval(drawn[1:])
         return f"{drawn[0]:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
@@ -285,8 +285,15 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", "the predicting cell alone", ""]
     for key in records[0]["cell"]:
         lines.append(f"- {key}: {told([r['cell'][key] for r in records], 3)}")
+    off = np.array([r["cell"]["off_before"] for r in records])
     for mode in ("feature", "kernel", "none"):
-        lines.append(f"- {mode} − full: {told([r['cell'][mode] - r['cell']['full'] for r in records], 3, '+')}")
+        lost = np.array([r["cell"][mode] - r["cell"]["full"] for r in records])
+        lines.append(f"- {mode} − full: {told(lost, 3, '+')}")
+        for name, chosen in (("nearer than .25 √area", off < 0.25), ("farther", off >= 0.25)):
+            lines.append(f"  - cells {name} ({chosen.sum()}): {told(np.where(chosen, lost, np.nan), 3, '+')}")
+        drawn = [spearmanr(*np.repeat([off, -lost], w.astype(int), axis=1)).statistic for w in weights[:500]]
+        low, high = bootstrap.interval(np.array(drawn[1:]))
+        lines.append(f"  - Spearman of the loss with the distance: {drawn[0]:.2f} [{low:.2f}, {high:.2f}]")
     return "\n".join(lines)
 
 
