@@ -51,7 +51,11 @@ ARMS: dict[str, list[str]] = {
     "D4-told": ["network.decode=D4", TOLD + "{weight: 0.5}"],
     "D5": ["network.decode=D5"],
     "D6": ["network.decode=D6"],
-    **{f"D2-{mode}": ["network.decode=D2", f"network.offset_mode={mode}"] for mode in ("none", "feature", "kernel")},
+    **{
+        f"{decode}-{mode}": [f"network.decode={decode}", f"network.offset_mode={mode}"]
+        for decode in ("D0", "D2")
+        for mode in ("none", "feature", "kernel")
+    },
     "D0-decay": [TOLD + "{weight: 0.5, schedule: decay}"],
     "D2-decay": ["network.decode=D2", TOLD + "{weight: 0.5, schedule: decay}"],
     "D2-shuffled": ["network.decode=D2", TOLD + "{weight: 0.5, targets: shuffled}"],
@@ -86,6 +90,7 @@ OTHERS = (
 PLAN = [
     *[("shapes", arm, seed) for seed in (0, 1) for arm in PILOT],
     *[("shapes", arm, 0) for arm in ("D0-told2", "D2-told2", *CONTROLS[:2], *TABLE1, *CONTROLS[2:4])],
+    *[("shapes", arm, 0) for arm in ("D0-none", "D0-feature", "D0-kernel")],
     *[("shapes", arm, 2) for arm in PILOT],
     *[("animals", arm, 0) for arm in ("D0", "D2-told", "D2", "D0-told")],
     *[("shapes", arm, seed) for seed in (1, 2) for arm in TABLE1],
@@ -157,7 +162,8 @@ def measured(recipe: Recipe, folder: Path, photos: int = 400) -> dict[str, Any]:
                 "objects": len(values),
                 "still": float(table[:, 0].mean()),
                 "error": float(table[:, 1].mean()),
-                "rho": float(spearmanr(table[:, 2], table[:, 3]).statistic),
+                # With d_f alone all kernels have one size.
+                "rho": float(spearmanr(table[:, 2], table[:, 3]).statistic) if np.ptp(table[:, 2]) > 1e-3 else None,
             }
     path.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -246,6 +252,12 @@ DIFFERENCES = (
     ("D2-kernel", "D2-none"),
     ("D2", "D2-none"),
     ("D2", "D2-kernel"),
+    ("D0-feature", "D0-none"),
+    ("D0", "D0-none"),
+    ("D0-decay", "D0"),
+    ("D2-decay", "D2"),
+    ("D0-decay", "D0-told"),
+    ("D2-decay", "D2-told"),
 )
 INTERACTION = ("D2-told", "D2", "D0-told", "D0")
 
@@ -305,7 +317,8 @@ def _spread(values: list[float]) -> str:
 
 def _mean(runs: list[dict[str, Any]], stride: int, key: str) -> str:
     values = [run["field"][str(stride)][key] for run in runs if str(stride) in run["field"]]
-    return f"{statistics.fmean(values):.2f}".replace("0.", ".") if values else "–"
+    values = [value for value in values if value is not None]
+    return f"{statistics.fmean(values):.2f}".replace("0.", ".", 1) if values else "–"
 
 
 if __name__ == "__main__":
