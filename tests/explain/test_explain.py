@@ -182,3 +182,22 @@ def test_models_without_a_way_back_are_told():
         ds.explain(nn.Conv2d(3, 1, 1), torch.rand(2, 3, 5, 5), of=lambda out: out.sum())
     with pytest.raises(DeformscopeError, match=r"photo of type Tensor"):
         ds.explain(nn.Conv2d(3, 1, 1), torch.zeros(1, 3, 5, 5, dtype=torch.uint8), of=lambda out: out.sum())
+
+
+@pytest.mark.slow
+def test_all_layers_cost_at_most_three_forward_passes(packaged, cat):
+    from time import process_time
+
+    def cost(call):
+        start = process_time()
+        call()
+        return process_time() - start
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        pairs = [(cost(lambda: packaged(cat)), cost(lambda: ds.explain(packaged, cat))) for _ in range(12)]
+    finally:
+        torch.set_num_threads(threads)
+    forward, explained = np.median(pairs, axis=0)
+    assert explained < 3 * forward
