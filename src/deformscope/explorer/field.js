@@ -62,7 +62,7 @@ export class Field {
     return [near(y, 0, this.h), near(x, 1, this.w)];
   }
 
-  // The regular place p0 · stride − padding + p_k · dilation of kernel point k (of the middle: k = null), input cells.
+  // The regular place p0 · stride − padding + p_k · dilation of kernel point k (k = null: the middle), input cells.
   regular(cell, k, axis) {
     const rank =
       k === null ? (this.kernel[axis] - 1) / 2 : axis === 0 ? Math.floor(k / this.kernel[1]) : k % this.kernel[1];

@@ -161,7 +161,8 @@ export class Numbers {
     const compared = !hover && found.a && found.b;
     for (const [key] of COLUMNS) {
       const shown = key === "here" && compared ? difference(found.a, found.b) : found[key] ? texts(found[key]) : null;
-      for (const [row] of ROWS) write(this.cells[row][key], shown ? shown[row] : key === "here" && !found.a ? "–" : "");
+      const empty = key === "here" && !found.a ? "–" : "";
+      for (const [row] of ROWS) write(this.cells[row][key], shown ? shown[row] : empty);
       const { title, button } = this.shown[key];
       if (button) button.hidden = !found[key];
       title.parentNode.classList.toggle("empty", !shown);

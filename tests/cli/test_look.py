@@ -1,43 +1,13 @@
 """The command line as a person uses it: files where they were asked for, one clear line where something is wrong."""
 
-import ast
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-import deformscope
-from deformscope.cli import app
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    """A small untrained detector with random offsets, in a file of its own."""
-    from deformscope.detectors.dense.config import DenseConfig
-    from deformscope.detectors.dense.dense import DenseDetector
-
-    torch.manual_seed(0)
-    config = DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=128)
-    detector = DenseDetector(config)
-    for head in detector.heads.values():
-        torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    detector.save(path)
-    return path
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "a photo.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)).save(path)
-    return path
 
 
 def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, tmp_path):
@@ -226,149 +196,6 @@ def test_an_analysis_is_kept_whole_in_its_file(weights, photo, tmp_path):
         Analysis.load(photo)
     with pytest.raises(DeformscopeError, match=r"format None; expected"):
         Analysis.load(weights)
-
-
-def test_detectors_lists_what_a_name_stands_for(command, monkeypatch, tmp_path):
-    monkeypatch.setenv("DEFORMSCOPE_CACHE", str(tmp_path))
-    code, table, _ = command("detectors")
-    assert code == 0
-    for text in ("packaged", "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5", "41.3", "detectron2/", "cached", str(tmp_path)):
-        assert text in table
-
-
-@pytest.fixture
-def coco(photo, tmp_path):
-    """Two photos in COCO's layout."""
-    (tmp_path / "coco/annotations").mkdir(parents=True)
-    (tmp_path / "coco/val").mkdir()
-    images, objects = [], []
-    for index in (1, 2):
-        (tmp_path / f"coco/val/{index}.jpg").write_bytes(photo.read_bytes())
-        images.append({"id": index, "file_name": f"{index}.jpg", "width": 130, "height": 90})
-        box = [10.0, 20.0, 50.0, 40.0]
-        objects.append({"id": index, "image_id": index, "category_id": 7, "bbox": box, "area": 2000.0, "iscrowd": 0})
-    record = {"images": images, "annotations": objects, "categories": [{"id": 7, "name": "cat"}]}
-    (tmp_path / "coco/annotations/instances_val.json").write_text(json.dumps(record))
-    return tmp_path / "coco"
-
-
-def test_evaluate_prints_the_ap_of_a_folder_in_cocos_layout(command, weights, coco):
-    code, table, complaints = command("evaluate", coco, "--detector", weights, "--offset-mode", "none")
-    assert (code, complaints) == (0, "")
-    assert "AP50" in table
-    assert "box" in table
-    assert "AP by class" in table and "cat" in table
-    code, chosen, _ = command("evaluate", "--data", coco, "--detector", weights, "--classes", "cat", "dog")
-    assert code == 2 and chosen == ""  # no dog there
-    code, chosen, _ = command("evaluate", "--data", coco, "--detector", weights, "--classes", "cat")
-    assert code == 0 and "does not know" not in chosen
-
-
-def test_evaluate_names_the_classes_that_the_detector_does_not_know_and_what_was_left_out(command, weights, coco):
-    file = coco / "annotations/instances_val.json"
-    content = json.loads(file.read_text())
-    content["categories"].append({"id": 8, "name": "okapi"})
-    content["annotations"].append(content["annotations"][0] | {"id": 9, "category_id": 8})
-    content["annotations"].append(content["annotations"][0] | {"id": 10, "bbox": [1, 2, 0, 0]})
-    file.write_text(json.dumps(content))
-    code, _, complaints = command("evaluate", "--data", coco, "--detector", weights)
-    assert code == 2 and "1.jpg, annotation 10: bbox [1, 2, 0, 0]: zero area" in complaints
-    code, printed, complaints = command("evaluate", "--data", coco, "--detector", weights, "--broken", "skip")
-    assert code == 0
-    assert "does not know okapi, which counts as 0" in printed
-    assert complaints.startswith(f"deformscope: {file}: 1 broken annotations or photos: 1.jpg, annotation 10: bbox")
-    assert complaints.endswith("zero area; they are left out\n") and complaints.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "{coco}/nowhere"], "no such file or folder; expected a folder in COCO's layout"),
-        (["--data", "{coco}", "--split", "test"], "no annotations/instances_test.json; there: instances_val.json"),
-        (["--data", "{coco}", "--device", "abacus"], 'Invalid value "abacus" for --device. Not available here'),
-        (["--data", "{coco}", "--offset-mode", "half"], 'Invalid value "half" for --offset-mode. Choose from'),
-        (["--data", "{coco}", "--max-photos", "0"], 'Invalid value "0" for --max-photos. Must be >= 1.'),
-        (["--data", "{coco}", "--limit", "3"], "--limit is now called --max-photos"),
-    ],
-)
-def test_evaluate_names_what_is_wrong(arguments, message, command, weights, coco):
-    given = [argument.replace("{coco}", str(coco)) for argument in arguments]
-    code, _, complaints = command("evaluate", *given, "--detector", weights)
-    assert code == 2
-    assert message in complaints
-    assert complaints.count("\n") == 1
-
-
-COMMANDS = tuple(name for name in app if not name.startswith("-"))
-
-
-def options(name: str) -> set[str]:
-    """The options of a command."""
-    return {option for one in app[name].assemble_argument_collection() for option in one.names}
-
-
-@pytest.mark.parametrize("name", [name for name in COMMANDS if "--device" in options(name)])
-@pytest.mark.parametrize("device", ["cuda:99", "meta", "abacus"])
-def test_a_device_that_is_not_there_is_one_line(name, device, command, photo, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    before = set(tmp_path.iterdir())
-    required = [one for one in app[name].assemble_argument_collection() if one.required]
-    code, _, complaints = command(name, *[photo for _ in required], "--device", device)
-    assert code == 2
-    assert f'Invalid value "{device}" for --device. Not available here' in complaints
-    assert complaints.count("\n") == 1
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_the_commands_choices_are_the_librarys():
-    from deformscope.cli import look
-    from deformscope.draw import batch, style
-
-    assert get_args(look.View) == batch.CHOICES
-    assert get_args(look.Format) == tuple(style.FORMATS)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_what_every_option_does(name, command):
-    code, text, _ = command(name, "--help")
-    assert code == 0
-    for one in app[name].assemble_argument_collection():
-        assert one.parameter.help, one.names
-        assert one.names[0] in text
-
-
-@pytest.mark.parametrize(
-    ("tokens", "message", "shown"),
-    [
-        (["figures"], "cell_step=0: expected 1", "--cell-step 0: expected 1"),
-        (["figures"], "views='x': expected figure1", "--view 'x': expected figure1"),
-        (["ablate", "shapes"], "seeds=0, jobs=1: expected at least 1", "--seeds 0, --jobs 1: expected at least 1"),
-        (["train", "shapes"], "folder=runs/a: cannot be used", "--out runs/a: cannot be used"),
-        (["figures"], "images=[]: expected a photo", "images=[]: expected a photo"),
-        (["train", "shapes"], "data.folder: 3; expected text", "data.folder: 3; expected text"),
-        (["figures"], "photos/format=1.jpg: no such file", "photos/format=1.jpg: no such file"),
-        ([], "format=1: expected", "format=1: expected"),
-        (["nonsense"], "format=1: expected", "format=1: expected"),
-    ],
-)
-def test_the_librarys_arguments_are_shown_as_the_commands_flags(tokens, message, shown):
-    from deformscope.cli.app import in_flags
-
-    assert in_flags(message, tokens) == shown
-
-
-def test_only_the_command_line_names_flags():
-    """Users of the library have arguments; flags in its errors would be another program's."""
-    package = Path(deformscope.__file__).parent
-    for file in package.rglob("*.py"):
-        if "cli" in file.relative_to(package).parts:
-            continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Raise):
-                texts = [
-                    one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
-                ]
-                assert not [text for text in texts if re.search(r"(?<!\w)--[a-z]", text)], (file, node.lineno)
 
 
 def test_explore_writes_one_page_of_all_photos_and_names_the_bad_one(command, weights, photo, tmp_path):
