@@ -6,7 +6,9 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from deformscope import DeformscopeError, NoDeformableCall
-from deformscope.health.diagnose import as_table, diagnose
+from deformscope.health.diagnose import diagnose
+from deformscope.health.report import as_table
+from deformscope.ops import deform_conv2d as own_deform_conv2d
 
 ROWS = (-1.0, 0.0, 1.0)
 
@@ -14,9 +16,9 @@ ROWS = (-1.0, 0.0, 1.0)
 class Layer(nn.Module):
     """One deformable 3×3 whose offset convolution reads a pull to the centre from its input's first two channels."""
 
-    def __init__(self, modulated=False, stride=1, limit=None):
+    def __init__(self, modulated=False, stride=1, limit=None, operator=deform_conv2d):
         super().__init__()
-        self.stride, self.limit = stride, limit
+        self.stride, self.limit, self.operator = stride, limit, operator
         self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
         self.conv_offset = nn.Conv2d(3, 27 if modulated else 18, 3, stride, 1)
         with torch.no_grad():
@@ -32,7 +34,7 @@ class Layer(nn.Module):
         offset, modulation = raw[:, :18], raw[:, 18:].sigmoid() if raw.shape[1] == 27 else None
         if self.limit is not None:
             offset = self.limit(offset)
-        return deform_conv2d(x, offset, self.weight, None, self.stride, 1, 1, modulation)
+        return self.operator(x, offset, self.weight, None, self.stride, 1, 1, modulation)
 
 
 def batch(n=2, h=12, w=18):
@@ -103,6 +105,45 @@ def test_offsets_stuck_to_a_clamp_are_found(limit):
     assert diagnose(nn.Sequential(Layer(limit=lambda o: o.clamp(-6, 6))), batch()).findings == ()
 
 
+def two_channels(limit):
+    """Two channels press against a limit, the others stay far from it."""
+
+    def clamp(offset):
+        pressed = torch.cat([3 * offset[:, :1], -3 * offset[:, 1:2], offset[:, 2:] / 9], dim=1)
+        bound = limit(offset)
+        return pressed.clamp(-bound, bound)
+
+    return clamp
+
+
+def test_two_clamped_channels_among_many_are_found():
+    found = diagnose(nn.Sequential(Layer(limit=two_channels(lambda offset: 1.5))), batch())
+    assert [(f.ailment, f.verdict) for f in found.findings] == [("clamped", "broken")]
+    assert "2 of 18 channels lie at a limit of ±1.5 cells" in found.findings[0].evidence
+    assert "in 2 of 2 images" in found.findings[0].evidence
+    assert diagnose(nn.Sequential(Layer(limit=two_channels(lambda offset: 60))), batch()).findings == ()
+
+
+def test_a_clamp_that_depends_on_the_photos_size_is_found():
+    layer = nn.Sequential(Layer(limit=two_channels(lambda offset: max(offset.shape[-2:]) / 8)))
+    found = diagnose(layer, [batch(1, 12, 18), batch(1, 24, 20), batch(1, 40, 48)])
+    assert [(f.ailment, f.verdict) for f in found.findings] == [("clamped", "broken")]
+    assert "±2.25 to ±6 cells" in found.findings[0].evidence
+    assert "in 3 of 3 images" in found.findings[0].evidence
+
+
+def test_an_empty_part_of_the_photo_and_small_maps_are_no_clamp():
+    empty = batch(1, 24, 36)
+    empty[:, :, :, 12:] = 0  # two thirds of the cells get the convolution's bias, for one channel its largest value
+    layer = Layer()
+    with torch.no_grad():
+        layer.conv_offset.weight *= 0.03
+        layer.conv_offset.bias[0] = 0.9
+    assert diagnose(nn.Sequential(layer), empty).findings == ()
+    for size in ((4, 4), (3, 9), (5, 6)):
+        assert diagnose(nn.Sequential(Layer()), batch(2, *size)).findings == ()
+
+
 @pytest.mark.parametrize(("bias", "verdict"), [(-20.0, "broken"), (20.0, "suspect")])
 def test_saturated_modulation_is_found(bias, verdict):
     layer = Layer(modulated=True)
@@ -126,13 +167,24 @@ def test_an_offset_convolution_on_another_grid_is_found():
     assert "0.conv_offset" in found.findings[0].evidence
 
 
-def test_offsets_of_another_size_than_the_output_are_found_not_raised():
-    layer = Layer()
-    layer.conv_offset.padding = (0, 0)
-    found = diagnose(nn.Sequential(layer), batch())
+@pytest.mark.parametrize("operator", [deform_conv2d, own_deform_conv2d])
+@pytest.mark.parametrize(("attribute", "value"), [("padding", (0, 0)), ("stride", (1, 1)), ("channels", 16)])
+def test_offsets_that_the_operator_refuses_are_found_in_their_layer_not_raised(operator, attribute, value):
+    layers = Layer(operator=operator), Layer(stride=2, operator=operator)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), layers[0], nn.Conv2d(4, 3, 1), layers[1])
+    ill = layers[1]
+    if attribute == "channels":
+        ill.conv_offset = nn.Conv2d(3, value, 3, 2, 1)
+    else:
+        setattr(ill.conv_offset, attribute, value)
+    nn.init.dirac_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    found = diagnose(model, batch(h=24, w=36))
     assert found.broken
-    assert found.findings[0].ailment == "misplaced"
+    assert [(f.layer, f.ailment) for f in found.findings] == [("3", "misplaced")]
     assert "refuses" in found.findings[0].evidence
+    assert [layer.layer for layer in found.layers] == ["1", "3"]
+    assert list(found.fields[0]) == ["1"]
 
 
 def test_nan_offsets_neither_crash_the_operator_nor_hide_behind_its_own_remedy(monkeypatch):
@@ -174,10 +226,88 @@ def test_a_detector_takes_photos_and_nothing_of_it_is_changed():
 def test_what_cannot_be_diagnosed_is_said():
     with pytest.raises(DeformscopeError, match="at least one"):
         diagnose(nn.Sequential(Layer()), [])
+    message = r"images: batch of shape \(0, 3, 12, 18\): expected at least one image"
+    for empty in (batch(0), [batch(2), batch(0)]):
+        with pytest.raises(DeformscopeError, match=message):
+            diagnose(nn.Sequential(Layer()), empty)
     with pytest.raises(NoDeformableCall):
         diagnose(nn.Conv2d(3, 4, 3), batch())
     with pytest.raises(RuntimeError, match="expected input"):
         diagnose(nn.Sequential(nn.Conv2d(5, 3, 1), Layer()), batch())
+
+
+def test_layers_without_any_cell_on_some_images_are_judged_by_the_others():
+    class Head(nn.Module):
+        """A head whose regions are none on dark photos."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = Layer(), Layer()
+
+        def forward(self, x):
+            self.body(x)
+            return self.head(x[: 0 if x.mean() > 0.5 else None])
+
+    found = diagnose(Head(), [batch(), batch() + 1])
+    assert [(layer.layer, layer.verdict) for layer in found.layers] == [("body", "healthy"), ("head", "healthy")]
+    assert [layer.layer for layer in diagnose(Head(), batch() + 1).layers] == ["body"]
+
+
+def test_running_statistics_random_numbers_and_modes_are_as_before():
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 3, 3))
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.1), Layer(), normed)
+    model.train()
+    model[0].eval()
+    model[0].train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = {name: id(value) for name, value in model.named_buffers()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    diagnose(model, [batch(), batch() + 3])
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training and model[0].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {name: id(value) for name, value in model.named_buffers()} == kept
+    with pytest.raises(RuntimeError, match="expected input"):
+        diagnose(nn.Sequential(model, nn.Conv2d(7, 3, 1)), batch())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_files_that_cannot_be_read_are_left_out_and_told(tmp_path, cat):
+    from deformscope.detectors.dense.config import DenseConfig
+    from deformscope.detectors.dense.dense import DenseDetector
+
+    torch.manual_seed(0)
+    detector = DenseDetector(DenseConfig(("cat",), channels=16, shorter_side=64, longer_side=96)).eval()
+    hidden = tmp_path / "._cat.png"  # what macOS leaves beside a file
+    hidden.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    found = diagnose(detector, [hidden, str(cat)])
+    assert (found.images, len(found.fields)) == (1, 1)
+    assert len(found.unreadable) == 1 and str(hidden) in found.unreadable[0]
+    assert "1 image, 1 could not be read" in str(found)
+    assert found.to_json()["unreadable"] == list(found.unreadable)
+    with pytest.raises(DeformscopeError, match=r"none could be read.*\._cat.png"):
+        diagnose(detector, [hidden])
+
+
+def test_the_command_goes_on_after_an_unreadable_file_and_refuses_a_device_that_is_not_there(command, tmp_path, cat):
+    import shutil
+
+    shutil.copyfile(cat, tmp_path / "cat.png")
+    (tmp_path / "._cat.png").write_bytes(b"\0\5\x16\7")
+    code, printed, complaints = command("diagnose", tmp_path)
+    assert code == 0
+    assert "heads.stride16.deform" in printed
+    assert complaints.count("\n") == 1 and "._cat.png" in complaints
+    (tmp_path / "cat.png").unlink()
+    code, printed, complaints = command("diagnose", tmp_path)
+    assert (code, printed, complaints.count("\n")) == (2, "", 1)
+    if not torch.cuda.is_available():
+        for name in ("diagnose", "score"):
+            code, printed, complaints = command(name, tmp_path, "--device", "cuda")
+            assert (code, printed, complaints.count("\n")) == (2, "", 1)
+            assert "--device" in complaints
 
 
 def test_the_table_and_the_json_say_what_was_found():
@@ -194,6 +324,21 @@ def test_the_table_and_the_json_say_what_was_found():
     assert found.to_json()["layers"][0]["findings"][0]["ailment"] == "dead"
 
 
+def test_a_diagnosis_prints_as_a_table_and_shows_as_one_in_notebooks():
+    model = nn.ModuleDict({"well": Layer(), "a[b]<c>": Layer()})
+    plant(model["a[b]<c>"], "dead")
+    found = diagnose(model, batch(), lambda images: [layer(images) for layer in model.values()])
+    text = str(found)
+    lines = [line for line in text.splitlines() if "well" in line or "a[b]<c>" in line]
+    assert len(lines) == 2
+    assert "healthy" in lines[0] and "12×18" in lines[0] and "broken" in lines[1]
+    assert "\x1b" not in text and max(map(len, text.splitlines())) <= 120
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "a[b]&lt;c&gt;" in shown and "<b>broken</b>" in shown
+    assert "tensor(" not in repr(found)
+
+
 def test_the_published_channel_layout_of_a_real_network_is_not_suspected(shared):
     from deformscope import OffsetField
     from deformscope.health.checks import channel_order
@@ -205,3 +350,45 @@ def test_the_published_channel_layout_of_a_real_network_is_not_suspected(shared)
     assert len(raw) == 13
     for name, offset in raw.items():
         assert channel_order(name, [OffsetField.from_tensor(offset)]) is None
+
+
+@pytest.fixture(scope="module")
+def learned(cat):
+    """The fields on three photos of the packaged detector's six layers, whose order is right."""
+    import deformscope as ds
+
+    photos = [cat.parent / name for name in ("chelsea.png", "astronaut.png", "coffee.png")]
+    return ds.diagnose(ds.load("packaged"), photos).fields
+
+
+@pytest.mark.parametrize("order", ["yx", "xy", "planar yx", "planar xy"])
+def test_a_learned_layer_is_suspected_in_every_order_but_its_own(learned, order):
+    from dataclasses import replace
+
+    from deformscope.health.channel_order import channels, suspected_order
+
+    def stored(field):
+        came = field.offset.movedim(-1, 3).flatten(2, 3)  # dy, dx interleaved: [n g 2·k h w]
+        channel = torch.empty_like(came)
+        channel[:, :, channels(order, 9)] = came[:, :, channels("yx", 9)]
+        return replace(field, offset=channel.unflatten(2, (9, 2)).movedim(3, -1))
+
+    assert len(learned[0]) == 6
+    found = [suspected_order([stored(fields[layer]) for fields in learned]) for layer in learned[0]]
+    orders = [None if one is None else one[0] for one in found]
+    if order == "yx":
+        assert orders == [None] * 6
+    else:
+        assert orders.count(order) >= 5 and set(orders) <= {order, None}
+
+
+@pytest.mark.parametrize("cells", [1, 30])
+def test_random_offsets_are_hardly_ever_suspected(cells):
+    """As a bias drawn at random makes them, alike in all cells or nearly: three in a hundred once were."""
+    from deformscope import OffsetField
+    from deformscope.health.channel_order import suspected_order
+
+    random = torch.Generator().manual_seed(3)
+    biases = torch.randn(400, 18, 1, 1, generator=random) + 0.1 * torch.randn(400, 18, 1, cells, generator=random)
+    alarms = sum(suspected_order([OffsetField.from_tensor(offset)]) is not None for offset in biases)
+    assert alarms <= 3

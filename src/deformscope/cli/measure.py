@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Broken, Composed, Data, Detector, Device, Layers, Split, app, console
+from .app import POSITIVE, Broken, Composed, Data, Detector, Device, Layers, Split, app, complain, console
 
 
 @app.command
@@ -83,13 +83,19 @@ def diagnose(
     json_: Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.", show_default=False)] = False,
     device: Device = "cpu",
 ) -> int:
-    """Check the offsets of every deformable convolution for faults. The exit code is 1 if a layer is broken."""
+    """Check the offsets of every deformable convolution for faults. The exit code is 1 if a layer is broken.
+
+    A file that cannot be read is named on stderr, and left out.
+    """
     from .. import load
-    from ..health.diagnose import as_table, diagnose as examine
+    from ..health.diagnose import diagnose as examine
+    from ..health.report import as_table
     from ..photo import find
 
     model = load(detector).to(device)
     found = examine(model, find(photos))
+    for problem in found.unreadable:
+        complain(problem)
     if json_:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..fields.field import OffsetField
+from .channel_order import CHANCE, ORDERS, suspected_order
 
 BROKEN, SUSPECT = "broken", "suspect"
 
@@ -21,17 +23,16 @@ DEAD = 0.01
 BEYOND, FAR = 0.4, 0.5
 """Offsets explode if this share of the sampling points leaves the map because of them, or if half of the offsets are
 longer than this share of the map's shorter side. An offset that is longer than the longer side is suspect."""
-PILED, NEAR = 0.1, 1e-3
-"""Offsets are clamped if this share of their components lies within ``NEAR`` (relative) of the largest one."""
+PILED, STUCK, NEAR, SMALLEST = 0.1, 0.3, 1e-3, 7
+"""Offsets are clamped if in an image the first share of all their components, or the second of one channel's, lies
+within ``NEAR`` (relative) of the largest one, where two channels or signs meet. On a map with a side below ``SMALLEST``
+its first row alone may do that."""
 SATURATED, CLOSE = 0.9, 0.02
 """Modulation is saturated if this share of it is within ``CLOSE`` of 0, or of 1."""
 CONSTANT = 1e-3
 """Offsets are constant if their variation over positions is below this share of their length."""
 APART = 0.05
 """Cells by which an offset map may be displaced from the cells that it moves."""
-BETTER, EXPLAINED = 0.55, 0.5
-"""Another channel order is suspected if its unexplained share is below the first of these, relative to the present
-order's, and below the second in absolute terms."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,20 @@ def constant(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 def exploding(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
     """Offsets that leave the map, where they sample zeros and no gradient brings them back."""
-    shares = [beyond(field) for field in fields]
-    share = sum(shares) / len(shares)
-    lengths = _lengths(fields)
-    middle, largest = float(_sampled(lengths).median()), float(lengths.max())
-    high, wide = fields[0].input_size
+    share = sum(beyond(field) for field in fields) / len(fields)
+    # Maps differ in size from photo to photo, and each one's offsets are measured by its own.
+    sized = [(field.offset.norm(dim=-1).flatten(), field.input_size) for field in fields]
+    middle = float(_sampled(torch.cat([lengths / min(size) for lengths, size in sized])).median())
+    largest, size = max(((float(one.max()), size) for one, size in sized), key=lambda pair: pair[0] / max(pair[1]))
     evidence = (
-        f"{share:.0%} of the sampling points lie beyond the map that would not without offsets; these are "
-        f"{middle:.3g} cells long (median), at most {largest:.3g}, on a map of {high}×{wide}"
+        f"{share:.0%} of the sampling points lie beyond the map that would not without offsets; these are as long as "
+        f"{middle:.0%} of the map's shorter side (median), at most {largest:.3g} cells, on a map of "
+        f"{'×'.join(map(str, size))}"
     )
     advice = "lower the offset convolution's learning rate (× 0.1 is usual), warm up, clip gradients; start it at zero"
-    if share > BEYOND or middle > FAR * min(high, wide):
+    if share > BEYOND or middle > FAR:
         return Finding(layer, "exploding", BROKEN, evidence, advice)
-    return Finding(layer, "exploding", SUSPECT, evidence, advice) if largest > max(high, wide) else None
+    return Finding(layer, "exploding", SUSPECT, evidence, advice) if largest > max(size) else None
 
 
 def beyond(field: OffsetField) -> float:
@@ -137,19 +139,51 @@ def beyond(field: OffsetField) -> float:
 
 
 def clamped(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Many offsets with the same, largest magnitude."""
-    values = torch.cat([field.offset.flatten() for field in fields]).abs()
-    limit = float(values.max())
-    share = float((values >= limit * (1 - NEAR)).float().mean())
-    if share < PILED:
+    """Offsets that are cut off at a limit, judged image by image: the limit may depend on the photo's size."""
+    wide = [field for field in fields if min(field.offset.shape[3:5]) >= SMALLEST]
+    images = [image for field in wide for image in field.offset.movedim(-1, 3).flatten(1, 3).flatten(2)]
+    piles = [pile for pile in map(_pile, images) if pile is not None]
+    if not piles:
         return None
+    worst = max(piles, key=lambda pile: pile.cells)
+    limits = sorted({f"{pile.limit:.3g}" for pile in piles}, key=float)
     return Finding(
         layer,
         "clamped",
-        BROKEN,
-        f"{share:.0%} of the offsets' components lie at the limit of ±{limit:.3g} cells",
+        BROKEN if 2 * len(piles) >= len(images) else SUSPECT,
+        f"{worst.channels} of {worst.of} channels lie at a limit of ±{limits[0]}"
+        f"{f' to ±{limits[-1]}' if len(limits) > 1 else ''} cells, one of them in {worst.channel:.0%} of the cells; "
+        f"{worst.cells:.0%} of the cells have a component there (in {len(piles)} of {len(images)} images)",
         "widen the clamp or the tanh's range, or find out why the offsets press against it (learning rate, exploding)",
     )
+
+
+class _Pile(NamedTuple):
+    """What lies at the limit in one image."""
+
+    limit: float
+    channels: int
+    """Channels that reach it in a noteworthy share of the cells."""
+    of: int
+    channel: float
+    """Share of the cells in which the worst channel reaches it."""
+    cells: float
+    """Share of the cells in which any channel does."""
+
+
+def _pile(values: Float[Tensor, "c cells"]) -> _Pile | None:
+    """The components at the largest magnitude of an image, if they are too many to be there by themselves."""
+    limit = float(values.abs().max())
+    at = values.abs() >= limit * (1 - NEAR)
+    shares = at.float().mean(dim=1)
+    # Where a part of the photo is empty, a channel may well be at its largest value in many cells, but alone.
+    reached = int((at & (values > 0)).any(dim=1).sum() + (at & (values < 0)).any(dim=1).sum())
+    if limit < DEAD or reached < 2:
+        return None
+    if float(at.float().mean()) < PILED and float(shares.max()) < STUCK:
+        return None
+    noteworthy = int((shares >= min(PILED, float(shares.max()))).sum())
+    return _Pile(limit, noteworthy, len(values), float(shares.max()), float(at.any(dim=0).float().mean()))
 
 
 def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
@@ -190,63 +224,22 @@ def misplaced(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 
 def channel_order(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Offsets that fit another channel order: x before y, or all y before all x.
-
-    A kernel that moves and stretches has dy_k = μ_y + a · row_k and dx_k = μ_x + b · column_k. The orders are compared
-    by the share that this leaves unexplained.
-    """
-    if min(fields[0].kernel_size) < 2:
+    """Offsets that make sense in another order of the channels: x before y, or all y before all x."""
+    found = suspected_order(fields)
+    if found is None:
         return None
-    left: dict[str, float] = {}
-    for field in fields:
-        for order, share in unexplained(field.offset, field.kernel_size).items():
-            left[order] = left.get(order, 0.0) + share / len(fields)
-    present = left.pop("yx")
-    order = min(left, key=lambda name: left[name])
-    if left[order] >= min(BETTER * present, EXPLAINED):
-        return None
+    order, share, present = found
     planar = order.startswith("planar")
     return Finding(
         layer,
         "planar" if planar else "transposed",
         SUSPECT,
-        f"read as {ORDERS[order]} the offsets are {1 - left[order]:.0%} a shift and a stretch of the kernel, "
-        f"as they stand only {1 - present:.0%}",
+        f"read as {ORDERS[order]} the offsets are to {share:.0%} a shift and a stretch of the kernel, as they stand "
+        f"only to {present:.0%}; at most one random order in {1 / CHANCE:.0f} explains as much",
         "torchvision wants channel 2k = dy, 2k + 1 = dx, kernel points row-major; reorder the offset convolution's "
         "output channels"
         + (" (they look planar: all of one component first)" if planar else " (x and y look swapped)"),
     )
-
-
-ORDERS = {
-    "yx": "dy, dx interleaved",
-    "xy": "dx, dy interleaved",
-    "planar yx": "all dy, then all dx",
-    "planar xy": "all dx, then all dy",
-}
-
-
-def unexplained(offset: Float[Tensor, "n g k h w 2"], kernel_size: tuple[int, int]) -> dict[str, float]:
-    """Share of the offsets' squares that no shift and stretch of the kernel explains, per channel order."""
-    points = offset.shape[2]
-    channels = offset.movedim(-1, 3).flatten(2, 3)  # as they came: [n g 2·k h w]
-    total = float(channels.square().sum())
-    rows = torch.arange(points, device=offset.device) // kernel_size[1]
-    columns = torch.arange(points, device=offset.device) % kernel_size[1]
-    even, odd = channels[:, :, 0::2], channels[:, :, 1::2]
-    first, second = channels[:, :, :points], channels[:, :, points:]
-    orders = {"yx": (even, odd), "xy": (odd, even), "planar yx": (first, second), "planar xy": (second, first)}
-    return {
-        name: (_residual(dy, rows) + _residual(dx, columns)) / max(total, 1e-12) for name, (dy, dx) in orders.items()
-    }
-
-
-def _residual(values: Float[Tensor, "n g k h w"], places: Tensor) -> float:
-    """Sum of squares left by a straight line over the places of the kernel points, per cell."""
-    line = (places - places.float().mean()).to(values.dtype).view(1, 1, -1, 1, 1)
-    centred = values - values.mean(dim=2, keepdim=True)
-    slope = (centred * line).sum(dim=2, keepdim=True) / line.square().sum()
-    return float((centred - slope * line).square().sum())
 
 
 def _lengths(fields: Sequence[OffsetField]) -> Tensor:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..capture.recorder import capture
-from ..errors import DeformscopeError
+from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
+from ..photo import read
 from .checks import BROKEN, SUSPECT, Finding, beyond, findings
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from .report import as_html, as_text
+from .unchanged import unchanged
 
 MOST = 32
 """Largest number of images that are examined; of more, as many evenly spaced ones."""
@@ -53,6 +54,8 @@ class Diagnosis:
     images: int
     fields: tuple[Fields, ...] = dataclass_field(default=(), repr=False, compare=False)
     """The fields of each examined image, on the CPU."""
+    unreadable: tuple[str, ...] = ()
+    """What was wrong with the photos that could not be read."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -64,13 +67,24 @@ class Diagnosis:
         """Whether a layer is broken; the command line then exits with code 1."""
         return any(finding.verdict == BROKEN for finding in self.findings)
 
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; NaN and infinity become null."""
         layers = []
         for layer in self.layers:
             record = asdict(layer) | {"verdict": layer.verdict}
             layers.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
-        return {"images": self.images, "broken": self.broken, "layers": layers}
+        return {
+            "images": self.images,
+            "unreadable": list(self.unreadable),
+            "broken": self.broken,
+            "layers": layers,
+        }
 
 
 def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None = None) -> Diagnosis:
@@ -78,8 +92,11 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
 
     ``images``: for deformscope's detectors, a photo or a list of photos; for other modules, the batch ``[n c h w]``
     that they take, or a list of such batches. ``forward`` runs the model on one of them, if ``model(one)`` does not.
-    Computes no gradients; mode and weights of the model are unchanged; NaN offsets do not crash torchvision's operator
-    here.
+    Files that cannot be read are left out, and told in ``unreadable``. Computes no gradients; modes, weights and
+    buffers of the model are unchanged, and so are the random numbers that come next; NaN offsets do not crash
+    torchvision's operator here.
+
+    ``print`` of the result, or showing it in a notebook, gives a table.
 
     Raises NoDeformableCall when no deformable convolution ran, and DeformscopeError without images.
     """
@@ -88,19 +105,42 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
         raise DeformscopeError("images=[]: expected at least one photo or batch")
     chosen = several[:: -(-len(several) // MOST)]
     seen: list[Fields] = []
-    for one in chosen:
-        try:
-            with torch.no_grad(), capture(model, broken=True) as fields:
-                (forward or model)(one)
-        except RuntimeError as error:
-            refused = _refused(model, error)
-            if refused is None:
-                raise
-            return Diagnosis((refused,), len(chosen))
-        seen.append(fields.to("cpu"))
-    layers = dict.fromkeys(name for fields in seen for name in fields)
-    healths = (health(layer, [fields[layer] for fields in seen if layer in fields]) for layer in layers)
-    return Diagnosis(tuple(healths), len(chosen), tuple(seen))
+    unreadable: list[str] = []
+    refused: tuple[LayerHealth, ...] = ()
+    with unchanged(model), torch.no_grad():
+        for one in chosen:
+            if isinstance(one, Tensor) and one.ndim == 4 and not len(one):
+                raise DeformscopeError(f"images: batch of shape {tuple(one.shape)}: expected at least one image")
+            if isinstance(one, (str, Path)):
+                try:
+                    photo = read(one)
+                except DeformscopeError as error:
+                    unreadable.append(str(error))
+                    continue
+                one = one if forward else photo
+            try:
+                with capture(model, broken=True) as fields:
+                    (forward or model)(one)
+            except (RuntimeError, DeformscopeError) as error:
+                refused = _refused(model, error)
+                if not refused:
+                    raise
+            seen.append(fields.to("cpu"))
+            if refused:
+                break
+    if not seen:
+        raise DeformscopeError(f"images: none could be read, the first being {unreadable[0]}")
+    return Diagnosis((*_healths(seen), *refused), len(seen), tuple(seen), tuple(unreadable))
+
+
+def _healths(seen: Sequence[Fields]) -> list[LayerHealth]:
+    """The health of each layer, from the fields of several images; maps without cells, or of no image, say nothing."""
+    layers: dict[str, list[OffsetField]] = {}
+    for fields in seen:
+        for name, field in fields.items():
+            if field.offset.numel():
+                layers.setdefault(name, []).append(field)
+    return [health(layer, fields) for layer, fields in layers.items()]
 
 
 def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
@@ -118,39 +158,24 @@ def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
     )
 
 
-def _refused(model: nn.Module, error: RuntimeError) -> LayerHealth | None:
-    """Explain that the operator refuses offsets whose map has another size than its output."""
+def _refused(model: nn.Module, error: Exception) -> tuple[LayerHealth, ...]:
+    """The layer whose operator refuses its offsets, since their map has another size than its output; or nothing."""
     text = " ".join(str(error).split())
-    if "offset" not in text:
-        return None
-    name = type(model).__name__
+    own = isinstance(error, DeformscopeError) and text.startswith(("offset of shape", "mask of shape"))
+    theirs = isinstance(error, RuntimeError) and ("offset" in text or "mask output" in text)
+    if isinstance(error, NoDeformableCall) or not (own or theirs):
+        return ()
+    name = _innermost(model, error)
     advice = "give the offset convolution its layer's own kernel size, stride, padding, dilation and channel count"
     finding = Finding(name, "misplaced", BROKEN, f"the operator refuses the offsets: {text[:240]}", advice)
-    return LayerHealth(name, math.nan, math.nan, math.nan, (0, 0), None, (finding,))
+    return (LayerHealth(name, math.nan, math.nan, math.nan, (0, 0), None, (finding,)),)
 
 
-def as_table(diagnosis: Diagnosis, title: str = "") -> Table:
-    """The diagnosis as a table for the terminal: a row per layer, and one per finding below it."""
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for heading in ("median |offset|", "largest", "map", "beyond map", "modulation"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    table.add_column("evidence and advice", overflow="fold", ratio=1)
-    colours = {BROKEN: "red", SUSPECT: "yellow", "healthy": "green"}
-    for layer in diagnosis.layers:
-        said = "\n".join(f"{f.ailment}: {f.evidence}\n→ {f.advice}" for f in layer.findings)
-        table.add_row(
-            layer.layer,
-            f"{layer.median:.3g}",
-            f"{layer.largest:.3g}",
-            "×".join(map(str, layer.map_size)),
-            f"{layer.beyond:.1%}",
-            "–" if layer.modulation is None else f"{layer.modulation:.2f}",
-            f"[{colours[layer.verdict]}]{layer.verdict}[/]",
-            said,
-        )
-    table.caption = f"lengths in cells of the layer's input · {diagnosis.images} image{'s'[: diagnosis.images != 1]}"
-    return table
+def _innermost(model: nn.Module, error: Exception) -> str:
+    """Name of the innermost module of the model in which an error was raised."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found, trace = type(model).__name__, error.__traceback__
+    while trace is not None:
+        found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    return found

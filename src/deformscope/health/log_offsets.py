@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..errors import DeformscopeError
 from ..fields.fields import Fields
 from ..photo import Photo, read
 from .diagnose import Diagnosis, diagnose
+from .unchanged import evaluating
 
 
 def log_offsets(
@@ -35,12 +36,13 @@ def log_offsets(
     """
     if not photos:
         raise DeformscopeError("photos=[]: expected at least one photo to watch")
-    with _evaluating(model):
-        diagnosis = diagnose(model, list(photos), forward)
+    arrays = [read(photo) for photo in photos]
+    with evaluating(model):
+        diagnosis = diagnose(model, list(photos) if forward else arrays, forward)
         _log_curves(logger, curves(diagnosis, prefix), step)
         if figures:
             hidden = {finding.layer for finding in diagnosis.findings if finding.ailment == "non-finite"}
-            for name, figure in _drawn(diagnosis.fields[0], photos[0], hidden):
+            for name, figure in _drawn(diagnosis.fields[0], arrays[0], hidden):
                 _log_figure(logger, f"{prefix}/{name}", figure, step)
     return diagnosis
 
@@ -58,20 +60,19 @@ def curves(diagnosis: Diagnosis, prefix: str = "offsets") -> dict[str, float]:
     return values
 
 
-def _drawn(fields: Fields, photo: Photo, hidden: set[str]) -> Iterator[tuple[str, Any]]:
+def _drawn(fields: Fields, photo: np.ndarray, hidden: set[str]) -> Iterator[tuple[str, Any]]:
     """Figures 1-3 of the last layer of each reduction, except for the ``hidden`` ones."""
     from ..draw import figure1, figure2, figure3
 
-    array = read(photo)
     last = {
         field.reduction: field for name, field in fields.items() if field.offset.shape[0] == 1 and name not in hidden
     }
     if not last:
         return
     for field in last.values():
-        yield f"{field.name}/figure1", figure1(field, array)
-    yield "figure2", figure2(last.values(), array)
-    yield "figure3", figure3(last.values(), array)
+        yield f"{field.name}/figure1", figure1(field, photo)
+    yield "figure2", figure2(last.values(), photo)
+    yield "figure3", figure3(last.values(), photo)
 
 
 def _log_curves(logger: Any, values: dict[str, float], step: int) -> None:
@@ -104,15 +105,3 @@ def _pixels(figure: Any) -> Any:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Not model.train(), since frozen parts stay in eval mode during training.
-        for module, training in modes:
-            module.training = training
