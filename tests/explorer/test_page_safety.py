@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from planted import PLACES, planted, planted_fields
@@ -50,7 +51,7 @@ def test_names_with_markup_are_shown_as_they_are(watch, tmp_path):
     fields = planted_fields()
     field = fields["body.low"]
     named = type(fields)()
-    named.add(f'"><svg onload=alert(2)>{markup}', field)
+    named.add(replace(field, name=f'"><svg onload=alert(2)>{markup}'))
     one = planted()
     analysis = Analysis(one.photo, named, one.detection, ("</script><script>alert(3)</script>", "'\"&lt;"), markup)
     file = write(tmp_path / "page.html", [analysis, analysis], [f"{markup}.jpg", "</title><script>alert(4)</script>"])
