@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from ..errors import DeformscopeError
 from . import embedding_bag
 from .autocast import without_autocast
+from .followed import deform_conv2d as followed_deform_conv2d, followed, scriptable
 from .geometry import Geometry, check
 from .observe import DeformCall, observed, report, unseen
 
@@ -58,14 +59,16 @@ def deform_conv2d(
     if has_torch_function((input, offset, weight)):  # a mode looks on, as :mod:`.intercept`'s
         args = (input, offset, weight, bias, stride, padding, dilation, mask)
         return handle_torch_function(deform_conv2d, (input, offset, weight), *args, impl=impl)
-    geometry = check(input, offset, weight, bias, stride, padding, dilation, mask)
     chosen = default_impl if impl == "auto" else impl
+    if chosen in ("auto", "torchvision") and followed():
+        return followed_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    geometry = check(input, offset, weight, bias, stride, padding, dilation, mask)
     if chosen == "auto":
         needs_grad = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in (input, offset, weight, bias, mask)
         )
         pays = geometry.samples * (geometry.sample_channels - SAMPLE_COST) > FIXED_COST[needs_grad]
-        chosen = "embedding_bag" if pays and input.is_cpu and not _followed() else "torchvision"
+        chosen = "embedding_bag" if pays and input.is_cpu else "torchvision"
     elif chosen not in IMPLEMENTATIONS:
         source = f"{VARIABLE}={chosen!r}" if impl == "auto" else f"impl={impl!r}"
         raise DeformscopeError(f"{source}: expected one of {', '.join(map(repr, IMPLEMENTATIONS))}")
@@ -78,7 +81,7 @@ def deform_conv2d(
     if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
         name, tensor = ("weight", weight) if bias is None or weight.dtype != dtype else ("bias", bias)
         raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
-    if _followed() or not observed():
+    if followed() or not observed():
         return _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
     with unseen():
         output = _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
@@ -154,12 +157,11 @@ def _finite(offset: Tensor, geometry: Geometry) -> Tensor:
     """The offsets, those that are NaN or infinite replaced by such as point out of the map from everywhere."""
     # With gradients, on a tiny map, the replacement takes longer than all else around the operator, and a sum tells
     # whether it is needed: with a NaN or an infinity it is one. A GPU would have to wait for it.
-    known = offset.requires_grad and type(offset) is Tensor and offset.is_cpu and not _followed()
+    known = offset.requires_grad and type(offset) is Tensor and offset.is_cpu
     if known and math.isfinite(offset.detach().sum().item()):
         return offset
     return offset.nan_to_num(geometry.outside, geometry.outside, geometry.outside)
 
 
-def _followed() -> bool:
-    """A tracer or a compiler reads along, which would keep this call's choices for all calls."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+# torch.jit.script compiles this in its place.
+deform_conv2d.__prepare_scriptable__ = scriptable  # type: ignore[attr-defined]
