@@ -15,7 +15,7 @@ def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, 
     code, printed, complaints = command("figures", photo, "--detector", weights, "--out", out, "--dpi", 40)
     assert (code, complaints) == (0, "")
     written = sorted(path.name for path in (out / "a photo").iterdir())
-    heads = [f"heads.stride{s}.deform" for s in (16, 32, 8)]
+    heads = [f"heads-stride{s}-deform" for s in (16, 32, 8)]
     views = [f"{view}-{head}.png" for view in ("figure1", "sampling") for head in heads]
     assert written == sorted([*views, "figure2.png", "figure3.png", "overview.png"])
     assert set(printed.splitlines()) == {*(str(out / "a photo" / name) for name in written), str(out / "manifest.json")}
@@ -30,7 +30,7 @@ def test_views_layers_and_format_can_be_chosen(kind, command, photo, weights, tm
     )
     assert code == 0
     names = {path.name for path in (tmp_path / "a photo").iterdir()}
-    assert names == {f"figure1-heads.stride16.deform.{kind}", f"figure2.{kind}"}
+    assert names == {f"figure1-heads-stride16-deform.{kind}", f"figure2.{kind}"}
     if kind == "svg":
         text = (tmp_path / "a photo" / "figure2.svg").read_text()
         assert "heads.stride16.deform" in text
@@ -56,8 +56,8 @@ def test_stacked_layers_are_drawn_as_one_field_and_their_sampling_points_through
     both = "heads.stride16.deform+before.0"
     folder = tmp_path / "a photo"
     assert {path.stem for path in folder.iterdir()} == {
-        f"figure1-{both.replace('+', '-')}",
-        "sampling-heads.stride16.deform",
+        "figure1-heads-stride16-deform-composed",
+        "sampling-heads-stride16-deform",
     }
     assert both in next(folder.glob("figure1*")).read_text()
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from matplotlib.text import Text
 
-from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, radius, split
-from deformscope.draw import primitives
+from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, extent, radius, split
+from deformscope.draw import primitives, style
 from deformscope.draw.sheet import sheet
 from deformscope.draw.view import FieldView
 
@@ -109,12 +110,42 @@ def test_figure_3s_circles_have_the_radius_of_the_formula_around_their_cells():
     field = field_on(kernel=(3, 3), g=1)
     figure = draw.figure3(field, PHOTO, scale=2.0, cell_step=1)
     (circles,) = [a for a in figure.axes[0].collections if isinstance(a, EllipseCollection)]
-    px = radius(split(field.offset)[1])[0, 0].numpy().ravel() * field.pixels_per_cell()[0]
+    spread = radius(split(field.offset)[1])[0, 0].numpy().ravel() * field.pixels_per_cell()[0]
+    high, wide = (side[0, 0].numpy().ravel() * field.pixels_per_cell()[0] for side in extent(split(field.offset)[1]))
+    together = (high < 0) | (wide < 0)
+    px = np.where(together, np.sqrt(np.abs(high * wide)), spread)
+    assert 0 < together.sum() < together.size
     assert np.sort(circles.get_widths()) == pytest.approx(np.sort(2 * 2.0 * px), abs=1e-3)
     assert np.asarray(circles.get_offsets()).shape == (px.size, 2)
     by_place = {tuple(np.round(o, 2)): w for o, w in zip(circles.get_offsets(), circles.get_widths(), strict=True)}
     for centre, r in zip(field.to_pixels(field.centres()).numpy().reshape(-1, 2), px, strict=True):
         assert by_place[tuple(np.round(centre[::-1], 2))] == pytest.approx(4 * r, abs=1e-3)
+    centres = field.to_pixels(field.centres()).numpy().reshape(-1, 2)[:, ::-1]
+    green = np.isclose(circles.get_edgecolors(), to_rgba(style.TOGETHER)).all(axis=1)
+    known = {tuple(np.round(place, 2)) for place in centres[together]}
+    assert {tuple(np.round(place, 2)) for place in np.asarray(circles.get_offsets())[green]} == known
+
+
+def test_figure_3_of_kernels_that_are_all_drawn_together_is_not_blank():
+    y, x = torch.meshgrid(torch.arange(3) - 1.0, torch.arange(3) - 1.0, indexing="ij")
+    together = -0.25 * torch.stack([y, x], dim=-1).view(1, 18, 1, 1).expand(1, 18, 15, 20)
+    field = OffsetField.from_tensor(together.clone(), reduction=8.0, name="shrunken")
+    for kind in ("figure3", "overview"):
+        figure = getattr(draw, kind)(field, PHOTO)
+        words = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert "no kernel is spread; green: drawn together, |r| up to 4 px" in words
+    (circles,) = [a for a in draw.figure3(field, PHOTO).axes[0].collections if isinstance(a, EllipseCollection)]
+    assert (circles.get_widths() > 1).all()
+
+
+def test_the_circles_of_offsets_that_are_no_numbers_are_left_out():
+    field = field_on(kernel=(3, 3), g=1)
+    field.offset[..., 2, 3, :] = float("nan")
+    (circles,) = [a for a in draw.figure3(field, PHOTO).axes[0].collections if isinstance(a, EllipseCollection)]
+    assert np.isfinite(circles.get_widths()).all()
+    assert len(circles.get_widths()) == field.offset.shape[3] * field.offset.shape[4] - 1
+    for kind in ("figure1", "figure2", "sampling", "overview"):
+        FigureCanvasAgg(getattr(draw, kind)(field, PHOTO)).draw()
 
 
 @pytest.mark.parametrize(("depth", "count"), [(1, 9), (2, 81), (3, 729)])
@@ -149,7 +180,7 @@ def test_sampling_without_places_looks_from_the_detected_objects_centres():
         "boxes": torch.tensor([[10.0, 20, 50, 60], [90, 30, 150, 100], [0, 0, 10, 10]]),
         "scores": torch.tensor([0.9, 0.8, 0.1]),
     }
-    figure = draw.sampling(field, PHOTO, detection=detection, min_score=0.5)
+    figure = draw.sampling(field, PHOTO, detection=detection, min_score=0.5, zoom=False)
     marks = [tuple(line.get_xydata()[0]) for line in figure.axes[0].lines]
     expected = [field.to_pixels(field.centres()[field.cell_at(c)]).tolist()[::-1] for c in [(40, 30), (65, 120)]]
     assert np.allclose(marks, expected)
@@ -193,25 +224,6 @@ def test_no_text_leaves_the_figure_or_covers_another(kind, shape):
         across = min(one.x1, other.x1) - max(one.x0, other.x0)
         down = min(one.y1, other.y1) - max(one.y0, other.y0)
         assert across < 2 or down < 2, (a.get_text(), b.get_text())
-
-
-@pytest.mark.parametrize("kind", ["figure2", "overview"])
-def test_labels_of_boxes_that_nearly_coincide_are_read_below_each_other(kind):
-    near = [[12.0, 20, 90, 100], [13, 21, 95, 99], [12, 20, 60, 110], [60, 22, 150, 90]]
-    detection = {
-        "boxes": torch.tensor(near),
-        "scores": torch.linspace(0.9, 0.6, 4),
-        "labels": torch.tensor([0, 1, 0, 1]),
-    }
-    photo = np.full((120, 160, 3), 128, np.uint8)
-    fields = [field_on(photo, kernel=(3, 3), name=f"layer{i}", reduction=4.0) for i in (2, 3)]
-    figure = getattr(draw, kind)(fields, photo, detection=detection, class_names=["a dog", "sheep"])
-    labels = [(t, f) for t, f in zip(*texts(figure), strict=True) if t.get_text().startswith(("a dog", "sheep"))]
-    assert len(labels) == 8
-    for (a, one), (b, other) in itertools.combinations(labels, 2):
-        across = min(one.x1, other.x1) - max(one.x0, other.x0)
-        down = min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert across < 1 or down < 1, (a.get_text(), b.get_text())
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -264,7 +276,11 @@ def test_a_dead_field_is_drawn_too(tmp_path):
         (lambda: draw.figure2([], PHOTO), "fields: none given"),
         (lambda: draw.figure1(field_on(), PHOTO, group=2), "group=2: expected below 2"),
         (lambda: draw.figure1(field_on(), PHOTO, cell_step=0), "cell_step=0: expected a whole number from 1"),
-        (lambda: draw.sampling(field_on(), PHOTO, depth=2), "depth=2: expected 1 to 1"),
+        (lambda: draw.sampling(field_on(), PHOTO, depth=4), "depth=4: expected 1 to 3"),
+        (
+            lambda: draw.sampling(field_on(), PHOTO, depth=2),
+            "depth=2: expected 1 to 1, the number of fields given; pass the layers below too, lowest first",
+        ),
         (lambda: draw.sampling(field_on(), PHOTO, [(500, 3)]), r"\(500, 3\): outside the photo, which is 120 high"),
     ],
 )

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from deformscope import DeformscopeError, OffsetField, Placement, draw
-from deformscope.draw.attribution import LEAST_SHARE, Window, attributions, contours
+from deformscope.draw.attribution import LEAST_SHARE, attributions, contours
 from deformscope.draw.backdrop import Backdrop
+from deformscope.draw.window import Window
 from deformscope.explain import Attribution, Explanation, ReceptiveField
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)

@@ -193,6 +193,29 @@ def test_segments_are_offered_where_there_are_some(watch, tmp_path):
     assert "2 segments" in seen.page.locator("#legend").inner_text()
 
 
+def test_circles_of_kernels_that_are_drawn_together_are_seen_and_told_apart(watch, tmp_path):
+    fields = planted_fields()
+    field = fields["body.middle"]
+    field.offset[:] = -field.offset
+    file = write(tmp_path / "page.html", [Analysis(planted().photo, fields)])
+    seen = watch().open(file, "layer=body.middle&view=circles")
+    high, wide = (side[0, 0] for side in extent(split(field.offset)[1], (3, 3)))
+    assert (high < 0).all() and (wide < 0).all()
+    largest = float((high * wide).sqrt().max())
+    told = f"in pink |r| of kernels drawn together, up to {largest:.3g} cells"
+    assert told in seen.page.locator("#legend").inner_text()
+    shown = seen.page.evaluate(
+        """() => {
+          const canvas = document.getElementById("base");
+          const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+          let pink = 0;
+          for (let i = 0; i < data.length; i += 4) pink += data[i] > 200 && data[i + 1] < 90 && data[i + 2] > 100;
+          return pink;
+        }"""
+    )
+    assert shown > 200
+
+
 def test_offsets_that_are_no_numbers_leave_gaps_and_no_complaints(watch, tmp_path):
     fields = planted_fields()
     field = fields["body.top"]

@@ -5,7 +5,7 @@ from .own_settings import own_settings as own_settings
 
 # isort: split
 from .explanation import explanation as explanation, receptive_field as receptive_field
-from .figures import figure1 as figure1, figure2 as figure2, figure3 as figure3, sampling as sampling
+from .figures import figure1 as figure1, figure2 as figure2, figure3 as figure3
 from .growth import growth as growth
 from .overview import overview as overview
 from .primitives import (
@@ -18,4 +18,5 @@ from .primitives import (
 )
 from .queries import queries as queries
 from .regions import segments as segments
+from .sampling_points import sampling as sampling
 from .save import save as save

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
@@ -14,6 +12,8 @@ from ..explain.explanation import Attribution, Explanation
 from ..explain.receptive_field import ReceptiveField
 from . import primitives, style
 from .backdrop import Backdrop
+from .text import FAMILY, drawable, families
+from .window import Window
 
 SHARES = (0.5, 0.95)
 """Shares of a receptive field's mass within its two contours."""
@@ -22,44 +22,7 @@ LEAST_SHARE = 0.03
 """Points below this share of the strongest are not drawn; there may be hundreds of cells of them."""
 LARGEST = 26.0
 """Ratio of a panel's longer side to the diameter of the strongest point."""
-CLOSE = 0.4
-"""A panel shows only the surroundings of a box that is shorter, in both directions, than this share of the photo's
-sides."""
-AROUND = 2.4
-"""Size of these surroundings, relative to the box's sides."""
 WASH = 0.35
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of a photo that a panel shows, with the photo's aspect ratio."""
-
-    top: float
-    left: float
-    height: float
-    width: float
-
-    @classmethod
-    def around(cls, box: tuple[float, float, float, float] | None, size: tuple[int, int]) -> Window:
-        """The surroundings of a small box, or the whole photo."""
-        height, width = size
-        if box is None:
-            return cls(0, 0, height, width)
-        x0, y0, x1, y1 = box
-        share = max((x1 - x0) / width, (y1 - y0) / height)
-        if share > CLOSE:
-            return cls(0, 0, height, width)
-        # At least a fifth of the photo, since nothing could be recognised in a smaller part.
-        part = min(1.0, max(AROUND * share, 0.2))
-        h, w = part * height, part * width
-        top, left = (min(max(middle - length / 2, 0), size - length) for middle, length, size in (
-            ((y0 + y1) / 2, h, height), ((x0 + x1) / 2, w, width)
-        ))  # fmt: skip
-        return cls(top, left, h, w)
-
-    def apply(self, ax: Axes) -> None:
-        """Set the limits of the axes to it."""
-        ax.set(xlim=(self.left, self.left + self.width), ylim=(self.top + self.height, self.top))
 
 
 def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Window, *, grid: bool = False) -> int:
@@ -144,7 +107,7 @@ def outline(ax: Axes, explained: Explanation, window: Window) -> None:
     above = y0 - window.top > 0.07 * window.height
     right = x0 > window.left + 0.7 * window.width
     ax.annotate(
-        primitives.escaped(explained.label + score),
+        drawable(explained.label, instead="object") + score,
         (min(x1, window.left + window.width) if right else max(x0, window.left), max(y0, window.top)),
         xytext=(-1.5 if right else 1.5, 2.5 if above else -2.5),
         textcoords="offset points",
@@ -153,5 +116,7 @@ def outline(ax: Axes, explained: Explanation, window: Window) -> None:
         ha="right" if right else "left",
         va="bottom" if above else "top",
         bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
+        fontfamily=list(families(drawable(explained.label))) or FAMILY,
+        parse_math=False,
         zorder=3.4,  # below the points
     )

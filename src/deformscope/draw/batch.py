@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field
 from functools import partial
@@ -26,6 +27,7 @@ VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
 """The views that are drawn by default."""
 CHOICES = (*VIEWS, "segments")
 MANIFEST = "manifest.json"
+LONGEST_NAME = 120
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
 
@@ -159,7 +161,7 @@ def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetFie
 def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) -> list[Path]:
     """Draw the figures of one photo into ``folder`` and return the files; ``photo`` is in the title of the overview."""
     from . import save
-    from .panels import check_places
+    from .sampling_points import check_places
 
     check_places([(y, x) for x, y in settings.at], analysis.photo.shape[:2])
     layers = chosen_layers(analysis, settings.layers)
@@ -186,8 +188,8 @@ def _drawings(
         shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
     for view in settings.views:
         if view == "figure1":
-            for layer in shown:
-                drawings[f"figure1-{_file_name(layer)}"] = partial(draw.figure1, layer, backdrop, **shaped)
+            for layer, name in zip(shown, file_names(shown), strict=True):
+                drawings[f"figure1-{name}"] = partial(draw.figure1, layer, backdrop, **shaped)
         elif view == "figure2":
             drawings[view] = partial(draw.figure2, shown, backdrop, **found_too, **shaped)
         elif view == "figure3":
@@ -195,7 +197,7 @@ def _drawings(
         elif view == "segments":
             drawings[view] = partial(draw.segments, shown, backdrop, group=group)
         elif view == "sampling":
-            for layer in layers:
+            for layer, name in zip(layers, file_names(layers), strict=True):
                 stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
                 chosen: dict[str, Any] = {
                     "detection": found,
@@ -203,26 +205,41 @@ def _drawings(
                     "min_score": settings.min_score,
                     "group": group,
                 }
-                drawings[f"sampling-{_file_name(layer)}"] = partial(draw.sampling, stack, backdrop, places, **chosen)
+                drawings[f"sampling-{name}"] = partial(draw.sampling, stack, backdrop, places, **chosen)
         else:
             title = f"{photo.name} · {analysis.detector}"
             drawings[view] = partial(draw.overview, shown, backdrop, **found_too, group=group, title=title)
     return drawings
 
 
-def _file_name(layer: OffsetField) -> str:
-    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in layer.name)
+def file_names(layers: Sequence[OffsetField]) -> list[str]:
+    """A part of a file's name for each layer: letters, digits, "_" and "-" only, and each unlike the others.
+
+    ``backbone.layer4.2.conv2`` becomes ``backbone-layer4-2-conv2``: LaTeX takes no dots before the ending, and other
+    programs take what follows the first for one. Composed layers have the name of the uppermost, and ``-composed``.
+    """
+    names = []
+    for layer in layers:
+        top, plus, _ = layer.name.partition("+")
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", top)[:LONGEST_NAME].strip("-") or "layer"
+        names.append(plain + ("-composed" if plus else ""))
+    return _numbered(names)
 
 
 def _folder_names(photos: Sequence[Path]) -> list[str]:
     """A folder name for each photo: its stem, with a number if photos share it."""
-    names: list[str] = []
-    for photo in photos:
-        stem = photo.stem or "photo"
-        count = 1
-        name = stem
-        while name in names:
+    return _numbered([photo.stem.strip(". ") or "photo" for photo in photos], taken=(MANIFEST,))
+
+
+def _numbered(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Add numbers to names that are taken; upper and lower case count as the same, as in some file systems."""
+    used = {name.casefold() for name in taken}
+    found = []
+    for name in names:
+        unlike, count = name, 1
+        while unlike.casefold() in used:
             count += 1
-            name = f"{stem}-{count}"
-        names.append(name)
-    return names
+            unlike = f"{name}-{count}"
+        used.add(unlike.casefold())
+        found.append(unlike)
+    return found

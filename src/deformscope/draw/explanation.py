@@ -13,11 +13,12 @@ from ..explain.explanation import Attribution, Explanation
 from ..explain.targets import SIDES
 from ..photo import Photo
 from . import primitives
-from .attribution import LEAST_SHARE, WASH, Window, attributions, contours, outline
+from .attribution import LEAST_SHARE, WASH, attributions, contours, outline
 from .backdrop import Backdrop
 from .figures import row_of_panels
 from .own_settings import own_settings
 from .sheet import caption
+from .window import Window
 
 MOST_LAYERS = 3
 """Number of panels of layers; if the output depends on more layers, the last of each reduction is shown."""

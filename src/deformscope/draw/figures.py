@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
-from ..fields.stack import DEEPEST
 from ..photo import Photo
 from . import panels, primitives
 from .backdrop import Backdrop
@@ -37,9 +36,7 @@ def figure1(
     backdrop = Backdrop.of(photo)
     view = FieldView.of(field, backdrop.size, cell_step, group)
     rows, columns = field.kernel_size
-    result = sheet(
-        rows, columns, backdrop.size, caption=0.0, foot=0.44 if backdrop.size[1] > backdrop.size[0] else 0.78
-    )
+    result = sheet(rows, columns, backdrop.size, caption=0.0)
     shown = view.on_photo(backdrop.size)
     factor = scale or view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
     means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
@@ -47,7 +44,7 @@ def figure1(
     shrunk = backdrop.within(result.inches)
     for k, ax in enumerate(result.flat()):
         panels.point_panel(ax, shrunk, view, k, factor, trend)
-    caption(
+    foot = caption(
         result.panels[-1][0],
         f"{_group(view, group)} · offset of each kernel point (Δy, Δx around it)",
         f"arrows ×{factor:g}, {_thinning(view)} · thick: mean over the photo ×{trend:g}",
@@ -55,6 +52,7 @@ def figure1(
         beside=panels.SCALE_INCHES,
     )
     panels.scale_arrow(result.panels[-1][-1], view, factor)
+    result.fit(0.0, foot)
     return result.figure
 
 
@@ -78,20 +76,23 @@ def figure2(
     chosen = as_list(fields)
     result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
+    room = 0.0
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, cell_step, group)
         factor = panels.feature_panel(ax, backdrop, view, scale)
         if detection is not None:
             primitives.boxes(ax, detection, class_names, min_score=min_score)
         limit = primitives.convergence_limit(view.div)
-        caption(
+        used = caption(
             ax,
             _group(view, group),
             f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, "
             f"full\N{NO-BREAK SPACE}at\N{NO-BREAK SPACE}−{limit:.2g}/cell",
             beside=panels.SCALE_INCHES,
         )
+        room = max(room, used)
         panels.scale_arrow(ax, view, factor)
+    result.fit(room)
     return result.figure
 
 
@@ -104,60 +105,18 @@ def figure3(
     chosen = as_list(fields)
     result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
+    room = 0.0
     for ax, field in zip(result.flat(), chosen, strict=False):
         view = FieldView.of(field, backdrop.size, cell_step, group)
         factor = panels.kernel_panel(ax, backdrop, view, scale)
-        shown = view.radii[view.on_photo(backdrop.size)]
-        largest = float(shown.max()) if shown.size else 0.0
-        caption(
+        used = caption(
             ax,
             _group(view, group),
             f"circles: radius r = √(width·height) of $d_k$, ×{factor:g}, {_thinning(view)} · "
-            f"r up to {largest:.3g} px, brighter = larger",
+            f"brighter = larger, {panels.reach(view, backdrop.size)}",
         )
-    return result.figure
-
-
-@own_settings()
-def sampling(
-    fields: FieldsLike,
-    photo: Photo,
-    places: Sequence[tuple[float, float]] | None = None,
-    *,
-    detection: dict | None = None,
-    depth: int = 1,
-    min_score: float = 0.5,
-    group: int = 0,
-) -> Figure:
-    """The sampling points of chosen cells through the last ``depth`` (1-3) of ``fields``, lowest first.
-
-    The cells are those nearest to ``places`` ((y, x) photo px), or to the centres of detected boxes with a score of at
-    least ``min_score``, or to the centre of the photo.
-    """
-    backdrop = Backdrop.of(photo)
-    chosen = as_list(fields)
-    if not 1 <= depth <= min(DEEPEST, len(chosen)):
-        raise DeformscopeError(
-            f"depth={depth}: expected 1 to {min(DEEPEST, len(chosen))}, the layers at hand ({DEEPEST} at most)"
-        )
-    size = backdrop.size
-    cells = list(places or panels.centres_of_boxes(detection or {}, min_score) or [(size[0] / 2, size[1] / 2)])
-    panels.check_places(cells, size)
-    stack = chosen[-depth:]
-    result = row_of_panels(1, backdrop.size)
-    backdrop = backdrop.within(result.inches)
-    ax = result.panels[0][0]
-    modulated = panels.sampling_panel(ax, backdrop, stack, cells, group)
-    count = "·".join(str(field.offset.shape[2]) for field in stack)
-    total = int(np.prod([field.offset.shape[2] for field in stack]))
-    meaning = "coloured by modulation (dark 0, bright 1)" if modulated else "a colour a cell"
-    regular = "; lines from the regular grid" if depth == 1 else ""
-    caption(
-        ax,
-        " ← ".join(primitives.escaped(field.name or "layer") for field in reversed(stack)),
-        f"sampling points of {len(cells)} cell{'s' if len(cells) > 1 else ''} (+), "
-        f"{count if depth == 1 else f'{count} = {total}'} each, {meaning}{regular}",
-    )
+        room = max(room, used)
+    result.fit(room)
     return result.figure
 
 
@@ -171,9 +130,9 @@ def as_list(fields: FieldsLike) -> list[OffsetField]:
     return chosen
 
 
-def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
-    # Four portrait photos per row, or three landscape ones, so that panels are large enough to read.
-    columns = min(count, 4 if size[0] > size[1] else 3)
+def row_of_panels(count: int, size: tuple[int, int], columns: int | None = None) -> Sheet:
+    """Panels in rows: four portrait photos per row, or three landscape ones, so that they are large enough to read."""
+    columns = columns or min(count, 4 if size[0] > size[1] else 3)
     rows = -(-count // columns)
     result = sheet(rows, columns, size)
     for ax in result.flat()[count:]:

@@ -34,18 +34,16 @@ def growth(
     last = views[-1]
     shown = last.on_photo(size)
     arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)
-    circles = last.factor(last.radii[shown], 1.3)
+    circles = last.factor(np.abs(last.radii[shown]), 1.3)
     limit = primitives.convergence_limit(last.div)
     # For the width of a page: small panels, units stated once.
     width = min(3.2 * len(views), 13.0)
-    result = sheet(2, len(views), size, width=width, caption=0.42, title=primitives.escaped(title))
+    result = sheet(2, len(views), size, width=width, caption=0.42, title=title)
     backdrop = backdrop.within(result.inches)
     for column, (name, view) in enumerate(zip(fields, views, strict=True)):
         above, below = result.panels[0][column], result.panels[1][column]
         panels.feature_panel(above, backdrop, view, arrows, limit=limit)
         panels.kernel_panel(below, backdrop, view, circles)
-        on = view.on_photo(size)
-        radius = float(view.radii[on].max()) if on.any() else 0.0
         caption(above, primitives.escaped(name), f"$d_f$ ×{arrows:g}; red: divergence < 0, full at −{limit:.2g}/cell")
-        caption(below, f"circles of $d_k$ ×{circles:g}", f"r up to {radius:.3g} px")
+        caption(below, f"circles of $d_k$ ×{circles:g}", panels.reach(view, size))
     return result.figure

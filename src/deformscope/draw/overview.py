@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..fields.field import OffsetField
 from ..photo import Photo
-from . import panels, primitives
+from . import panels, primitives, style
 from .backdrop import Backdrop
 from .figures import FieldsLike, as_list
 from .own_settings import own_settings
+from .sampling_points import INSET, Points, centres_of_boxes, inset, sampling_panel
 from .sheet import caption, sheet
 from .view import FieldView
 
@@ -32,9 +35,9 @@ def overview(
     backdrop = Backdrop.of(photo)
     size = backdrop.size
     chosen = as_list(fields)
-    result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=primitives.escaped(title))
-    backdrop = backdrop.within(result.inches)
-    cells = panels.centres_of_boxes(detection or {}, min_score) or [(size[0] / 2, size[1] / 2)]
+    result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=title)
+    whole, backdrop = backdrop, backdrop.within(result.inches)
+    cells = centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)]
     for row, field in zip(result.panels, chosen, strict=True):
         view = FieldView.of(field, size, None, min(group, field.offset.shape[1] - 1))
         shown = view.on_photo(size)
@@ -49,7 +52,28 @@ def overview(
         caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", beside=panels.SCALE_INCHES)
         panels.scale_arrow(row[1], view, scale)
         scale = panels.kernel_panel(row[2], backdrop, view)
-        caption(row[2], f"circles of $d_k$ ×{scale:g}", f"r up to {view.radii[shown].max(initial=0):.3g} px")
-        modulated = panels.sampling_panel(row[3], backdrop, [field], cells, min(group, field.offset.shape[1] - 1))
-        caption(row[3], "sampling points", "coloured by modulation" if modulated else "")
+        caption(row[2], f"circles of $d_k$ ×{scale:g}", panels.reach(view, size))
+        told = _sampling(row[3], whole, field, cells, min(group, field.offset.shape[1] - 1), result.inches)
+        caption(row[3], "sampling points", told)
     return result.figure
+
+
+def _sampling(
+    ax: Axes,
+    backdrop: Backdrop,
+    field: OffsetField,
+    cells: Sequence[tuple[float, float]],
+    group: int,
+    inches: float,
+) -> str:
+    """The sampling points of all cells over the photo, or where they lie close together of the first from near."""
+    points = [Points.of([field], cell, group) for cell in cells]
+    window = points[0].window(backdrop.size)
+    told = ["coloured by modulation"] if points[0].weights is not None else []
+    if window.width < backdrop.size[1]:
+        sampling_panel(ax, backdrop.within(inches * backdrop.size[1] / window.width), {0: points[0]}, 1, window)
+        inset(ax, backdrop.within(inches * INSET), window, points[0], style.PLACES[0])
+        told.insert(0, "one cell from near")
+    else:
+        sampling_panel(ax, backdrop.within(inches), dict(enumerate(points)), 1)
+    return ", ".join(told)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ..errors import DeformscopeError
-from ..fields.field import OffsetField
-from ..fields.stack import stacked_points
 from . import primitives, style
 from .arrows import Arrows
 from .backdrop import Backdrop
@@ -100,45 +95,17 @@ def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | 
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     shown = view.on_photo((height, width))
-    scale = factor or view.factor(view.radii[shown], 1.3)
+    scale = factor or view.factor(np.abs(view.radii[shown]), 1.3)
     primitives.circles(ax, view.centres[shown], view.radii[shown] * scale, values=view.radii[shown])
     _frame(ax, height, width)
     return scale
 
 
-def sampling_panel(
-    ax: Axes,
-    backdrop: Backdrop,
-    fields: Sequence[OffsetField],
-    places: Sequence[tuple[float, float]],
-    group: int = 0,
-) -> bool:
-    """The sampling points of the cells nearest to ``places`` ((y, x) px), through ``fields`` (lowest first).
-
-    Dots are coloured by place, or by the modulation if there is one; returns whether there is.
-    """
-    height, width = backdrop.size
-    primitives.photo(ax, backdrop.washed(WASH * 0.6), size=backdrop.size)
-    top, modulated = fields[-1], False
-    size = max(height, width) / (70 if len(fields) == 1 else 95 if len(fields) == 2 else 130)
-    for number, place in enumerate(places):
-        color = style.PLACES[number % len(style.PLACES)]
-        cell = top.cell_at(place)
-        stacked = stacked_points(fields, cell, group)
-        modulated |= stacked.modulated
-        reached = stacked.points[-1].numpy()
-        seen = np.isfinite(reached).all(axis=1)
-        if len(fields) == 1:
-            regular = top.to_pixels(top.regular_points()[:, cell[0], cell[1]]).numpy()
-            primitives.lines(ax, regular[seen], reached[seen], color=color)
-            primitives.points(ax, regular[seen], size * 0.5, color="white")
-        weights = stacked.weights[-1].numpy()[seen] if stacked.modulated else None
-        primitives.points(ax, reached[seen], size, color=color, values=weights)
-        y, x = top.to_pixels(top.centres()[cell[0], cell[1]]).tolist()
-        mark = ax.plot(x, y, marker="+", color="white", ms=9, mew=1.6, zorder=5)[0]
-        mark.set_path_effects([withStroke(linewidth=3.2, foreground="black")])
-    _frame(ax, height, width)
-    return modulated
+def reach(view: FieldView, size: tuple[int, int]) -> str:
+    """How large the circles of Figure 3 are, and what the green ones stand for."""
+    spread, together = view.reach(size)
+    words = f"r up to {spread:.3g} px" if spread or not together else "no kernel is spread"
+    return words + (f"; green: drawn together, |r| up to {together:.3g} px" if together else "")
 
 
 def scale_arrow(ax: Axes, view: FieldView, factor: float) -> None:
@@ -172,25 +139,6 @@ def view_size(ax: Axes) -> tuple[float, float]:
     """Height and width of the axes' data range, px."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     return abs(bottom - top), abs(right - left)
-
-
-def centres_of_boxes(detection: dict, min_score: float, most: int = 4) -> list[tuple[float, float]]:
-    """The centres (y, x) px of the ``most`` best detections with a score of at least ``min_score``."""
-    scores = detection.get("scores")
-    if scores is None or not len(scores):
-        return []
-    order = scores.argsort(descending=True)[:most]
-    boxes = detection["boxes"][order][scores[order] >= min_score]
-    return [((y0 + y1) / 2, (x0 + x1) / 2) for x0, y0, x1, y1 in boxes.tolist()]
-
-
-def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
-    """Raise DeformscopeError unless every place (y, x) lies on a photo of ``size`` (h, w)."""
-    for y, x in places:
-        if not (0 <= y <= size[0] and 0 <= x <= size[1]):
-            raise DeformscopeError(
-                f"place (y, x) = ({y:g}, {x:g}): outside the photo, which is {size[0]} high and {size[1]} wide"
-            )
 
 
 def _frame(ax: Axes, height: int, width: int) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection, LineCollection, PolyCollection
+from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.colors import to_rgba
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
-from torch import Tensor
 
 from . import style
 from .arrows import Arrows
 from .backdrop import washed
+from .detections import boxes as boxes
 from .photo_image import PhotoImage
 from .text import escaped as escaped
 
@@ -99,23 +100,29 @@ def convergence_limit(div: np.ndarray) -> float:
 def circles(
     ax: Axes, centres: Points, radii: np.ndarray, *, values: np.ndarray | None = None, width: float = 0.9
 ) -> EllipseCollection:
-    """Circles of ``radii`` px, coloured by ``values``, by default their radii; larger ones on top."""
-    order = np.argsort(radii)
-    shown = (radii if values is None else values)[order]
+    """Circles of ``|radii|`` px; coloured by ``values``, by default their radii. Larger ones lie on top.
+
+    Negative radii stand for kernels that are drawn together (:meth:`FieldView.of`); theirs are green.
+    """
+    order = np.argsort(np.abs(radii))
+    order = order[np.isfinite(radii[order])]
+    radii, shown = radii[order], (radii if values is None else values)[order]
+    diameters = 2 * np.abs(radii)
+    largest = float(shown.max(initial=0.0))
+    colors = colormaps[style.SIZE_MAP](np.clip(shown / largest, 0, 1) if largest > 0 else np.zeros(len(shown)))
+    colors[radii < 0] = to_rgba(style.TOGETHER)
     artist = EllipseCollection(
-        2 * radii[order],
-        2 * radii[order],
+        diameters,
+        diameters,
         np.zeros(len(order)),
         units="xy",
         offsets=centres[order][:, ::-1],
         offset_transform=ax.transData,
         facecolors="none",
+        edgecolors=colors,
         linewidths=width,
-        cmap=style.SIZE_MAP,
         zorder=3,
     )
-    artist.set_array(shown)
-    artist.set_clim(0, float(shown.max()) if shown.size and shown.max() > 0 else 1.0)
     ax.add_collection(artist, autolim=False)
     return artist
 
@@ -150,68 +157,6 @@ def lines(ax: Axes, starts: Points, ends: Points, *, color: str = "white", width
     artist.set_path_effects([withStroke(linewidth=width * 2.2, foreground=(0, 0, 0, 0.45))])
     ax.add_collection(artist, autolim=False)
     return artist
-
-
-def boxes(
-    ax: Axes,
-    detection: dict[str, Tensor],
-    class_names: Sequence[str] = (),
-    *,
-    min_score: float = 0.5,
-    labels: bool = True,
-) -> PolyCollection:
-    """Outlines of detections (xyxy px) with a score of at least ``min_score``, with class and score."""
-    keep = detection["scores"] >= min_score if "scores" in detection else slice(None)
-    corners = np.asarray(detection["boxes"][keep].cpu(), dtype=float)
-    outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
-    artist = PolyCollection(outlines, facecolors="none", edgecolors=style.BOX, linewidths=1.4, zorder=4)
-    artist.set_path_effects([withStroke(linewidth=2.6, foreground=(1, 1, 1, 0.8))])
-    ax.add_collection(artist, autolim=False)
-    if labels and "labels" in detection:
-        scores = detection["scores"][keep].tolist() if "scores" in detection else [None] * len(corners)
-        taken: list[tuple[float, float, int]] = []
-        for box, label, score in zip(corners, detection["labels"][keep].tolist(), scores, strict=True):
-            name = class_names[label] if 0 <= label < len(class_names) else str(label)
-            text = escaped(name if score is None else f"{name} {score:.2f}")
-            corner = max(box[0], 0.0), max(box[1], 0.0)
-            ax.annotate(
-                text,
-                corner,
-                xytext=(1.5, -2.0 - _lowered(ax, corner, len(text), taken)),
-                textcoords="offset points",
-                fontsize=7,
-                color="white",
-                va="top",
-                bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
-                zorder=5,
-                annotation_clip=True,
-            )
-    return artist
-
-
-LINE, LETTER = 11.0, 4.6
-"""Height of a detection's label and width of a letter in it, points (upper estimates)."""
-MOST_LINES = 8
-
-
-def _lowered(ax: Axes, corner: tuple[float, float], letters: int, taken: list[tuple[float, float, int]]) -> float:
-    """Points by which a label at a corner is lowered to cover no earlier ones; it is added to ``taken``.
-
-    ``taken``: left, top (points) and number of letters. So the labels of boxes that nearly coincide are below each
-    other.
-    """
-    left, top = ax.transData.transform(corner) * 72 / ax.figure.dpi
-    for lines in range(MOST_LINES):
-        height = top - lines * LINE
-        if not any(
-            abs(height - other) < LINE and left < before + LETTER * wide + 2 and before < left + LETTER * letters + 2
-            for before, other, wide in taken
-        ):
-            break
-    else:
-        lines, height = 0, top
-    taken.append((left, height, letters))
-    return lines * LINE
 
 
 def nice(value: float) -> float:

@@ -11,9 +11,9 @@ from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
 from . import primitives
 from .backdrop import Backdrop
-from .figures import FieldsLike, as_list
+from .figures import FieldsLike, as_list, row_of_panels
 from .own_settings import own_settings
-from .sheet import caption, sheet
+from .sheet import caption
 from .view import FieldView
 
 COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.60, 0.30), (0.60, 0.25, 0.75))
@@ -29,12 +29,10 @@ def segments(
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
-    columns = min(len(chosen), 4 if backdrop.size[0] > backdrop.size[1] else 3)
-    result = sheet(-(-len(chosen) // columns), columns, backdrop.size)
-    for ax in result.flat()[len(chosen) :]:
-        ax.set_axis_off()
+    result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     height, width = backdrop.size
+    room = 0.0
     for number, (ax, field) in enumerate(zip(result.flat(), chosen, strict=False)):
         regions = grow(field, group) if found is None else found[number]
         shown = min(max_segments, len(regions.scores))
@@ -53,5 +51,7 @@ def segments(
         view = FieldView.of(field, backdrop.size, None, group)
         best = f"net inflow {regions.scores[0]:.2g} cells" if shown else "no sink of d_f in converging cells"
         count = f"{shown} of {len(regions.scores)} regions" if shown else "no region"
-        caption(ax, primitives.escaped(view.caption()), f"{count}, best first ({best}); dots: sinks of $d_f$")
+        used = caption(ax, primitives.escaped(view.caption()), f"{count}, best first ({best}); dots: sinks of $d_f$")
+        room = max(room, used)
+    result.fit(room)
     return result.figure

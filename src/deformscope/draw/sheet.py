@@ -12,11 +12,13 @@ from typing import Any
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .own_settings import own_settings
 from .style import FAINT, INK
-from .text import LINE, wrapped, write_line
+from .text import LINE, drawable, families, wrapped, write_line
 
+MARGIN, TITLE_INCHES = 0.08, 0.34
 TICKS = ("majorTicks", "minorTicks")
 LEAST_PANEL = 2.6
 """Smallest width of a panel in inches, so that its caption fits below a very tall photo."""
@@ -85,10 +87,28 @@ class Sheet:
     panels: list[list[Axes]]
     inches: float
     """Width of a panel."""
+    tall: float
+    """Height of a panel, inches."""
+    title: Text | None = None
+    gap: float = 0.06
 
     def flat(self) -> list[Axes]:
         """The panels, row by row."""
         return [ax for row in self.panels for ax in row]
+
+    def fit(self, caption: float, foot: float = 0.0) -> None:
+        """Make the figure as high as it must be with ``caption`` inches below every panel and ``foot`` below all."""
+        head = MARGIN if self.title is None else TITLE_INCHES
+        rows, total = len(self.panels), float(self.figure.get_figwidth())
+        height = head + rows * (self.tall + caption) + (rows - 1) * self.gap + foot + 0.04
+        self.figure.set_figheight(height)
+        for row, line in enumerate(self.panels):
+            top = head + row * (self.tall + caption + self.gap)
+            for column, ax in enumerate(line):
+                left = MARGIN + column * (self.inches + self.gap)
+                ax.set_position((left / total, 1 - (top + self.tall) / height, self.inches / total, self.tall / height))
+        if self.title is not None:
+            self.title.set_position((MARGIN / total, 1 - 0.1 / height))
 
 
 def sheet(
@@ -106,37 +126,32 @@ def sheet(
     ``foot`` below all.
 
     ``width`` is that of the whole figure, in inches; by default panels are large enough to read, landscape and
-    portrait.
+    portrait. :meth:`Sheet.fit` adapts the room for captions once it is known.
     """
+    # A file's name can be of letters that no font here has; the title does without it.
+    title = " · ".join(filter(None, map(drawable, title.split(" · "))))
     aspect = size[0] / size[1]
-    margin, head = 0.08, 0.34 if title else 0.08
     panel = (4.2 if columns > 1 else 7.0) * min(1.0, 1.15 / aspect)
     if width is not None:
-        panel = (width - 2 * margin - (columns - 1) * gap) / columns
+        panel = (width - 2 * MARGIN - (columns - 1) * gap) / columns
     panel = max(panel, LEAST_PANEL if caption is None else LEAST_PANEL / columns)
-    total = columns * panel + 2 * margin + (columns - 1) * gap
     if caption is None:  # captions of narrow panels have more lines
         caption = 0.42 if panel > 4.5 else 0.62 if panel > 3.4 else 0.88
-    tall = panel * aspect
-    height = head + rows * (tall + caption) + (rows - 1) * gap + foot + 0.04
-    figure = Picture(figsize=(total, height), facecolor="white")
-    panels = []
-    for row in range(rows):
-        top = head + row * (tall + caption + gap)
-        line = []
-        for column in range(columns):
-            left = margin + column * (panel + gap)
-            box = (left / total, 1 - (top + tall) / height, panel / total, tall / height)
-            line.append(figure.add_axes(box, axes_class=Panel))
-        panels.append(line)
+    total = columns * panel + 2 * MARGIN + (columns - 1) * gap
+    figure = Picture(figsize=(total, total), facecolor="white")
+    panels = [[figure.add_axes((0, 0, 1, 1), axes_class=Panel) for _ in range(columns)] for _ in range(rows)]
+    above = None
     if title:
-        figure.text(margin / total, 1 - 0.1 / height, title, va="top", ha="left", fontsize=10, color=INK, weight="bold")
-    return Sheet(figure, panels, panel)
+        style: dict[str, Any] = {"fontsize": 10, "color": INK, "weight": "bold", "fontfamily": list(families(title))}
+        above = figure.text(0, 1, title, va="top", ha="left", parse_math=False, **style)
+    result = Sheet(figure, panels, panel, panel * aspect, above, gap)
+    result.fit(caption, foot)
+    return result
 
 
-def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> None:
+def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> float:
     """Write the caption of a panel: its content, then the units, each wrapped; ``beside`` inches at the right stay
-    free.
+    free. Returns the height of the caption in inches.
 
     ``columns`` is the number of panels, from this one on, below which the caption may extend.
     """
@@ -148,3 +163,4 @@ def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: 
         for line in wrapped(words, points, room):
             write_line(ax, line, points, color, down)
             down += points * LINE / 72
+    return down

@@ -2,6 +2,8 @@
 
 ARROW = "#d7191c"
 TREND = "#ffd43b"
+TOGETHER = "#00a087"
+"""Circles of kernels that are drawn together; no colour of :data:`SIZE_MAP`."""
 MASK = (0.90, 0.05, 0.10)
 BOX = "#00b8d9"
 PLACES = ("#ff3d00", "#00b0ff", "#ffd600", "#00e676", "#e040fb", "#ffffff")

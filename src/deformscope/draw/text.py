@@ -9,14 +9,19 @@ import re
 from functools import lru_cache
 
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 FAMILY = "DejaVu Sans"
+PREFERRED = frozenset({"Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB"})
+"""Tried first of the machine's fonts, since they have most letters."""
 SYMBOL = re.compile(r"\$([a-zA-Z])_([a-zA-Z])\$")
 NBSP = "\N{NO-BREAK SPACE}"
 SHRUNKEN, LOWERED = 0.7, 0.22
 """Size of an index and its shift downwards, relative to the size of its symbol."""
+HINTING = 1.04
+"""Largest growth of a line by hinting, which depends on the resolution."""
 ASCENT, LINE = 0.77, 1.33
 """Height of capital letters with accents, and distance of lines, relative to the font size."""
 
@@ -26,9 +31,54 @@ def escaped(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def drawable(text: str, instead: str = "") -> str:
+    """The text on one line, where the figures' fonts have all its letters; otherwise ``instead``.
+
+    Besides matplotlib's own font any installed one counts that has what is missing (:func:`families`).
+    """
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return line if families(line) else instead
+
+
+def legible(text: str) -> str:
+    """The text with a question mark for each letter that no font has."""
+    if families(text):
+        return text
+    return "".join(letter if families(letter) else "?" for letter in text)
+
+
+@lru_cache(256)
+def families(text: str) -> tuple[str, ...]:
+    """The fonts by which a text can be written: matplotlib's own, and those of the machine that have what it lacks.
+
+    Empty where some letter is in none of them: it would be drawn as an empty box.
+    """
+    chosen, missing = [FAMILY], _missing(text, _font(False))
+    known = sorted(
+        fontManager.ttflist, key=lambda entry: (entry.name not in PREFERRED, entry.style, entry.weight != 400)
+    )
+    for entry in known if missing else ():
+        if entry.name.startswith("Last Resort"):  # it has every letter, as a box
+            continue
+        try:
+            left = _missing(missing, get_font(entry.fname))
+        except (RuntimeError, OSError):  # bitmap fonts and those of another kind
+            continue
+        if len(left) < len(missing):
+            chosen.append(entry.name)
+            missing = left
+        if not missing:
+            break
+    return () if missing else tuple(chosen)
+
+
+def _missing(text: str, font: FT2Font) -> str:
+    return "".join(sorted({letter for letter in text if letter != " " and not font.get_char_index(ord(letter))}))
+
+
 def width(text: str, points: float) -> float:
-    """Width of a line, inches."""
-    return sum(_advance(part, italic) * size for part, italic, size, _ in _parts(text)) * points / 72
+    """Largest width of a line at any resolution, inches."""
+    return HINTING * sum(_advance(part, italic) * size for part, italic, size, _ in _parts(text)) * points / 72
 
 
 def wrapped(text: str, points: float, inches: float) -> list[str]:
@@ -54,25 +104,23 @@ def write_line(ax: Axes, text: str, points: float, color: str, down: float) -> N
     """Write one line below the lower left corner of the axes, with its upper edge at ``down`` inches."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    box = ax.get_position()
-    wide, tall = box.width * figure.get_figwidth(), box.height * figure.get_figheight()
-    across = 0.0
-    for part, italic, size, lower in _parts(text):
-        ax.text(
-            across / wide,
-            -(down + (ASCENT + lower) * points / 72) / tall,
+    tall = ax.get_position().height * figure.get_figheight()
+    before: Text | None = None
+    for part, italic, size, lower in _parts(legible(text)):
+        # Each part begins where the previous one ends, which depends on the resolution.
+        before = ax.annotate(
             re.sub("^ | $", NBSP, part),  # SVG viewers drop spaces at the ends
-            transform=ax.transAxes,
+            (0.0 if before is None else 1.0, -(down + (ASCENT + lower) * points / 72) / tall),
+            xycoords=ax.transAxes if before is None else (before, ax.transAxes),
             va="baseline",
             ha="left",
-            fontfamily=FAMILY,
+            fontfamily=list(families(part)) or FAMILY,
             fontsize=points * size,
             fontstyle="italic" if italic else "normal",
             color=color,
-            clip_on=False,
+            annotation_clip=False,
             parse_math=False,
         )
-        across += _advance(part, italic) * size * points / 72
 
 
 def _parts(text: str) -> list[tuple[str, bool, float, float]]:
@@ -98,6 +146,8 @@ def _advance(text: str, italic: bool) -> float:
 @lru_cache(4096)
 def _letter(letter: str, italic: bool) -> float:
     font = _font(italic)
+    if not font.get_char_index(ord(letter)):
+        return 1.0  # letters of other scripts are as wide as their type is high
     font.set_size(100, 72)
     return font.load_char(ord(letter)).linearHoriAdvance / 65536 / 100
 

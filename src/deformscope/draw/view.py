@@ -8,8 +8,9 @@ import numpy as np
 
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
-from ..fields.viewpoint import divergence, radius, split
+from ..fields.viewpoint import divergence, extent, split
 from .primitives import nice
+from .text import drawable
 
 MOST_ACROSS = 36
 """Largest number of arrows along a panel's longer side, if no step is given."""
@@ -31,7 +32,8 @@ class FieldView:
     div: np.ndarray
     """[h w], 1/cell: divergence at all cells."""
     radii: np.ndarray
-    """[m], px: sqrt(width · height) of d_k."""
+    """[m], px: sqrt(width · height) of d_k; −sqrt(|width · height|) if the kernel is drawn together in one direction or
+    both."""
     corners: tuple[float, float, float, float]
     """(top, bottom, left, right) px edges of the map of output cells."""
     spacing: float
@@ -50,7 +52,7 @@ class FieldView:
         if cell_step is not None and cell_step < 1:
             raise DeformscopeError(f"cell_step={cell_step}: expected a whole number from 1")
         offset = field.offset[:, group : group + 1]
-        d_f, d_k = split(offset)
+        (d_f, d_k), kernel = split(offset), field.kernel_size
         per_cell = np.array(field.pixels_per_cell())
         between = float(np.abs(per_cell * field.stride).mean())
         step = cell_step or max(1, round(max(size) / (between * MOST_ACROSS)))
@@ -63,7 +65,8 @@ class FieldView:
         def thin(cells: np.ndarray) -> np.ndarray:
             return cells[..., rows[:, None], columns, :].reshape(*cells.shape[:-3], -1, cells.shape[-1])
 
-        spread = radius(d_k, field.kernel_size)[0, 0].numpy() * float(np.sqrt(np.abs(per_cell).prod()))
+        high, wide = (side[0, 0].numpy() * float(np.sqrt(np.abs(per_cell).prod())) for side in extent(d_k, kernel))
+        spread = np.sqrt(np.abs(high * wide)) * np.where(np.minimum(high, wide) < 0, -1, 1)
         return cls(
             field=field,
             starts=thin(pixels),
@@ -88,8 +91,14 @@ class FieldView:
         long = float(np.percentile(finite, 95)) if finite.size else 0.0
         return nice(target * self.spacing / long) if long > 1e-6 else 1.0
 
+    def reach(self, size: tuple[int, int]) -> tuple[float, float]:
+        """The largest radius of the kernels on the photo that are spread, and of those drawn together; 0 for none."""
+        shown = self.radii[self.on_photo(size)]
+        shown = shown[np.isfinite(shown)]
+        return float(shown.max(initial=0.0)), float(-shown.min(initial=0.0))
+
     def caption(self) -> str:
         """Layer and reduction (network px per cell)."""
         down, across = (f"{value:g}" for value in self.field.reduction)
         cell = across if across == down else f"{across}×{down}"
-        return f"{self.field.name or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"
+        return f"{drawable(self.field.name) or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"

@@ -4,6 +4,7 @@ export const COLORS = {
   converge: [230, 24, 74],
   trend: "#f0e442",
   box: "#00b8d9",
+  together: "#e7298a",
   a: "#e69f00",
   b: "#56b4e9",
   particle: "#f0e442",

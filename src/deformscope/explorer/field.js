@@ -96,7 +96,8 @@ export class Field {
   computed(group) {
     const { h, w, points } = this;
     const [rows, columns] = this.kernel;
-    const [dy, dx, height, width, radius, modulation] = Array.from({ length: 6 }, () => new Float64Array(h * w));
+    const maps = Array.from({ length: 7 }, () => new Float64Array(h * w));
+    const [dy, dx, height, width, radius, together, modulation] = maps;
     for (let i = 0; i < h * w; i++) {
       for (let k = 0; k < points; k++) {
         dy[i] += this.offsetAt(group, k, 0, i) / points;
@@ -112,11 +113,13 @@ export class Field {
           (this.offsetAt(group, r * columns + columns - 1, 1, i) - this.offsetAt(group, r * columns, 1, i)) / rows;
       }
       radius[i] = Math.sqrt(Math.max(height[i], 0) * Math.max(width[i], 0));
+      // |r| where the kernel is drawn together, in one direction or both.
+      together[i] = Math.min(height[i], width[i]) < 0 ? Math.sqrt(Math.abs(height[i] * width[i])) : 0;
     }
     const down = slope(dy, h, w, 0, this.stride[0]);
     const across = slope(dx, h, w, 1, this.stride[1]);
     const div = down.map((value, i) => value + across[i]);
-    return { dy, dx, div, height, width, radius, modulation };
+    return { dy, dx, div, height, width, radius, together, modulation };
   }
 
   // Photo px per cell of radius: the geometric mean of both axes.

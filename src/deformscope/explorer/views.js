@@ -8,7 +8,7 @@ import { shapes } from "./pens.js";
 const TRUE_HEAD = 5;
 const LEVELS = 24; // of colour
 
-// Each so-manieth cell is drawn when `density` of them go along the photo's longer side.
+// Every n-th cell is drawn when `density` of them go along the photo's longer side.
 function everyOf(field, size, density) {
   return Math.max(1, Math.round(Math.max(...size) / (field.spacing * density)));
 }
@@ -39,7 +39,7 @@ export function factorOf(field, state, size) {
   const kind = state.view === "circles" ? "circles" : state.view === "points" ? "points" : "flow";
   if (!(kind in view.factors)) {
     const lengths =
-      kind === "circles" ? view.radius
+      kind === "circles" ? view.radius.map((r, i) => Math.max(r, view.together[i]))
       : kind === "flow" ? view.dy.map((dy, i) => Math.hypot(dy, view.dx[i]))
       : view.dy.map((_, i) => Math.hypot(field.offsetAt(state.group, 0, 0, i), field.offsetAt(state.group, 0, 1, i)));
     view.factors[kind] = readable(lengths, field, size, kind === "circles" ? 0.8 : 1.6);
@@ -97,19 +97,24 @@ function flow(c) {
 
 function circles(c) {
   const { pen, frame, field, state, view, factor } = c;
-  const most = Math.max(...view.radius.filter(Number.isFinite), 0) || 1;
+  const largest = (values) => values.reduce((most, value) => (value > most ? value : most), 0);
+  const [spread, together] = [largest(view.radius), largest(view.together)];
   const paths = Array.from({ length: LEVELS }, () => "");
+  let drawnTogether = "";
   for (const { i, centre } of cellsShown(c, state.density)) {
-    const r = view.radius[i];
+    const r = view.radius[i] || view.together[i];
     if (!(r > 0)) continue;
-    const level = Math.min(LEVELS - 1, Math.floor((r / most) * LEVELS));
-    paths[level] += shapes.circle(...frame.xy(centre), r * field.radiusScale * factor * frame.scale);
+    const circle = shapes.circle(...frame.xy(centre), r * field.radiusScale * factor * frame.scale);
+    if (view.together[i] > 0) drawnTogether += circle;
+    else paths[Math.min(LEVELS - 1, Math.floor((r / spread) * LEVELS))] += circle;
   }
-  paths.forEach((d, level) => {
+  const stroke = (d, color) => {
     pen.stroke(d, { color: c.theme.halo, width: 2.4 * c.bold, alpha: 0.4 * c.alpha });
-    pen.stroke(d, { color: `rgb(${scaleColor((level + 0.5) / LEVELS)})`, width: 1.2 * c.bold, alpha: c.alpha });
-  });
-  return { kind: "scale", low: "0", high: `r = ${brief(most)} cells` };
+    pen.stroke(d, { color, width: 1.2 * c.bold, alpha: c.alpha });
+  };
+  stroke(drawnTogether, COLORS.together);
+  paths.forEach((d, level) => stroke(d, `rgb(${scaleColor((level + 0.5) / LEVELS)})`));
+  return { kind: "scale", low: "0", high: `r = ${brief(spread)} cells`, together };
 }
 
 function points(c) {

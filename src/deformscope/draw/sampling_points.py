@@ -1,0 +1,200 @@
+"""Where chosen cells sample: over the whole photo, or from near where their points lie close together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from ..errors import DeformscopeError
+from ..fields.field import OffsetField
+from ..fields.stack import DEEPEST, stacked_points
+from ..photo import Photo
+from . import primitives, style
+from .backdrop import Backdrop
+from .detections import shown_detections
+from .figures import FieldsLike, as_list, row_of_panels
+from .own_settings import own_settings
+from .sheet import Panel, caption
+from .text import escaped
+from .window import Window
+
+WASH = 0.18
+MOST_PLACES = 4
+CLOSE, LEAST_PART = 0.22, 0.08
+"""Points are looked at from near where they take less of the photo than the first, and never less than the second."""
+DOTS = (70, 95, 130)
+"""A panel's longer side over the diameter of a point, by depth."""
+MARK = 2.4
+"""Size of the cell's mark over a point's: seen around one that lies on it."""
+INSET = 0.3
+"""Width of the whole photo, seen small, over the panel's."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The sampling points of one cell through a stack of fields, (y, x) photo px."""
+
+    cell: np.ndarray
+    """[2]: the cell's centre."""
+    regular: np.ndarray
+    """[k 2]: the regular grid of the uppermost field."""
+    reached: np.ndarray
+    """[m 2]: the points in the lowest field's input; NaN where one is left out."""
+    weights: np.ndarray | None
+    """[m], 0..1: the modulation, where there is one."""
+
+    @classmethod
+    def of(cls, fields: Sequence[OffsetField], place: tuple[float, float], group: int = 0) -> Points:
+        """Of the cell nearest to a place (y, x), stacked through ``fields``, lowest first."""
+        top = fields[-1]
+        cell = top.cell_at(place)
+        stacked = stacked_points(fields, cell, group)
+        return cls(
+            cell=top.to_pixels(top.centres()[cell[0], cell[1]]).numpy(),
+            regular=top.to_pixels(top.regular_points()[:, cell[0], cell[1]]).numpy(),
+            reached=stacked.points[-1].numpy(),
+            weights=stacked.weights[-1].numpy() if stacked.modulated else None,
+        )
+
+    def window(self, size: tuple[int, int], close: float = CLOSE) -> Window:
+        """The part of a photo of ``size`` (h, w) in which they are told apart; all of it where they fill ``close``."""
+        known = np.concatenate([self.regular, self.reached])
+        known = known[np.isfinite(known).all(axis=1)]
+        (top, left), (bottom, right) = known.min(axis=0).tolist(), known.max(axis=0).tolist()
+        return Window.around((left, top, right, bottom), size, close, LEAST_PART)
+
+
+@own_settings()
+def sampling(
+    fields: FieldsLike,
+    photo: Photo,
+    places: Sequence[tuple[float, float]] | None = None,
+    *,
+    detection: dict | None = None,
+    depth: int = 1,
+    min_score: float = 0.5,
+    group: int = 0,
+    zoom: bool = True,
+) -> Figure:
+    """The sampling points of chosen cells, stacked through the last ``depth`` (1-3) of ``fields``, lowest first.
+
+    The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
+    least ``min_score``, else to the photo's centre. Where points lie close together each cell is seen from near, in a
+    panel of its own with the whole photo in its corner, unless ``zoom`` is False.
+    """
+    backdrop = Backdrop.of(photo)
+    stack = _stack(as_list(fields), depth)
+    size = backdrop.size
+    cells = list(places or centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)])
+    check_places(cells, size)
+    points = [Points.of(stack, cell, group) for cell in cells]
+    near = zoom and any(one.window(size).width < size[1] for one in points)
+    count = len(points) if near else 1
+    result = row_of_panels(count, size, 2 if count == 4 and size[1] >= size[0] else None)
+    panels = result.flat()
+    if near:
+        for number, (ax, one) in enumerate(zip(panels, points, strict=False)):
+            window = one.window(size, close=1.0)
+            close = backdrop.within(result.inches * size[1] / window.width)
+            sampling_panel(ax, close, {number: one}, len(stack), window)
+            if window.width < size[1]:
+                inset(ax, backdrop.within(result.inches * INSET), window, one, _color(number))
+    else:
+        sampling_panel(panels[0], backdrop.within(result.inches), dict(enumerate(points)), len(stack))
+    counts = "·".join(str(field.offset.shape[2]) for field in stack)
+    total = int(np.prod([field.offset.shape[2] for field in stack]))
+    modulated = any(one.weights is not None for one in points)
+    meaning = ", coloured by modulation (dark 0, bright 1)" if modulated else ", a colour per cell"
+    regular = "; lines from the regular grid" if depth == 1 else ""
+    foot = caption(
+        result.panels[-1][0],
+        " ← ".join(escaped(field.name or "layer") for field in reversed(stack)),
+        f"sampling points of {len(cells)} cell{'s' if len(cells) > 1 else ''} (+), "
+        f"{counts if depth == 1 else f'{counts} = {total}'} each"
+        f"{meaning if modulated or len(cells) > 1 else ''}{regular}",
+        columns=len(result.panels[0]),
+    )
+    result.fit(0.0, foot)
+    return result.figure
+
+
+def sampling_panel(
+    ax: Axes, backdrop: Backdrop, points: Mapping[int, Points], depth: int, window: Window | None = None
+) -> None:
+    """Sampling points over the photo or a part of it: coloured by their number, or by the modulation there is."""
+    window = window or Window.around(None, backdrop.size)
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
+    diameter = max(window.height, window.width) / DOTS[depth - 1]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    dot = 72 / figure.dpi * max(ax.bbox.width, ax.bbox.height) / DOTS[depth - 1]
+    for number, one in points.items():
+        color = _color(number)
+        # Below the points, which it must not hide.
+        mark = ax.plot(*one.cell[::-1], marker="+", color="white", ms=MARK * dot, mew=1.4, zorder=3.2)[0]
+        mark.set_path_effects([withStroke(linewidth=3.0, foreground="black")])
+        seen = np.isfinite(one.reached).all(axis=1)
+        if depth == 1:
+            primitives.lines(ax, one.regular[seen], one.reached[seen], color=color)
+            primitives.points(ax, one.regular[seen], diameter * 0.5, color="white")
+        weights = None if one.weights is None else one.weights[seen]
+        primitives.points(ax, one.reached[seen], diameter, color=color, values=weights)
+    window.apply(ax)
+
+
+def inset(ax: Axes, backdrop: Backdrop, window: Window, points: Points, color: str) -> None:
+    """The whole photo small in the corner that hides fewest points, with the window's place in it."""
+    height, width = backdrop.size
+    share = (points.reached - (window.top, window.left)) / (window.height, window.width)
+    corners = [(0.0, 0.0), (0.0, 1 - INSET), (1 - INSET, 0.0), (1 - INSET, 1 - INSET)]
+    hidden = [int(((share >= corner) & (share <= np.add(corner, INSET))).all(axis=1).sum()) for corner in corners]
+    top, left = corners[int(np.argmin(hidden))]
+    small = ax.inset_axes((left, 1 - top - INSET, INSET, INSET), axes_class=Panel, zorder=6)
+    primitives.photo(small, backdrop.washed(WASH), size=backdrop.size)
+    small.add_patch(
+        Rectangle((window.left, window.top), window.width, window.height, fill=False, edgecolor=color, linewidth=1.4)
+    )
+    small.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor="white", linewidth=3, clip_on=False))
+
+
+def centres_of_boxes(
+    detection: dict[str, Tensor], min_score: float, size: tuple[int, int], most: int = MOST_PLACES
+) -> list[tuple[float, float]]:
+    """The centres (y, x) px, on the photo of ``size`` (h, w), of the ``most`` best of the detections that are drawn."""
+    if "scores" not in detection:
+        return []
+    boxes = detection["boxes"][shown_detections(detection, min_score, most)]
+    low, high = boxes.new_zeros(4), boxes.new_tensor([size[1], size[0]] * 2)
+    inside = boxes.clamp(low, high)
+    return [((y0 + y1) / 2, (x0 + x1) / 2) for x0, y0, x1, y1 in inside.tolist()]
+
+
+def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
+    """Raise DeformscopeError unless every place (y, x) lies on a photo of ``size`` (h, w)."""
+    for y, x in places:
+        if not (0 <= y <= size[0] and 0 <= x <= size[1]):
+            raise DeformscopeError(
+                f"place (y, x) = ({y:g}, {x:g}): outside the photo, which is {size[0]} high and {size[1]} wide"
+            )
+
+
+def _stack(fields: list[OffsetField], depth: int) -> list[OffsetField]:
+    if 1 <= depth <= DEEPEST and depth > len(fields):
+        raise DeformscopeError(
+            f"depth={depth}: expected 1 to {len(fields)}, the number of fields given; pass the layers below too, "
+            "lowest first, such as deformscope.fields.stack.upstream(captured, name, depth)"
+        )
+    if not 1 <= depth <= DEEPEST:
+        raise DeformscopeError(f"depth={depth}: expected 1 to {DEEPEST}, the layers that are stacked")
+    return fields[-depth:]
+
+
+def _color(number: int) -> str:
+    return style.PLACES[number % len(style.PLACES)]

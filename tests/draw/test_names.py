@@ -1,0 +1,90 @@
+"""Names of files, layers and classes in figures, and the names of the files that figures are written to."""
+
+import pytest
+import torch
+from matplotlib import font_manager
+from matplotlib.text import Text
+
+from deformscope import OffsetField, draw
+from deformscope.draw.batch import _folder_names, file_names
+from deformscope.draw.text import drawable, families
+
+CHINESE = "\u56fe\u7247"
+
+
+def layers(*names):
+    return [OffsetField.from_tensor(torch.zeros(1, 18, 2, 2), name=name) for name in names]
+
+
+def words(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_file_names_have_no_dots_and_tell_layers_apart():
+    names = file_names(
+        layers("backbone.layer4.2.conv2", "backbone.layer4.2.conv2+layer4.1.conv2", "a.b", "a-b", "A+b", "a+b", "", "Ж")
+    )
+    assert names[:2] == ["backbone-layer4-2-conv2", "backbone-layer4-2-conv2-composed"]
+    assert names[2:] == ["a-b", "a-b-2", "A-composed", "a-composed-2", "layer", "layer-2"]
+
+
+def test_file_names_stay_short_and_apart():
+    names = file_names(layers("block." * 60 + "one", "block." * 60 + "two"))
+    assert len(set(names)) == 2 and max(map(len, names)) < 130
+
+
+@pytest.mark.parametrize(
+    ("photos", "expected"),
+    [
+        (["a/cat.jpg", "b/cat.png", "c/Cat.png"], ["cat", "cat-2", "Cat-3"]),
+        (["cat-2.jpg", "cat.jpg", "b/cat.jpg"], ["cat-2", "cat", "cat-3"]),
+        (["..png", "manifest.json.png", "b. .jpg"], ["photo", "manifest.json-2", "b"]),
+    ],
+)
+def test_every_photo_has_a_folder_of_its_own(photos, expected, tmp_path):
+    assert _folder_names([tmp_path / photo for photo in photos]) == expected
+
+
+@pytest.fixture
+def without_other_fonts(monkeypatch):
+    """A machine that has only the fonts which matplotlib brings along."""
+    own = [font for font in font_manager.fontManager.ttflist if "mpl-data" in font.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    families.cache_clear()
+    yield
+    families.cache_clear()
+
+
+def test_a_title_that_no_font_can_write_is_left_out(field, photo, without_other_fonts):
+    for title, shown in (
+        (f"{CHINESE}.jpg · packaged", "packaged"),
+        (f"{CHINESE}.jpg", None),
+        ("cat.jpg · packaged", "cat.jpg · packaged"),
+        ("a\nb\udcff.jpg", "a b?.jpg"),
+    ):
+        found = words(draw.overview(field, photo, title=title))
+        assert (shown in found) if shown else not any(CHINESE in text for text in found)
+    draw.growth({CHINESE: field}, photo, title=CHINESE)
+
+
+def test_names_of_layers_and_classes_that_no_font_can_write_are_told_otherwise(field, photo, without_other_fonts):
+    from dataclasses import replace
+
+    found = {"boxes": torch.tensor([[5.0, 5, 60, 60]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}
+    figure = draw.figure2(replace(field, name=CHINESE), photo, detection=found, class_names=[CHINESE])
+    shown = words(figure)
+    assert "0 0.90" in shown
+    assert any(text.startswith("deformable convolution") for text in shown)
+    assert not any(set(CHINESE) & set(text) for text in shown)
+
+
+def test_a_font_that_has_the_letters_is_found(without_other_fonts, field, photo):
+    # A sign that another of matplotlib's fonts has, but not its usual one.
+    usual = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    other = font_manager.get_font(font_manager.findfont("STIXGeneral"))
+    letter = chr(next(code for code in other.get_charmap() if not usual.get_char_index(code) and code > 0x2000))
+    assert drawable(f"a{letter}b") == f"a{letter}b"
+    assert families(f"a{letter}b")[0] == "DejaVu Sans" and len(families(f"a{letter}b")) > 1
+    title = next(text for text in draw.overview(field, photo, title=letter).findobj(Text) if text.get_text() == letter)
+    assert title.get_fontfamily() == list(families(letter))
+    assert drawable(CHINESE) == "" and families(CHINESE) == ()
