@@ -21,15 +21,13 @@ export function drawGround(pen, frame, app) {
   return drawn;
 }
 
-const togetherOf = ({ together }) => `|r| of kernels drawn together, up to ${brief(together)} cells`;
-
 // What a view shows, in words, with its factor.
 export function captionOf({ state, field, photo }, drawn) {
   const px = field.cells.reduction.map((value, axis) => brief(value * field.stride[axis]));
   const times = drawn.factor === 1 ? "" : ` × ${brief(drawn.factor)}`;
   const what = {
     flow: `d_f${times}${state.mask ? `, divergence below ${brief(state.div)}/cell in red` : ""}`,
-    circles: `circles of radius r of d_k${times}${drawn.together ? `, in pink ${togetherOf(drawn)}` : ""}`,
+    circles: `circles of radius r of d_k${times}${drawn.together ? ", pink: drawn together" : ""}`,
     points:
       state.k < 0
         ? `offsets of all kernel points${times}`
