@@ -222,9 +222,14 @@ def test_no_model_is_kept_alive_and_none_is_taken_for_another():
     seen(net, torch.rand(IMAGE))
     seen(net, torch.rand(IMAGE))
     parts = [weakref.ref(net), *(weakref.ref(module) for module in net.modules())]
-    del net
     gc.collect()
-    assert not any(part() for part in parts)
+    seen(net, torch.rand(IMAGE))
+    gc.disable()  # not even until the next collection
+    try:
+        del net
+        assert not any(part() for part in parts)
+    finally:
+        gc.enable()
 
 
 def test_a_pass_that_broke_off_is_not_taken_for_a_whole_one(traced):

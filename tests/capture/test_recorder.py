@@ -1,6 +1,7 @@
 """Every deformable convolution is seen, with its name and its place, and the model is left as it was."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -223,6 +224,19 @@ def test_an_unknown_name_lists_the_known_ones():
     assert list(fields.matching(["block"])) == list(fields.matching(["*blo*"])) == ["body.block"]
     assert "body.block" in fields and "other" not in fields
     assert "OffsetField('body.block': 1 image, 2 groups" in repr(fields)
+
+
+def test_fields_show_as_a_table_in_notebooks():
+    net = Net()
+    with capture(net) as fields:
+        net(torch.rand(2, 3, 33, 46))
+    (field,) = fields.values()
+    fields.add(replace(field, name="<b>&", modulation=None))
+    shown = fields._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "<td>body.block</td><td>2</td><td>3×2</td><td>2×1</td>" in shown
+    assert "<td>4×2</td><td>2</td><td>yes</td>" in shown
+    assert "&lt;b&gt;&amp;" in shown and "<td>no</td>" in shown
 
 
 def test_placements_come_from_whoever_prepared_the_photos():

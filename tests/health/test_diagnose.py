@@ -248,9 +248,12 @@ def test_layers_without_any_cell_on_some_images_are_judged_by_the_others():
             self.body(x)
             return self.head(x[: 0 if x.mean() > 0.5 else None])
 
+    nothing = Layer()
     found = diagnose(Head(), [batch(), batch() + 1])
     assert [(layer.layer, layer.verdict) for layer in found.layers] == [("body", "healthy"), ("head", "healthy")]
     assert [layer.layer for layer in diagnose(Head(), batch() + 1).layers] == ["body"]
+    with pytest.raises(NoDeformableCall, match="maps without cells"):
+        diagnose(Layer(), batch(), lambda images: Layer.forward(nothing, images[:0]))
 
 
 def test_running_statistics_random_numbers_and_modes_are_as_before():
@@ -330,8 +333,9 @@ def test_a_diagnosis_prints_as_a_table_and_shows_as_one_in_notebooks():
     found = diagnose(model, batch(), lambda images: [layer(images) for layer in model.values()])
     text = str(found)
     lines = [line for line in text.splitlines() if "well" in line or "a[b]<c>" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "healthy" in lines[0] and "12×18" in lines[0] and "broken" in lines[1]
+    assert lines[2].startswith("a[b]<c>: dead (broken): 99 %")
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 120
     shown = found._repr_html_()
     assert shown.count("<tr>") == 3

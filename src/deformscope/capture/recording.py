@@ -113,6 +113,7 @@ class Recorder:
         self._attention.close()
         if self._end_hook is not None:
             self._end_hook.remove()
+        del self._attention  # which knows this recorder, and would keep it, and the model, until the next collection
 
     def begin(self, signature: Signature | None) -> None:
         """A forward pass begins: what comes now meets the network's input."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -42,6 +43,23 @@ class Fields(Mapping[str, OffsetField]):
     def __repr__(self) -> str:
         return "\n".join(["Fields:", *(f"  {field!r}" for field in (*self.values(), *self.attention.values()))])
 
+    def _repr_html_(self) -> str:
+        headings = (
+            "layer",
+            "images",
+            "kernel",
+            "stride",
+            "map",
+            "px per cell",
+            "groups",
+            "modulated",
+            "offsets made by",
+        )
+        rows = ["".join(f"<th>{heading}</th>" for heading in headings)]
+        rows += ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(field)) for field in self.values()]
+        attention = "".join(f"<p>{html.escape(repr(field))}</p>" for field in self.attention.values())
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>{attention}"
+
     def matching(self, patterns: Sequence[str]) -> Fields:
         """The fields whose names match any of the shell patterns (``*layer3*``), or contain one as a dotted part."""
         chosen: dict[str, OffsetField] = {}
@@ -75,6 +93,23 @@ class Fields(Mapping[str, OffsetField]):
         """Keep a call of deformable attention under its name, or ``name#2`` and so on where that is taken."""
         unique = _free(field.name, self.attention)
         self.attention[unique] = field if unique == field.name else replace(field, name=unique)
+
+
+def _cells(field: OffsetField) -> list[str]:
+    """A field's row of the table for notebooks."""
+    n, g, _, h, w, _ = field.offset.shape
+    reduction = dict.fromkeys(f"{axis:g}" for axis in field.reduction)
+    return [
+        field.name,
+        str(n),
+        "×".join(map(str, field.kernel_size)),
+        "×".join(map(str, field.stride)),
+        f"{h}×{w}",
+        "×".join(reduction),
+        str(g),
+        "no" if field.modulation is None else "yes",
+        "" if field.source is None else ", ".join(field.source.convolutions),
+    ]
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:

@@ -130,7 +130,11 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
                 break
     if not seen:
         raise DeformscopeError(f"images: none could be read, the first being {unreadable[0]}")
-    return Diagnosis((*_healths(seen), *refused), len(seen), tuple(seen), tuple(unreadable))
+    layers = (*_healths(seen), *refused)
+    if not layers:
+        found = "only maps without cells" if any(seen) else "no deformable convolution, and nothing else has offsets"
+        raise NoDeformableCall(f"{type(model).__name__}: diagnose found {found}")
+    return Diagnosis(layers, len(seen), tuple(seen), tuple(unreadable))
 
 
 def _healths(seen: Sequence[Fields]) -> list[LayerHealth]:

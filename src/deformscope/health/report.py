@@ -6,6 +6,7 @@ import html
 import io
 import math
 import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
 from .checks import BROKEN, SUSPECT
@@ -21,32 +22,38 @@ NARROWEST = 100
 """Characters: on less, the columns of a table are folded beyond recognition."""
 
 
-def as_table(diagnosis: Diagnosis, title: str = "") -> Table:
-    """The diagnosis as a table for the terminal: a row per layer, with its findings in the last column."""
+def as_table(diagnosis: Diagnosis, title: str = "", *, said: bool = True) -> Table:
+    """The diagnosis as a table for the terminal: a row per layer, with its findings (``said``) in the last column."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left")
-    for heading in HEADINGS:
+    for heading in HEADINGS if said else HEADINGS[:-1]:
         number = heading not in ("layer", "verdict", "evidence and advice")
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    table.columns[-1].ratio = 1
+    if said:
+        table.columns[-1].ratio = 1
     for layer in diagnosis.layers:
-        *cells, verdict, said = _cells(layer)
-        table.add_row(*map(escape, cells), f"[{COLOURS[verdict]}]{verdict}[/]", escape(said))
+        *cells, verdict, findings = _cells(layer)
+        row = [*map(escape, cells), f"[{COLOURS[verdict]}]{verdict}[/]"]
+        table.add_row(*row, *([escape(findings)] if said else []))
     table.caption = caption(diagnosis)
     return table
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """The table without colours, as wide as the terminal."""
+    """The table without colours, as wide as the terminal, and the findings below it."""
     from rich.console import Console
 
     width = max(NARROWEST, shutil.get_terminal_size((120, 24)).columns)
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(as_table(diagnosis))
+    console.print(as_table(diagnosis, said=False))
     assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    for finding in diagnosis.findings:
+        said = f"{finding.layer}: {finding.ailment} ({finding.verdict}): {finding.evidence}"
+        lines += ["", *textwrap.wrap(said, width), *textwrap.wrap(f"→ {finding.advice}", width)]
+    return "\n".join(lines)
 
 
 def as_html(diagnosis: Diagnosis) -> str:
