@@ -21,13 +21,15 @@ export function drawGround(pen, frame, app) {
   return drawn;
 }
 
+const togetherOf = ({ together }) => `|r| of kernels drawn together, up to ${brief(together)} cells`;
+
 // What a view shows, in words, with its factor.
 export function captionOf({ state, field, photo }, drawn) {
   const px = field.cells.reduction.map((value, axis) => brief(value * field.stride[axis]));
   const times = drawn.factor === 1 ? "" : ` × ${brief(drawn.factor)}`;
   const what = {
     flow: `d_f${times}${state.mask ? `, divergence below ${brief(state.div)}/cell in red` : ""}`,
-    circles: `circles of radius r of d_k${times}${drawn.together ? ", pink: drawn together" : ""}`,
+    circles: `circles of radius r of d_k${times}${drawn.together ? `, in pink ${togetherOf(drawn)}` : ""}`,
     points:
       state.k < 0
         ? `offsets of all kernel points${times}`
@@ -61,12 +63,13 @@ function compose(pen, { width, height, frame }, app) {
   drawMarks(pen, frame, app);
   const ground = COLORS[frame.theme].ground;
   pen.fill(shapes.box(0, height, width, height + STRIP), { color: ground });
-  // Pictures are narrower than some captions: these end early rather than run out of the picture.
+  // Pictures are narrower than some captions: these are set smaller, and end early rather than run out of the picture.
   const words = captionOf(app, drawn);
-  const room = Math.floor((width - 20) / 6.4);
+  const size = Math.max(8, Math.min(12, (width - 20) / (0.54 * words.length)));
+  const room = Math.floor((width - 20) / (0.53 * size));
   pen.text(words.length > room ? `${words.slice(0, room - 1)}…` : words, 10, height + 20, {
     color: COLORS[frame.theme].ink,
-    size: 12,
+    size,
   });
 }
 
