@@ -231,8 +231,9 @@ class Recorder:
             return
         now.calls[place] = known
         below = "" if known.below is None else list(self.fields)[now.first + known.below]
-        field = field_of(call, placements_now.get() or known.placements)
-        self.fields.add(replace(field, name=known.name, cells=known.cells, below=below, source=known.source))
+        placements = placements_now.get() or known.placements
+        field = field_of(call, placements, name=known.name, cells=known.cells, below=below, source=known.source)
+        self.fields.add(field)
 
     def _record_attention(self, field: AttentionField) -> None:
         placements = placed_in(field, placements_now.get() or self._placements)
@@ -254,9 +255,8 @@ class Recorder:
     def _unknown(self, call: DeformCall) -> None:
         """Record a call to which no traced pass came on this way."""
         now, name = self._passes[-1], self._owners.get(id(call.weight), "deform_conv2d")
-        field = field_of(call, placements_now.get())
-        cells, certain = now.steps.cells(field.input_size)
-        self.fields.add(replace(field, name=name, cells=cells))
+        cells, certain = now.steps.cells((call.input.shape[-2], call.input.shape[-1]))
+        self.fields.add(field_of(call, placements_now.get(), name=name, cells=cells))
         if not now.missed:
             now.missed = True
             self._known.miss(now.signature or ())

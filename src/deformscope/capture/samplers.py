@@ -42,26 +42,35 @@ def arguments(call: DeformCall) -> tuple[Any, ...]:
     return call.input, call.weight, None, None, None, *call.stride, *call.padding, *call.dilation
 
 
-def field_of(call: DeformCall, placements: Sequence[Placement]) -> OffsetField:
-    """The call's offset field, without its place.
+def field_of(call: DeformCall, placements: Sequence[Placement], **known: Any) -> OffsetField:
+    """The call's offset field, with what else is ``known`` of it.
 
     Copies, since the model may go on to change its tensors in place; made outside of inference mode, so that the user
     can calculate with them freely.
     """
-    images, points = call.offset.shape[0], call.kernel_size[0] * call.kernel_size[1]
+    n, channels, h, w = call.offset.shape
+    points = call.kernel_size[0] * call.kernel_size[1]
+    groups = channels // (2 * points)
     with torch.inference_mode(False), torch.no_grad():
-        return OffsetField.from_tensor(
-            call.offset.detach().clone(),
-            kernel_size=call.kernel_size,
-            stride=call.stride,
-            padding=call.padding,
-            dilation=call.dilation,
-            offset_groups=call.offset.shape[1] // (2 * points),
-            modulation=None if call.mask is None else call.mask.detach().clone(),
-            input_size=(call.input.shape[-2], call.input.shape[-1]),
-            # A call inside a region-of-interest head has its own count of maps, which are no photos.
-            placements=tuple(placements) if len(placements) == images else (),
-        )
+        offset, mask = _copied(call.offset), None if call.mask is None else _copied(call.mask)
+    return OffsetField(
+        offset=offset.view(n, groups, points, 2, h, w).movedim(3, -1),
+        modulation=None if mask is None else mask.view(n, groups, points, h, w),
+        kernel_size=call.kernel_size,
+        stride=call.stride,
+        padding=call.padding,
+        dilation=call.dilation,
+        input_size=(call.input.shape[-2], call.input.shape[-1]),
+        # A call inside a region-of-interest head has its own count of maps, which are no photos.
+        placements=tuple(placements) if len(placements) == n else (),
+        **known,
+    )
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A contiguous copy as float32 or float64."""
+    dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def finite_offsets(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
