@@ -56,6 +56,13 @@ def test_curves_and_the_three_figures_are_logged_and_every_modules_mode_is_as_be
         assert len(np.unique(image)) > 20
 
 
+def test_a_photo_goes_through_the_network_once(detector, photos):
+    passes = []
+    detector.trunk.register_forward_hook(lambda *_: passes.append(1))
+    log_offsets(Writer(), detector, photos, 0)
+    assert len(passes) == len(photos)
+
+
 def test_the_mode_comes_back_when_logging_fails(detector, photos):
     with pytest.raises(DeformscopeError, match="expected a Lightning logger"):
         log_offsets(object(), detector, photos, 0)
@@ -87,7 +94,7 @@ def test_tensorboard_can_read_what_is_logged(detector, photos, tmp_path):
     assert read.Images("offsets/figure2")[0].step == 3
 
 
-def test_the_callback_logs_the_zero_start_and_every_so_manieth_step(photos, tmp_path):
+def test_the_callback_logs_the_zero_start_and_every_nth_step(photos, tmp_path):
     lightning = pytest.importorskip("lightning.pytorch", reason="needs Lightning, of the train extra")
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 

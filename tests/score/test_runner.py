@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -236,6 +237,12 @@ def test_best_and_worst_photos_are_kept_however_the_run_was_shared_out_or_broken
     # Of each share, layer, kind of photo and end three, and the first twelve.
     assert len(list((tmp_path / "photos").iterdir())) <= 2 * 2 * 2 * 2 * 3 + 12
     assert kept(tmp_path, 0, "a").fields["a"].offset.dtype == torch.float32
+
+
+def test_a_report_looks_the_same_under_any_settings_of_matplotlib(run, tmp_path):
+    usual = write_report(run.scores, tmp_path).read_bytes()
+    with matplotlib.rc_context({"font.family": "serif", "font.size": 23, "axes.facecolor": "red", "savefig.dpi": 300}):
+        assert write_report(run.scores, tmp_path).read_bytes() == usual
 
 
 def test_a_terminal_gets_a_verdict_for_each_claim_and_the_file_the_tables(run):

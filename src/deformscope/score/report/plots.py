@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from ...analysis import Analysis
 from ...draw import figure2, figure3
+from ...draw.own_settings import own_settings
 from ...draw.style import FAINT, INK
 from ...metrics.matching import Pooled, average_precision
 from ..measures.nulls import NAMES, NULLS
@@ -35,6 +36,7 @@ COLOURS = {
 VIEW_COLOURS = {"whole": "#d7191c", "crop": "#2b6cb0"}
 
 
+@own_settings()
 def distances(table: Table, layer: str) -> Drawing:
     """Cumulative distribution of the distance between an object's sink and its centre, with nulls."""
     figure, ax = _axes("distance of an object's sink from its centre (√area)", "share of the objects")
@@ -52,6 +54,7 @@ def distances(table: Table, layer: str) -> Drawing:
     return figure
 
 
+@own_settings()
 def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
     """Circles against sizes, one dot per object, with the one-parameter fit; ``place`` is centre, sink or largest."""
     figure, ax = _axes("√(width · height) of the object's box (px)", "radius r of the circle (px)")
@@ -78,6 +81,7 @@ def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
     return figure
 
 
+@own_settings()
 def precision_recall(table: Table, layer: str) -> Drawing:
     """Class-agnostic precision and recall of the segments at IoU 0.5, with nulls."""
     figure, ax = _axes("recall", "precision")
@@ -106,6 +110,7 @@ def precision_recall(table: Table, layer: str) -> Drawing:
     return figure
 
 
+@own_settings()
 def spread(table: Table, layer: str, name: str, words: str) -> Drawing:
     """Histogram of a metric over photos, with that of the photo's centre."""
     figure, ax = _axes(words, "photos")
@@ -135,6 +140,7 @@ def photo_panels(analysis: Analysis, layer: str) -> list[Drawing]:
     ]
 
 
+@own_settings()
 def against_nulls(rows: Mapping[str, Row]) -> Drawing:
     """A metric of the offsets and each null with intervals, one colour per view."""
     first = next(iter(rows.values()))
@@ -171,6 +177,7 @@ def _mark(view: str) -> Line2D:
     return Line2D([], [], marker="o", ls="", color=colour, mfc=colour if view == "whole" else "white")
 
 
+@own_settings()
 def data_url(figure: Drawing, kind: str = "png", dpi: int = 110) -> str:
     """A figure as data URL of a PNG, or of a JPEG (``jpeg``), which is smaller for photos."""
     buffer = io.BytesIO()
