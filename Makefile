@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= deformscope-demo
+PORT ?= 8000
 # OpenMP's default is to spin while waiting, which on a busy machine makes several threads slower than one.
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test slow lint browser docs clean
+.PHONY: demo test slow lint browser docs docs-serve pictures clean
 
 demo: $(VENV)/.base
 	$(BIN)/deformscope demo --out $(OUT)
@@ -34,8 +35,19 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.test
+# The site, in build/docs: opened from there it works without a network, search included.
+docs: $(VENV)/.docs
+	rm -rf docs/generated
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo build/docs/index.html
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs $(PORT)
+
+# The pictures of README.md and docs/, which are committed.
+pictures: $(VENV)/.test
 	$(BIN)/python tools/draw_docs.py
+	$(BIN)/python tools/draw_explorer.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment; \
@@ -49,5 +61,9 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.base
 
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@ $(VENV)/.base
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/generated *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,7 @@ def placed(placements: Sequence[Placement]) -> Iterator[None]:
 
 @contextmanager
 def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
-    """Record every deformable convolution that runs inside the block.
+    """Record every deformable convolution that runs inside the block::
 
         with capture(model) as fields:
             model(images)

@@ -44,7 +44,7 @@ def queries(
     """Sampling points of object queries over the photo: a row for each of ``chosen``, a panel for each layer.
 
     ``fields`` are calls of one decoder, in order (``fields.attention`` of a capture). ``chosen`` are queries' indices,
-    such as those of the best detections; ``titles`` say what each found. ``head`` shows one head alone.
+    such as those of the best detections; ``titles`` say what each found. ``head`` shows one head alone::
 
         with ds.capture(model) as fields:
             out = model(pixel_values=pixels)

@@ -43,7 +43,7 @@ def intercepting(change: Change) -> Iterator[None]:
     """Have ``change`` called before every deformable convolution of this thread inside the block, to alter it.
 
     Sees torchvision's operator, functional or by module, and deformscope's; the model's code is not touched. What comes
-    back has the same shapes; a modulation makes a v1 call a v2 one. Calls inside a ``torch.compile``d region are not
+    back has the same shapes; a modulation makes a v1 call a v2 one. Calls inside a region of ``torch.compile`` are not
     seen.
 
     Example:

@@ -31,6 +31,8 @@ ANY_SIZE = (0.0, float("inf"))
 class OffsetSupervision:
     """Supervise the offsets of deformable convolutions with the places and sizes of objects.
 
+    In the training loop::
+
         supervision = OffsetSupervision(model, images[:1], ["*layer4*"], weight=0.5)
         for images, targets in loader:
             with supervision:                                         # the forward pass, without the backward pass
