@@ -25,8 +25,16 @@ hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
+def oracles() -> dict:
+    """Recorded numbers of real MMDetection runs of two thin detectors, and these detectors."""
+    import recordings
+
+    return {name: recordings.Recording.read(name) for name in recordings.FILES}
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the oracle and the annotated photos; tests that need it skip where it is absent."""
+    """A folder with annotated photos and trained attention; tests that need it skip where it is absent."""
     root = Path(os.environ.get("DEFORMSCOPE_SHARED", Path(__file__).parents[2] / "shared"))
     if not (root / "FACTS.md").exists():
         pytest.skip(f"needs the shared data: no {root.name}/ beside the checkout, and DEFORMSCOPE_SHARED is not set")

@@ -1,74 +1,17 @@
-"""The oracle: recorded numbers of real MMDetection runs of two thin detectors, and these detectors loaded."""
+"""Recordings of MMDetection, one by one, and thin detectors made on the spot."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 with install_import_hook("deformscope.detectors", "typechecker.check"):
-    import deformscope.detectors.checkpoints.mmdet
-    import deformscope.detectors.checkpoints.native
-    import deformscope.detectors.rcnn.build
-    import deformscope.detectors.zoo
+    pass
 
 from deformscope.detectors.rcnn.rcnn import RCNN
-from deformscope.fields.field import Placement
-
-FILES = {"faster": "faster_rcnn_r50_fpn_dconv_c3-c5_tiny", "mask": "mask_rcnn_r50_fpn_mdconv_c3-c5_tiny"}
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """One recorded run: version 1 in a Faster R-CNN (``faster``) or version 2 in a Mask R-CNN (``mask``)."""
-
-    path: Path
-    recorded: dict = field(repr=False)
-    photos: list[np.ndarray] = field(repr=False)
-    resized: list[np.ndarray] = field(repr=False)
-
-    @property
-    def batch(self) -> torch.Tensor:
-        return self.recorded["input"]
-
-    @property
-    def outputs(self) -> dict:
-        return self.recorded["outputs"]
-
-    @property
-    def maps(self) -> list[torch.Tensor]:
-        return [self.outputs[f"P{i}"] for i in range(2, 7)]
-
-    @property
-    def rpn(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return [self.outputs[f"rpn_cls/{i}"] for i in range(5)], [self.outputs[f"rpn_bbox/{i}"] for i in range(5)]
-
-    @property
-    def placements(self) -> list[Placement]:
-        metas = self.recorded["meta"]["img_metas"]
-        return [Placement(meta["ori_shape"], (meta["scale_factor"][1], meta["scale_factor"][0])) for meta in metas]
-
-    def load(self, **settings) -> RCNN:
-        return deformscope.detectors.zoo.load(self.path, shorter_side=200, longer_side=320, **settings)
-
-
-@pytest.fixture(scope="session")
-def oracles(shared) -> dict[str, Oracle]:
-    found = {}
-    with np.load(shared / "oracle" / "images.npz") as images:
-        photos = [np.ascontiguousarray(images[f"img{i}_bgr"][..., ::-1]) for i in (0, 1)]
-        resized = [np.ascontiguousarray(images[f"img{i}_resized_bgr"][..., ::-1]) for i in (0, 1)]
-    for key, name in FILES.items():
-        # Our own file, with records that only the full unpickler reads.
-        recorded = torch.load(shared / "oracle" / f"{name}.oracle.pt", weights_only=False)
-        found[key] = Oracle(shared / "oracle" / f"{name}.pth", recorded, photos, resized)
-    return found
 
 
 @pytest.fixture(params=["faster", "mask"])
-def oracle(oracles, request) -> Oracle:
+def oracle(oracles, request):
     return oracles[request.param]
 
 

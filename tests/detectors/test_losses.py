@@ -1,5 +1,7 @@
 """The training step of real MMDetection, with its recorded samples; and the assignment rules by themselves."""
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -15,22 +17,19 @@ from deformscope.detectors.rcnn.rpn import _on_photo
 
 
 def batch_of(oracle) -> Batch:
-    train = oracle.recorded["train"]
     names = {"boxes": "bboxes", "labels": "labels", "masks": "masks"}
     targets = [
-        {ours: train[f"gt/{i}/{theirs}"] for ours, theirs in names.items() if f"gt/{i}/{theirs}" in train}
+        {ours: oracle[f"train/gt/{i}/{theirs}"] for ours, theirs in names.items() if f"train/gt/{i}/{theirs}" in oracle}
         for i in (0, 1)
     ]
     return Batch(targets, oracle.batch, tuple(oracle.placements))
 
 
 def samples_of(oracle) -> Samples:
-    train = oracle.recorded["train"]
-
     def drawn(group: str) -> list[Sample]:
-        return [Sample(train[f"{group}/{i}/pos_inds"], train[f"{group}/{i}/neg_inds"]) for i in (0, 1)]
+        return [Sample(*(oracle[f"train/{group}/{i}/{sign}_inds"] for sign in ("pos", "neg"))) for i in (0, 1)]
 
-    proposed = [train[f"train_proposals/{i}/bboxes"] for i in (0, 1)]
+    proposed = [oracle[f"train/train_proposals/{i}/bboxes"] for i in (0, 1)]
     return Samples(drawn("rpn_assign"), drawn("rcnn_assign"), proposed)
 
 
@@ -39,34 +38,34 @@ def test_losses_and_gradients_are_the_recorded_ones(oracle, monkeypatch, operato
     """Operators and thread counts differ in the sixth digit, which turns a few ReLUs and bilinear cells over."""
     if operator != "ours":
         monkeypatch.setattr(deform, "deform_conv2d", torchvision.ops.deform_conv2d)
-    train = oracle.recorded["train"]
     detector = oracle.load().train()
     losses = detector.losses(batch_of(oracle), samples_of(oracle))
-    assert {f"loss_sum/{name}" for name in losses} == {k for k in train if k.startswith("loss_sum/loss")}
+    assert {f"train/loss_sum/{k}" for k in losses} == {k for k in oracle.numbers if k.startswith("train/loss_sum/loss")}
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(train[f"loss_sum/{name}"].item(), rel=1e-4)
+        assert loss.item() == pytest.approx(oracle[f"train/loss_sum/{name}"].item(), rel=1e-4)
     sum(losses.values()).backward()
-    recorded = train["grad_norm"]
-    assert {to_theirs(name) for name, _ in detector.named_parameters()} == set(recorded)
+    columns = ("parameters", "grad_norm", "requires_grad")
+    names, norms, trained = (oracle.numbers[f"train/{column}"].tolist() for column in columns)
+    assert {to_theirs(name) for name, _ in detector.named_parameters()} == set(names)
     for name, parameter in detector.named_parameters():
-        norm = recorded[to_theirs(name)]
-        assert parameter.requires_grad == train["requires_grad"][to_theirs(name)]
-        if norm is None:
+        row = names.index(to_theirs(name))
+        assert parameter.requires_grad == trained[row]
+        if math.isnan(norms[row]):
             assert parameter.grad is None
         else:
-            assert parameter.grad.norm().item() == pytest.approx(norm, rel=tolerance)
-            if to_theirs(name) in train["grads"]:
-                gradient = train["grads"][to_theirs(name)]
+            assert parameter.grad.norm().item() == pytest.approx(norms[row], rel=tolerance)
+            if f"train/grads/{names[row]}" in oracle:
+                gradient = oracle[f"train/grads/{names[row]}"]
                 assert (parameter.grad - gradient).abs().max() <= tolerance * gradient.abs().max()
 
 
 def test_training_proposals_are_the_recorded_ones_up_to_the_order_of_ties(oracle):
-    detector, train = oracle.load(), oracle.recorded["train"]
+    detector = oracle.load()
     with torch.inference_mode():
         logits, deltas = detector.rpn(detector.pyramid(oracle.batch))
         found = detector.rpn.propose(logits, deltas, oracle.placements, training=True)
     for image, one in enumerate(found):
-        recorded = train[f"train_proposals/{image}/bboxes"]
+        recorded = oracle[f"train/train_proposals/{image}/bboxes"]
         distance = (one.boxes[:, None] - recorded).abs().amax(dim=2)
         assert distance.amin(dim=0).max() < 0.01 and distance.amin(dim=1).max() < 0.01
 
@@ -77,15 +76,15 @@ def theirs(matched: torch.Tensor) -> torch.Tensor:
 
 
 def test_anchors_and_proposals_are_assigned_as_recorded(oracle):
-    train, detector = oracle.recorded["train"], oracle.load()
-    sizes = [tuple(m.shape[-2:]) for m in oracle.maps]
+    detector = oracle.load()
+    sizes = [tuple(oracle.numbers[f"P{level}#shape"].tolist()[-2:]) for level in range(2, 7)]
     anchors = torch.cat([grid_anchors(size, stride) for size, stride in zip(sizes, STRIDES, strict=True)])
     for image, placement in enumerate(oracle.placements):
-        truth = train[f"gt/{image}/bboxes"]
+        truth = oracle[f"train/gt/{image}/bboxes"]
         own = anchors[_on_photo(sizes, padded_size(placement), anchors.device)]
-        assert len(own) == train[f"rpn_assign/{image}/num_priors"]
-        assert torch.equal(theirs(assign(own, truth, 0.7, 0.3, 0.3)), train[f"rpn_assign/{image}/gt_inds"])
-        priors, expected = train[f"rcnn_assign/{image}/priors"], train[f"rcnn_assign/{image}/gt_inds"]
+        assert len(own) == oracle.numbers[f"train/rpn_assign/{image}/num_priors"]
+        assert torch.equal(theirs(assign(own, truth, 0.7, 0.3, 0.3)), oracle[f"train/rpn_assign/{image}/gt_inds"])
+        priors, expected = (oracle[f"train/rcnn_assign/{image}/{name}"] for name in ("priors", "gt_inds"))
         assert torch.equal(theirs(assign(priors, truth, 0.5, 0.5, detector.box_head.low_quality)), expected)
 
 

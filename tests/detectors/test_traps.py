@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from test_oracle import recorded_masks, survivors
+from test_oracle import survivors
 
 from deformscope.detectors import deform, preparation
 from deformscope.detectors.rcnn import boxes, roi, rpn
@@ -130,7 +130,7 @@ def test_modulation_is_a_sigmoid_of_the_last_third_and_counts_once(oracles):
     oracle = oracles["mask"]
     layer = oracle.load().backbone.layer2[0].conv2
     name = "layer2.0.conv2"
-    raw, x, out = (oracle.outputs[f"{kind}/{name}"] for kind in ("conv_offset_out", "dconv_in", "dconv_out"))
+    x, out = (oracle[f"{kind}/{name}"] for kind in ("dconv_in", "dconv_out"))
     geometry = (layer.weight, None, layer.stride, layer.padding, layer.dilation)
 
     def error(offset, modulation):
@@ -138,6 +138,7 @@ def test_modulation_is_a_sigmoid_of_the_last_third_and_counts_once(oracles):
         return float((found - out).abs().max() / out.std())
 
     with torch.no_grad():
+        raw = layer.conv_offset(x)
         assert error(raw[:, :18], raw[:, 18:].sigmoid()) < 1e-4
         assert error(raw[:, :18], raw[:, 18:]) > 0.1
         assert error(raw[:, :18], 2 * raw[:, 18:].sigmoid()) > 0.1  # as version 2's paper's own code had it
@@ -163,7 +164,8 @@ def test_a_photo_480_by_640_becomes_800_by_1067():
 
 def test_pillow_in_place_of_opencv_is_grey_levels_off_when_shrinking(oracles):
     oracle = oracles["faster"]
-    for photo, resized in zip(oracle.photos, oracle.resized, strict=True):
+    for photo, (height, width) in zip(oracle.photos, oracle.sizes("img_shape"), strict=True):
+        resized = preparation.resize_opencv(photo, (height, width))
         wrong = preparation.resize_pillow(photo, resized.shape[:2])
         assert np.abs(wrong.astype(int) - resized).mean() > 1
 
@@ -190,8 +192,8 @@ def test_faster_divides_boxes_before_suppression_and_mask_after(oracles, monkeyp
         oracle = oracles[kind]
         oracle.load()(oracle.photos)
         for image, suppressed in enumerate(calls):
-            assert all_among(oracle.outputs[f"{group}/{image}/bboxes"], suppressed)
-            assert not all_among(oracle.outputs[f"{other}/{image}/bboxes"], suppressed)
+            assert all_among(oracle[f"{group}/{image}/bboxes"], suppressed)
+            assert not all_among(oracle[f"{other}/{image}/bboxes"], suppressed)
 
 
 def all_among(some: torch.Tensor, many: torch.Tensor) -> bool:
@@ -212,9 +214,9 @@ def test_masks_resized_to_whole_pixels_are_off(oracles):
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
     oracle = oracles["mask"]
-    logits, found = oracle.outputs["mask_logits/0"], oracle.outputs["dets_rescaled/0/bboxes"]
+    logits, found = oracle["mask_logits/0"], oracle["dets_rescaled/0/bboxes"]
     wrong = paste_masks_in_image(logits.sigmoid()[:, None], found, oracle.placements[0].size)[:, 0] >= 0.5
-    assert int((wrong != recorded_masks(oracle, 0)).sum()) > 1000
+    assert int((wrong != oracle.masks(0)).sum()) > 1000
 
 
 def test_pyramid_levels_are_told_by_the_square_root_of_the_area():

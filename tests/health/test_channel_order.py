@@ -11,14 +11,14 @@ from deformscope.health.channel_order import channels, suspected_order
 from deformscope.health.checks import channel_order
 
 
-def test_the_published_channel_layout_of_a_real_network_is_not_suspected(shared):
-    oracle = torch.load(
-        shared / "oracle" / "faster_rcnn_r50_fpn_dconv_c3-c5_tiny.oracle.pt", map_location="cpu", weights_only=False
-    )
-    raw = {k: v for k, v in oracle["outputs"].items() if k.startswith("conv_offset_out/")}
-    assert len(raw) == 13
-    for name, offset in raw.items():
-        assert channel_order(name, [OffsetField.from_tensor(offset)]) is None
+def test_the_published_channel_layout_of_a_real_network_is_not_suspected(oracles):
+    oracle = oracles["faster"]
+    detector = oracle.load()
+    with deformscope.capture(detector) as fields:
+        detector(oracle.photos)
+    assert len(fields) == 13
+    for name, field in fields.items():
+        assert channel_order(name, [field]) is None
 
 
 @pytest.fixture(scope="module")
