@@ -151,6 +151,25 @@ def test_points_and_weights_are_the_modules_own(family, kind, method, grad):
     assert not module._forward_hooks and not module._forward_pre_hooks and not network._forward_pre_hooks
 
 
+def test_a_pass_with_attention_alone_is_recognized(traced):
+    network = Network(attention("deformable_detr")).eval()
+    cells = sum(h * w for h, w in SIZES)
+    found = []
+    for _ in range(2):
+        given = {
+            "images": torch.ones(1, 3, 40, 56),
+            "reference": torch.full((1, cells, 3, 2), 0.5),
+            "queries": torch.ones(1, cells, WIDTH),
+            "values": torch.ones(1, cells, WIDTH),
+        }
+        traced.clear()
+        with deformscope.capture(network) as fields, torch.no_grad():
+            network(**given)
+        found.append(fields.attention["cross"].points)
+        assert bool(traced) == (len(found) == 1)
+    assert torch.equal(*found)
+
+
 def test_nothing_is_left_behind_when_the_block_raises():
     module = attention("deformable_detr")
     network = Network(module)
@@ -234,3 +253,53 @@ def test_a_trained_detector_gives_the_recorded_points(shared, name, monkeypatch)
             assert points < 1e-5 + 10 * moved
             assert reference.abs().max() < 1e-6 + 10 * moved
             assert weights < 1e-5 + 10 * moved
+
+
+class OwnRule(nn.Module):
+    """Deformable attention that moves its points by another rule, or in volumes."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.sampling_offsets, self.attention_weights = nn.Linear(8, 2 * 3 * 2), nn.Linear(8, 2 * 3)
+        self.stem, self.rule, self.n_points = nn.Conv2d(3, 4, 1), rule, 3
+
+    def forward(self, query, reference_points, spatial_shapes, images):
+        n, q = query.shape[:2]
+        offsets = self.sampling_offsets(query).view(n, q, 2, 3, 2)
+        self.attention_weights(query)
+        locations = reference_points[:, :, None] + offsets
+        grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+        maps = self.stem(images).reshape(n * 2, 2, *images.shape[-2:])
+        if self.rule == "volume":
+            grid = torch.cat([grid, grid[..., :1]], dim=-1)[:, None]
+            return F.grid_sample(maps[:, :, None], grid, align_corners=False)
+        return F.grid_sample(maps, grid[:, :, :2] if self.rule == "fewer" else grid, align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("own", "moves its points from the references by a rule of its own"),
+        ("volume", "samples volumes"),
+        ("fewer", r"grids of shape \(4, 5, 2, 2\)"),
+    ],
+)
+def test_attention_of_another_convention_is_named_and_not_recorded(rule, why):
+    module, arguments = OwnRule(rule), (torch.randn(2, 5, 8), torch.rand(2, 5, 1, 2), [(6, 7)], torch.rand(2, 3, 6, 7))
+    with (
+        pytest.raises(NoDeformableCall, match=f"Seen, but not understood: cross: .*{why}"),
+        deformscope.capture(nn.ModuleDict({"cross": module})) as fields,
+    ):
+        module(*arguments)
+    assert not fields.attention
+    beside = nn.ModuleDict({"cross": module, "seen": attention("deformable_detr")})
+    network = Network(beside["seen"])
+    model = nn.ModuleDict({"cross": module, "network": network})
+    cells = torch.randn(2, 51, WIDTH)
+    with (
+        pytest.warns(deformscope.errors.DeformscopeWarning, match=f"not in the fields: cross: .*{why}"),
+        deformscope.capture(model) as fields,
+    ):
+        module(*arguments)
+        network(torch.randn(2, 3, 40, 56), torch.rand(2, 51, 3, 2), cells, cells)
+    assert list(fields.attention) == ["network.cross"]

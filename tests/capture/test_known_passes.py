@@ -209,3 +209,30 @@ def test_a_batch_that_broke_off_is_not_taken_for_a_whole_one(traced):
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["positions", "keywords", "both"])
+def test_a_model_that_is_called_by_keywords_is_recognized_too(traced, how):
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, pixel_values=None, pixel_mask=None):
+            return self.net(pixel_values * pixel_mask)
+
+    model, pixels, mask = Keywords().eval(), torch.rand(IMAGE), torch.ones(2, 1, 1, 1)
+    call = {
+        "positions": lambda: model(pixels, mask),
+        "keywords": lambda: model(pixel_values=pixels, pixel_mask=mask),
+        "both": lambda: model(pixels, pixel_mask=mask),
+    }[how]
+    found = []
+    for _ in range(2):
+        traced.clear()
+        with capture(model) as fields:
+            call()
+        found.append(told(fields))
+        assert bool(traced) == (len(found) == 1)
+    assert found[0] == found[1] and [name for name, *_ in found[0]] == ["net.low", "net.side", "net.top"]
+    assert not model._forward_pre_hooks and not model._forward_hooks

@@ -6,6 +6,7 @@ Calls are seen at the operator (``torchvision::deform_conv2d``) and at deformsco
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import NoDeformableCall
+from ..errors import DeformscopeWarning, NoDeformableCall
 from ..fields.field import Placement
 from ..fields.fields import Fields
 from ..ops.observe import observing
@@ -79,8 +80,15 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
     finally:
         recorder.close()
         _recorders.reset(token)
+    unread = "; ".join(f"{name}: {why}" for name, why in recorder.unread.items())
     if not recorder.fields and not recorder.fields.attention:
-        raise NoDeformableCall(_nothing_seen(model, recorder.ran))
+        raise NoDeformableCall(
+            f"{_nothing_seen(model, recorder.ran)}{unread and f'. Seen, but not understood: {unread}'}"
+        )
+    if unread:
+        warnings.warn(
+            f"seen, but not understood and therefore not in the fields: {unread}", DeformscopeWarning, stacklevel=3
+        )
 
 
 def _eager() -> AbstractContextManager[Any]:

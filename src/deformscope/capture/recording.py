@@ -23,7 +23,7 @@ from ..fields.attention import AttentionField
 from ..fields.field import OffsetSource, Placement
 from ..fields.fields import Fields
 from ..ops.observe import DeformCall
-from .attention import GRID_SAMPLER, AttentionReader, placed_in
+from .attention import GRID_SAMPLERS, AttentionReader, placed_in
 from .grid_rules import RULES, moves
 from .known_passes import Signature, Steps, TracedCall, known_passes, signature
 from .operator_watch import in_backward, unwatched
@@ -51,6 +51,8 @@ class _Pass:
     """What is traced of it would be the same another time."""
     missed: bool = False
     """It was taken for a known one, and is none."""
+    attended: bool = False
+    """Deformable attention ran in it."""
     calls: dict[int, TracedCall] = dataclass_field(default_factory=dict)
 
 
@@ -69,15 +71,18 @@ class Recorder:
         self._trace = TensorTrace()
         self._mode = EveryOperator(self._trace)
         self._hooks: list[Any] = []
+        self._begin_hook: Any = None
         self._end_hook: Any = None
         self._running: list[nn.Module] = []
         self._passes = [_Pass(None, 0, Steps(None, self._owners))]
         self._thread = threading.get_ident()
         self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
-        self._attention = AttentionReader(model, self._record_attention, lambda: self.here)
+        self._attention = AttentionReader(model, self._record_attention, self.missed, lambda: self.here)
         self.ran = False
         """Any part of the model has run."""
+        self.unread: dict[str, str] = {}
+        """Samplers that were seen and not understood, by name, and why."""
 
     @property
     def here(self) -> bool:
@@ -87,11 +92,14 @@ class Recorder:
     @property
     def watched(self) -> Collection[str]:
         """The operators that have to be seen in every pass."""
-        return {*RULES, *READERS, *REPAIRS, *((GRID_SAMPLER,) if self._attention.wanted else ())}
+        return {*RULES, *READERS, *REPAIRS, *(GRID_SAMPLERS if self._attention.wanted else ())}
 
     def open(self) -> None:
         """The block begins."""
         self._attention.open()
+        # With keywords, of which global hooks are told nothing. nn.Module's own method: scripted modules refuse it, and
+        # yet call the hook.
+        self._begin_hook = nn.Module.register_forward_pre_hook(self._model, self._begin_of_model, with_kwargs=True)
         self.trace_on(True)
 
     def trace_on(self, on: bool) -> None:
@@ -111,12 +119,18 @@ class Recorder:
         """The block has ended."""
         self.trace_on(False)
         self._attention.close()
-        if self._end_hook is not None:
-            self._end_hook.remove()
+        for hook in (self._begin_hook, self._end_hook):
+            if hook is not None:
+                hook.remove()
         del self._attention  # which knows this recorder, and would keep it, and the model, until the next collection
+
+    def missed(self, name: str, why: str) -> None:
+        """A sampler of this name was called that nobody here can read."""
+        self.unread.setdefault(name, why)
 
     def begin(self, signature: Signature | None) -> None:
         """A forward pass begins: what comes now meets the network's input."""
+        self._attention.begin()
         if signature is not None:
             signature = (*signature, self._passes[-1].signature)
         known = signature in self._known.signatures
@@ -136,7 +150,7 @@ class Recorder:
             self._trace.input, trails = self._known.ends.get(steps, (None, ()))
             for tensor, trail in zip(returned, trails, strict=False):
                 self._trace.note(tensor, trail.counted_from(-ended.first))
-        elif ended.signature is not None and ended.calls and ended.steady:
+        elif ended.signature is not None and (ended.calls or ended.attended) and ended.steady:
             trails = tuple(self._trace.trail(tensor).counted_from(ended.first) for tensor in returned)
             self._known.learn(ended.signature, ended.calls, steps, (self._trace.input, trails))
         around = self._passes[-1]
@@ -157,8 +171,8 @@ class Recorder:
                 self._trace.replaced(out, self._replaced)
         if moves(name, args):
             self._passes[-1].steps.move(name, args, kwargs, out if isinstance(out, Tensor) else out[0])
-        if self._attention.wanted and name == GRID_SAMPLER:
-            self._attention.sampled(args)
+        if self._attention.wanted and name in GRID_SAMPLERS:
+            self._attention.sampled(name, args, kwargs)
         elif self._attention.wanted and name in CONVOLUTIONS:
             self._attention.convolved(args[0])
         if name in READERS:
@@ -186,15 +200,19 @@ class Recorder:
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module's forward begins."""
-        if not self.here:
+        if self.here:
+            self._running.append(module)
+            self.ran = self.ran or id(module) in self._names
+
+    def _begin_of_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model is called; it has entered already, as far as modules are watched."""
+        if not self.here or not self._hooks or self._running != [module]:
             return
+        given = (*args, kwargs) if kwargs else args
         # What is made of an earlier call's output has its place in that one's input: then its pass goes on.
-        if module is self._model and not self._running and not self._trace.moved(args):
-            self.begin(signature(args))
-            # nn.Module's own method: scripted modules refuse it, and yet call the hook.
+        if not self._trace.moved(given):
+            self.begin(signature(given))
             self._end_hook = nn.Module.register_forward_hook(module, self._end_of_model, always_call=True)
-        self._running.append(module)
-        self.ran = self.ran or id(module) in self._names
 
     def _end_of_model(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.here:
@@ -236,6 +254,8 @@ class Recorder:
         self.fields.add(field)
 
     def _record_attention(self, field: AttentionField) -> None:
+        self._passes[-1].attended = True
+        self._passes[-1].steady &= not self._placements  # which a trace alone sees
         placements = placed_in(field, placements_now.get() or self._placements)
         self.fields.add_attention(replace(field, placements=placements))
 
