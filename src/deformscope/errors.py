@@ -3,7 +3,13 @@ remedy."""
 
 
 class DeformscopeError(ValueError):
-    """Invalid input. The command line prints the message as one line and exits with code 2."""
+    """Invalid input. The command line prints the message as one line and exits with code 2.
+
+    Example:
+        >>> ds.load("pakaged")
+        Traceback (most recent call last):
+        deformscope.errors.DeformscopeError: detector='pakaged': no such file and no known name; nearest names: packaged
+    """
 
 
 class DeformscopeWarning(UserWarning):
@@ -11,4 +17,11 @@ class DeformscopeWarning(UserWarning):
 
 
 class NoDeformableCall(DeformscopeError, LookupError):
-    """No deformable convolution was called, or none has the requested name."""
+    """No deformable convolution was called, or none has the requested name.
+
+    Example:
+        >>> with ds.capture(torch.nn.Conv2d(3, 3, 3)) as fields:
+        ...     pass
+        Traceback (most recent call last):
+        deformscope.errors.NoDeformableCall: Conv2d: no deformable convolution was called inside the block, and the ...
+    """

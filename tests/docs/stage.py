@@ -166,6 +166,9 @@ NAMES: dict[str, Callable[[], Any]] = {
 ON_PAGES: dict[str, dict[str, Callable[[], Any]]] = {
     "docs/checkpoints.md": {"photos": lambda: [deformscope.photo.read("photo.jpg")] * 2},
     "docs/score.md": {"detector": small},
+    "docs/api/fields.md": {"model": detr},
+    "docs/api/draw.md": {"model": detr, "pixels": lambda: images(150, 226)},
+    "docs/api/score.md": {"detector": small},
     "docs/samplers.md": {"model": detr},
     "docs/explain.md": {"images": lambda: images()[:1]},
 }

@@ -27,7 +27,15 @@ _recorders: ContextVar[tuple[Recorder, ...]] = ContextVar("recorders", default=(
 
 @contextmanager
 def placed(placements: Sequence[Placement]) -> Iterator[None]:
-    """Tell :func:`capture` how the photos of the batch lie in the network's input, while the block runs on it."""
+    """Tell :func:`capture` how the photos of the batch lie in the network's input, while the block runs on it.
+
+    Example:
+        >>> resized = torch.nn.functional.interpolate(images, scale_factor=2.0)     # two photos of 64 × 96 px, doubled
+        >>> with ds.capture(model) as fields, placed([ds.Placement((64, 96), (2.0, 2.0))] * 2):
+        ...     output = model(resized)
+        >>> fields["layer4.conv"].pixels_per_cell()     # in px of the photos
+        (4.0, 4.0)
+    """
     token = placements_now.set(tuple(placements))
     recorders = [recorder for recorder in _recorders.get() if recorder.here]
     sizes = [tuple(round(size * scale) for size, scale in zip(p.size, p.scale, strict=True)) for p in placements]
@@ -66,6 +74,13 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
     far beyond the map instead; the fields have them as they were.
 
     Raises NoDeformableCall at the end of a block in which no deformable convolution ran.
+
+    Example:
+        >>> with ds.capture(model) as fields:
+        ...     output = model(images)
+        >>> fields
+        Fields:
+          OffsetField('layer4.conv': 2 images, 1 group, kernel 3×3, stride 1×1, 8×12 cells of 8 px)
     """
     recorder = Recorder(model, broken)
     token = _recorders.set((*_recorders.get(), recorder))

@@ -13,7 +13,14 @@ from ..fields.field import Placement
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch for :meth:`Detector.losses`: either ``images`` (with ``placements``) or ``maps``."""
+    """A batch for :meth:`Detector.losses`: either ``images`` (with ``placements``) or ``maps``.
+
+    Example:
+        >>> images, placements = detector.prepare([photo])
+        >>> object = {"boxes": torch.tensor([[10.0, 5.0, 300.0, 250.0]]), "labels": torch.tensor([7])}
+        >>> losses = detector.losses(Batch([object], images, tuple(placements)))
+        >>> total = sum(losses.values())
+    """
 
     targets: list[dict[str, Tensor]]
     """One dictionary per image, in network px: ``boxes`` [t 4] xyxy, ``labels`` [t] 0-based and, optionally, ``ignore``

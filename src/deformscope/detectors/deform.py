@@ -20,6 +20,11 @@ class DeformConv(nn.Module):
     convolution in v1, and in v2 a convolution with weighted samples. Gradients pass through the split. Parameters have
     MMDetection's names: ``weight``, ``conv_offset.{weight,bias}``; in v2 the last third of the channels of
     ``conv_offset`` is the modulation before its sigmoid.
+
+    Example:
+        >>> layer = DeformConv(16, 32, modulated=True, offset_mode="kernel")
+        >>> layer(torch.randn(1, 16, 20, 30)).shape
+        torch.Size([1, 32, 20, 30])
     """
 
     def __init__(
@@ -74,6 +79,10 @@ def set_offset_mode(model: nn.Module, offset_mode: OffsetMode) -> None:
     """Set the offset mode of every :class:`DeformConv` of ``model``.
 
     Weights and modulation are unchanged. Raises DeformscopeError for an unknown mode, or a model without such layers.
+
+    Example:
+        >>> detector = ds.load("packaged")
+        >>> set_offset_mode(detector, "feature")        # only d_f moves the kernels
     """
     checked_offset_mode(offset_mode)
     layers = [module for module in model.modules() if isinstance(module, DeformConv)]

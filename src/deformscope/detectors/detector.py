@@ -56,6 +56,11 @@ class Detector(nn.Module):
 
     It has everything that the rest of the package needs, so that no other code depends on a detector's class.
     Subclasses implement :meth:`prepare` (photos to a batch), :meth:`detect`, :meth:`losses` and :meth:`load_trunk`.
+
+    Example:
+        >>> found = detector("photo.jpg", min_score=0.5)[0]
+        >>> detector.class_names[found["labels"][0]]
+        'cat'
     """
 
     kind: ClassVar[str]

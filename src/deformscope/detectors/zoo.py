@@ -115,6 +115,11 @@ def load(
     to which photos are resized, px, instead of that of the file.
 
     Raises DeformscopeError for an unknown name, with similar ones, and for a file that cannot be used.
+
+    Example:
+        >>> detector = ds.load("packaged")
+        >>> boxes = detector("photo.jpg")[0]["boxes"]           # [d 4] xyxy, photo px
+        >>> mmdet = ds.load("faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco.pth", shorter_side=320, longer_side=512)
     """
     loaded = _load(detector, weights)
     if offset_mode is not None:

@@ -51,6 +51,10 @@ def boxes(
     """Outlines of the best ``most`` detections (xyxy px) that score at least ``min_score``, with class and score.
 
     Of boxes whose IoU exceeds ``same_place`` only the best is drawn, whatever their classes (1: all of them).
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> artists = ds.draw.boxes(ax, detector("photo.jpg")[0], detector.class_names, min_score=0.4)
     """
     index = shown_detections(detection, min_score, most, same_place).cpu()
     corners = np.asarray(detection["boxes"].cpu()[index], dtype=float) if len(index) else np.zeros((0, 4))

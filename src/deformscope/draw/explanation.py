@@ -42,7 +42,7 @@ def explanation(
     downwards).
 
     Example:
-        >>> figure = deformscope.draw.explanation(deformscope.explain(detector, "cat.png"))
+        >>> figure = ds.draw.explanation(ds.explain(detector, "photo.jpg"))
     """
     backdrop = _backdrop(explained, photo)
     chosen = [explained.layer(name) for name in layers] or _shown(explained)
@@ -82,8 +82,9 @@ def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: P
     Several explanations, by their captions ("with offsets", "without"), are drawn side by side.
 
     Example:
-        >>> without = deformscope.explain(plain, "cat.png", why.detection)
-        >>> figure = deformscope.draw.receptive_field({"with offsets": why, "without": without})
+        >>> why = ds.explain(detector, "photo.jpg")
+        >>> without = ds.explain(ds.load("packaged", offset_mode="none"), "photo.jpg", why.detection)
+        >>> figure = ds.draw.receptive_field({"with offsets": why, "without": without})
     """
     several = {"": explained} if isinstance(explained, Explanation) else dict(explained)
     if not several:

@@ -32,6 +32,9 @@ def figure1(
     """Figure 1: a panel for each kernel point, arranged as the kernel, with its offsets and their mean.
 
     The small arrows start at the kernel point's regular place; enlarged by 1, they end where it samples.
+
+    Example:
+        >>> ds.draw.figure1(field, "photo.jpg").savefig("figure1.png")
     """
     backdrop = Backdrop.of(photo)
     view = FieldView.of(field, backdrop.size, cell_step, group)
@@ -71,6 +74,11 @@ def figure2(
     """Figure 2: d_f as arrows, and a red mask where its divergence is negative; one panel per field.
 
     With ``detection`` (torchvision's keys, photo px), boxes with a score of at least ``min_score`` are outlined.
+
+    Example:
+        >>> found = detector("photo.jpg")[0]
+        >>> figure = ds.draw.figure2(field, "photo.jpg", detection=found, class_names=detector.class_names)
+        >>> figure.savefig("figure2.png")
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
@@ -100,7 +108,11 @@ def figure2(
 def figure3(
     fields: FieldsLike, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
 ) -> Figure:
-    """Figure 3: a circle with radius r = sqrt(width · height) of d_k at every cell; one panel per field."""
+    """Figure 3: a circle with radius r = sqrt(width · height) of d_k at every cell; one panel per field.
+
+    Example:
+        >>> ds.draw.figure3(fields.matching(["*deform"]), "photo.jpg").savefig("figure3.png")     # a panel per layer
+    """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
     result = row_of_panels(len(chosen), backdrop.size)

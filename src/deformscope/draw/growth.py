@@ -25,6 +25,10 @@ def growth(
 
     ``fields`` are those of one layer, by the captions of the columns ("after 500 steps"), in order. All columns have
     the scales of the last, so that lengths can be compared. Raises DeformscopeError for no fields.
+
+    Example:
+        >>> start = dataclasses.replace(field, offset=torch.zeros_like(field.offset))
+        >>> ds.draw.growth({"before training": start, "after it": field}, "photo.jpg").savefig("growth.png")
     """
     if not fields:
         raise DeformscopeError("fields: none given; expected at least one OffsetField")

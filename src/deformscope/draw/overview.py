@@ -31,7 +31,11 @@ def overview(
     title: str = "",
 ) -> Figure:
     """One row per field: its kernel points (Fig. 1), d_f with divergence (Fig. 2), circles (Fig. 3), sampling
-    points."""
+    points.
+
+    Example:
+        >>> ds.draw.overview(field, "photo.jpg").savefig("overview.png")
+    """
     backdrop = Backdrop.of(photo)
     size = backdrop.size
     chosen = as_list(fields)

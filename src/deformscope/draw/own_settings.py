@@ -63,7 +63,12 @@ _inside = False
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Draw with matplotlib's defaults, whatever matplotlibrc, style sheets and ``rcParams`` say. Also a decorator."""
+    """Draw with matplotlib's defaults, whatever matplotlibrc, style sheets and ``rcParams`` say. Also a decorator.
+
+    Example:
+        >>> with ds.draw.own_settings():
+        ...     figure = matplotlib.figure.Figure()
+    """
     global _inside
     if _inside:
         yield

@@ -27,6 +27,10 @@ def photo(ax: Axes, array: np.ndarray, wash: float = 0.0, size: tuple[int, int] 
     """Draw the photo on the whole axes, blended with white by ``wash`` (0..1), so that things drawn on it can be seen.
 
     ``size`` (h, w) is that of the photo, if ``array`` is a smaller copy of it.
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> image = ds.draw.photo(ax, photo, wash=0.3)      # RGB uint8 [h w 3]
     """
     height, width = size or array.shape[:2]
     image = PhotoImage(ax, washed(array, wash), (height, width), zorder=0)
@@ -42,7 +46,13 @@ def arrows(
     ax: Axes, starts: Points, vectors: Points, *, color: str = style.ARROW, width: float = 1.1, halo: bool = True
 ) -> Arrows:
     """Arrows of true length, from each start to start + vector, (y, x) px. ``width`` is that of the shaft, in
-    points."""
+    points.
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> starts, vectors = np.array([[50.0, 80.0], [150.0, 200.0]]), np.array([[20.0, 0.0], [0.0, 40.0]])
+        >>> artist = ds.draw.arrows(ax, starts, vectors)    # down, and to the right
+    """
     artist = Arrows(
         ax,
         starts[:, 1],
@@ -74,6 +84,11 @@ def divergence_mask(
 
     ``corners`` are the (top, bottom, left, right) edges of the map, px. ``limit`` is the convergence, in 1/cell, at
     which the mask is strongest; by default the 98th percentile of this map's.
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> div = ds.divergence(ds.split(field.offset)[0])[0, 0, 0].numpy()
+        >>> artist = ds.draw.divergence_mask(ax, div, (0, 300, 0, 451))
     """
     strength = np.clip(-div, 0, None)
     full = limit or max(convergence_limit(div), 1e-9)
@@ -103,6 +118,10 @@ def circles(
     """Circles of ``|radii|`` px; coloured by ``values``, by default their radii. Larger ones lie on top.
 
     Negative radii stand for kernels that are drawn together (:meth:`FieldView.of`); theirs are green.
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> artist = ds.draw.circles(ax, np.array([[50.0, 80.0], [150.0, 200.0]]), np.array([12.0, 30.0]))
     """
     order = np.argsort(np.abs(radii))
     order = order[np.isfinite(radii[order])]
@@ -130,7 +149,12 @@ def circles(
 def points(
     ax: Axes, places: Points, diameter: float, *, color: str | None = None, values: np.ndarray | None = None
 ) -> EllipseCollection:
-    """Dots of ``diameter`` px, of one colour or coloured by ``values`` in 0..1 (the modulation)."""
+    """Dots of ``diameter`` px, of one colour or coloured by ``values`` in 0..1 (the modulation).
+
+    Example:
+        >>> ax = matplotlib.figure.Figure().subplots()
+        >>> artist = ds.draw.points(ax, np.array([[50.0, 80.0], [150.0, 200.0]]), diameter=6)
+    """
     artist = EllipseCollection(
         np.full(len(places), diameter),
         np.full(len(places), diameter),

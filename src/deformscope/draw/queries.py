@@ -44,14 +44,16 @@ def queries(
     """Sampling points of object queries over the photo: a row for each of ``chosen``, a panel for each layer.
 
     ``fields`` are calls of one decoder, in order (``fields.attention`` of a capture). ``chosen`` are queries' indices,
-    such as those of the best detections; ``titles`` say what each found. ``head`` shows one head alone::
-
-        with ds.capture(model) as fields:
-            out = model(pixel_values=pixels)
-        best = out.logits[0].sigmoid().amax(-1).topk(3).indices.tolist()
-        ds.draw.queries(fields.attention, photo, best)
+    such as those of the best detections; ``titles`` say what each found. ``head`` shows one head alone.
 
     Raises DeformscopeError for a query, head or image that is not there, and for queries without reference boxes.
+
+    Example:
+        >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
+        ...     output = model(pixel_values=pixels)
+        >>> best = output.logits[0].sigmoid().amax(-1).topk(2).indices.tolist()
+        >>> decoder = [field for name, field in fields.attention.items() if "decoder" in name]
+        >>> ds.draw.queries(decoder, photo, best).savefig("queries.png")
     """
     layers = _as_list(fields)
     backdrop = Backdrop.of(photo)

@@ -26,6 +26,9 @@ def segments(
     """Draw segments: regions of negative divergence around the sinks of d_f, the best ``max_segments`` of each field.
 
     They are numbered by score. ``found`` are the segments of the fields, if they are known already.
+
+    Example:
+        >>> ds.draw.segments(field, "photo.jpg", max_segments=3).savefig("segments.png")
     """
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)

@@ -88,6 +88,9 @@ def sampling(
     The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
     least ``min_score``, else to the photo's centre. Where points lie close together each cell is seen from near, in a
     panel of its own with the whole photo in its corner, unless ``zoom`` is False.
+
+    Example:
+        >>> ds.draw.sampling(field, "photo.jpg", [(150, 215)]).savefig("sampling.png")
     """
     backdrop = Backdrop.of(photo)
     stack = _stack(as_list(fields), depth)

@@ -27,6 +27,10 @@ def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
 
     The same figure gives the same bytes: no date, fixed ids. Raises DeformscopeError for other extensions, and if the
     file cannot be written.
+
+    Example:
+        >>> ds.draw.save(ds.draw.figure2(field, "photo.jpg"), "figure2.svg").name
+        'figure2.svg'
     """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")

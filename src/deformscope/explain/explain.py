@@ -58,10 +58,10 @@ def explain(
     Raises DeformscopeError where there is no such detection, output or layer, and where no gradient leads back.
 
     Example:
-        >>> detector = deformscope.load("packaged")
-        >>> why = deformscope.explain(detector, "cat.png", of="score")
-        >>> why.layer().by_cell()          # [h w]: what each cell's kernel adds to the log-odds of "cat"
-        >>> why.receptive_field.radius(0.5)  # px that hold half of what the score depends on
+        >>> why = ds.explain(detector, "photo.jpg", of="score")
+        >>> why.layer().by_cell().shape     # what each cell's kernel adds to the log-odds of "cat"
+        torch.Size([8, 13])
+        >>> radius = why.receptive_field.radius(0.5)    # px that hold half of what the score depends on
     """
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(model, Detector):

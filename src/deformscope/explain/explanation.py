@@ -22,6 +22,11 @@ class Attribution:
     For each of g offset groups, k kernel points and h × w output cells p0: a_n(p0) = m_n · ⟨w_nᵀ ∂y/∂z(p0), x(P_n)⟩,
     where z is the layer's output, x(P_n) what point n reads and m_n its modulation (1 in v1). The a_n sum to ⟨∂y/∂z, z⟩
     without the bias: to what y would lose, to first order, if the layer's output vanished.
+
+    Example:
+        >>> layer = ds.explain(detector, "photo.jpg").layer()
+        >>> layer.points.shape, layer.by_point().shape
+        (torch.Size([1, 9, 8, 13]), torch.Size([1, 9]))
     """
 
     field: OffsetField
@@ -59,7 +64,13 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one output is what it is: :func:`deformscope.explain` makes it."""
+    """Why one output is what it is: :func:`deformscope.explain` makes it.
+
+    Example:
+        >>> why = ds.explain(detector, "photo.jpg")
+        >>> why.label, list(why.reached)
+        ('cat', ['heads.stride32.before.0', 'heads.stride32.deform'])
+    """
 
     layers: Mapping[str, Attribution]
     """By the layer's name, in the network's order; zeros where y does not depend on a layer."""

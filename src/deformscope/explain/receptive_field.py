@@ -24,6 +24,11 @@ class ReceptiveField:
 
     What lies in the padding around the photo is left out of all figures. They are NaN where the gradient is zero
     everywhere.
+
+    Example:
+        >>> why = ds.explain(detector, "photo.jpg")
+        >>> 0 < why.receptive_field.share_in(why.box) <= 1
+        True
     """
 
     gradient: Float[Tensor, "h w"]

@@ -55,6 +55,11 @@ def page(
     photo what :func:`deformscope.explain` says of some of its detections, by number. Nothing in the page refers to
     another file or address, and its Content-Security-Policy forbids it to.
     Raises DeformscopeError when there is nothing to show or the counts differ.
+
+    Example:
+        >>> text = page([ds.analyse(detector, "photo.jpg")], ["a cat"], segments=[{}])
+        >>> "a cat" in text
+        True
     """
     if not analyses:
         raise DeformscopeError(
@@ -99,7 +104,12 @@ def page(
 
 
 def write(path: Path | str, analyses: Sequence[Analysis], titles: Sequence[str] = (), **settings) -> Path:
-    """Write :func:`page` to a file, which appears whole or not at all; returns its path."""
+    """Write :func:`page` to a file, which appears whole or not at all; returns its path.
+
+    Example:
+        >>> write("page.html", [ds.analyse(detector, "photo.jpg")], ["a cat"]).name
+        'page.html'
+    """
     return write_text(path, page(analyses, titles, **settings))
 
 

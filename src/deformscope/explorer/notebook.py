@@ -25,7 +25,13 @@ FieldsLike: TypeAlias = OffsetField | Sequence[OffsetField] | Mapping[str, Offse
 
 @dataclass(frozen=True)
 class Exploration:
-    """A page in the making: a notebook shows it, :meth:`save` writes it."""
+    """A page in the making: a notebook shows it, :meth:`save` writes it.
+
+    Example:
+        >>> exploration = ds.explore(fields, "photo.jpg", height=600)     # the last line of a notebook's cell shows it
+        >>> exploration.text.startswith("<!doctype html>")
+        True
+    """
 
     text: str
     """The page's HTML."""
@@ -64,6 +70,10 @@ def explore(
     what ``capture`` gave. ``detection`` (torchvision's keys) and ``class_names`` go with fields; an Analysis has its
     own. ``segments`` and ``explanations`` are those of :func:`deformscope.explorer.page`. ``height`` of the notebook's
     frame is in px.
+
+    Example:
+        >>> ds.explore(fields, "photo.jpg").save("page.html").name
+        'page.html'
     """
     if photo is not None:
         fields = _fields(source)

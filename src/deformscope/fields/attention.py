@@ -23,6 +23,13 @@ class AttentionField:
 
     n images, q queries, h heads, p points over all levels. ``weights`` sum to 1 over the points of a head, or are None
     where the module has none.
+
+    Example:
+        >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
+        ...     output = model(pixel_values=pixels)
+        >>> field = fields.attention["model.decoder.layers.0.encoder_attn"]
+        >>> field.points.shape, field.centre().shape        # 4 heads, 4 points on each of 4 levels
+        (torch.Size([2, 300, 4, 16, 2]), torch.Size([2, 300, 2]))
     """
 
     points: Float[Tensor, "n q h p 2"]

@@ -26,7 +26,13 @@ ORDERS = ("yx", "xy")
 
 @dataclass(frozen=True)
 class Placement:
-    """How a photo lies in the network's input: network px = photo px · scale + shift, each (y, x)."""
+    """How a photo lies in the network's input: network px = photo px · scale + shift, each (y, x).
+
+    Example:
+        >>> placement = ds.Placement(size=(300, 450), scale=(2.0, 2.0))     # a photo that was doubled
+        >>> placement.to_photo(torch.tensor([100.0, 40.0]))
+        tensor([50., 20.])
+    """
 
     size: Pair
     """Height and width of the photo, px."""
@@ -44,7 +50,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class CellGrid:
-    """The places of a feature map's cells: centre of cell (y, x) = origin + reduction · (y, x), in network px."""
+    """The places of a feature map's cells: centre of cell (y, x) = origin + reduction · (y, x), in network px.
+
+    Example:
+        >>> cells = ds.CellGrid(reduction=(16.0, 16.0), origin=(0.5, 0.5))
+        >>> cells.to_network(torch.tensor([2.0, 3.0]))
+        tensor([32.5000, 48.5000])
+    """
 
     reduction: Point = (1.0, 1.0)
     origin: Point = (0.5, 0.5)
@@ -85,7 +97,12 @@ def _pair(value: int | Sequence[int], name: str, least: int) -> Pair:
 
 @dataclass(frozen=True)
 class OffsetSource:
-    """The origin of the offsets of one call of a deformable convolution."""
+    """The origin of the offsets of one call of a deformable convolution.
+
+    Example:
+        >>> field.source.convolutions
+        ('heads.stride16.deform.conv_offset',)
+    """
 
     convolutions: tuple[str, ...] = ()
     """Names of the ``nn.Conv2d`` modules that made them; empty if something else did."""
@@ -102,6 +119,14 @@ class OffsetField:
 
     ``offset`` is ``[n g k h w 2]``, (dy, dx) in cells of the input feature map; ``modulation`` ``[n g k h w]`` or None
     (DCNv1). n images, g offset groups, k kernel points (row-major over ``kernel_size``), h × w output cells.
+
+    Example:
+        >>> field
+        OffsetField('heads.stride16.deform': 1 image, 1 group, kernel 3×3, stride 1×1, 16×26 cells of 16 px)
+        >>> field.offset.shape, field.sampling_points().shape
+        (torch.Size([1, 1, 9, 16, 26, 2]), torch.Size([1, 1, 9, 16, 26, 2]))
+        >>> field.cell_at((150, 220))       # the cell nearest to a place (y, x) of the photo
+        (8, 12)
     """
 
     offset: Float[Tensor, "n g k h w 2"]
@@ -151,6 +176,11 @@ class OffsetField:
         whose layer this one's input came last.
 
         Raises DeformscopeError when shapes do not fit. Half precision is widened to float32.
+
+        Example:
+            >>> raw = torch.randn(1, 18, 20, 30)                            # from any deformable convolution
+            >>> ds.OffsetField.from_tensor(raw, kernel_size=3, reduction=16, name="layer4")
+            OffsetField('layer4': 1 image, 1 group, kernel 3×3, stride 1×1, 20×30 cells of 16 px)
         """
         kernel = _pair(kernel_size, "kernel_size", 1)
         step, spread = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)

@@ -13,7 +13,14 @@ from .field import OffsetField
 
 
 class Fields(Mapping[str, OffsetField]):
-    """The captured fields by module name, in the order of the calls; the second call of a module is ``name#2``."""
+    """The captured fields by module name, in the order of the calls; the second call of a module is ``name#2``.
+
+    Example:
+        >>> list(fields)[:2]
+        ['heads.stride8.before.0', 'heads.stride8.deform']
+        >>> fields.matching(["*stride16.deform"])["heads.stride16.deform"].reduction
+        (16.0, 16.0)
+    """
 
     def __init__(
         self,

@@ -35,7 +35,13 @@ there is at least one start per cell."""
 
 @dataclass(frozen=True)
 class Segments:
-    """The s regions of a photo, best first."""
+    """The s regions of a photo, best first.
+
+    Example:
+        >>> found = ds.segments(field)
+        >>> found.masks.shape == (len(found.scores), 300, 451)
+        True
+    """
 
     labels: Int[Array, "h w"]
     """The number of the region at each photo px, from 1; 0 for none."""
@@ -76,6 +82,11 @@ def segments(field: OffsetField, group: int = 0) -> Segments:
     """Find the segments of a field of one image (n = 1), for one offset group.
 
     Raises DeformscopeError for a field of several images and for an unknown group.
+
+    Example:
+        >>> found = ds.segments(field)
+        >>> found.labels.shape, len(found.scores) == len(found.boxes)
+        ((300, 451), True)
     """
     maps = CellMaps.of(field, group)
     found = regions(maps)

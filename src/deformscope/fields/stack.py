@@ -20,7 +20,13 @@ DEEPEST = 3
 
 @dataclass(frozen=True)
 class StackedPoints:
-    """The places that a cell of the uppermost layer samples through the layers below it."""
+    """The places that a cell of the uppermost layer samples through the layers below it.
+
+    Example:
+        >>> found = stacked_points(upstream(fields, "heads.stride16.deform", depth=2), cell=(9, 14))
+        >>> found.points[-1].shape, found.modulated
+        (torch.Size([81, 2]), False)
+    """
 
     points: tuple[Float[Tensor, "_ 2"], ...]
     """For each layer, from the uppermost down: [k, k·k', k·k'·k'' … 2], (y, x) in photo px; NaN where a parent point
@@ -35,6 +41,10 @@ def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[O
 
     Parallel branches are not below it. If the way of a field is unknown, the previous one in ``fields`` is taken.
     ``fields`` are those of one forward pass by name; the way ends at a layer that is not among them.
+
+    Example:
+        >>> [one.name for one in upstream(fields, "heads.stride16.deform", depth=2)]
+        ['heads.stride16.before.0', 'heads.stride16.deform']
     """
     order = list(fields)
     found = [fields[name]]
@@ -55,6 +65,11 @@ def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) ->
     ``fields`` (n = 1) are in the network's order, lowest first. A sampling point belongs to the nearest output cell of
     the lower layer, as in Dai et al.; layers between (1×1 convolutions, pooling) are accounted for by the places in the
     image.
+
+    Example:
+        >>> found = stacked_points(upstream(fields, "heads.stride16.deform", depth=2), cell=(9, 14))
+        >>> [len(points) for points in found.points]
+        [9, 81]
     """
     if not fields:
         raise DeformscopeError("fields=[]: expected at least one field")
@@ -99,6 +114,11 @@ def composed(fields: Sequence[OffsetField]) -> OffsetField:
     of a field applies to the stack. The regular grids of the lower layers and all modulation are left out; offset
     groups of a lower layer are averaged, since its output mixes them. Raises DeformscopeError for kernels of different
     sizes.
+
+    Example:
+        >>> whole = composed(upstream(fields, "heads.stride16.deform", depth=2))
+        >>> whole.name, whole.offset.shape == field.offset.shape
+        ('heads.stride16.deform+before.0', True)
     """
     if not fields:
         raise DeformscopeError("fields=[]: expected at least one field")

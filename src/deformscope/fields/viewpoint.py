@@ -18,7 +18,13 @@ from ..errors import DeformscopeError
 def split(
     offset: Float[Tensor, "n g k h w 2"],
 ) -> tuple[Float[Tensor, "n g 1 h w 2"], Float[Tensor, "n g k h w 2"]]:
-    """Split offsets into the feature-map viewpoint d_f (Eq. 2) and the kernel viewpoint d_k = Δp − d_f (Eq. 3)."""
+    """Split offsets into the feature-map viewpoint d_f (Eq. 2) and the kernel viewpoint d_k = Δp − d_f (Eq. 3).
+
+    Example:
+        >>> d_f, d_k = ds.split(torch.randn(1, 1, 9, 5, 7, 2))
+        >>> d_f.shape, d_k.shape
+        (torch.Size([1, 1, 1, 5, 7, 2]), torch.Size([1, 1, 9, 5, 7, 2]))
+    """
     d_f = offset.mean(dim=2, keepdim=True)
     return d_f, offset - d_f
 
@@ -28,6 +34,11 @@ def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[int, int] = (1, 
 
     Central differences inside, one-sided at the border; zero along an axis with a single cell. Neighbouring output
     cells are ``stride`` (y, x) input cells apart; with it, a field that contracts to a point has −2 at any stride.
+
+    Example:
+        >>> y, x = torch.meshgrid(torch.arange(5.0), torch.arange(7.0), indexing="ij")
+        >>> ds.divergence(torch.stack([2 - y, 3 - x], dim=-1)).unique()     # all cells point to cell (2, 3)
+        tensor([-2.])
     """
     return _slope(d_f[..., 0], -2, stride[0]) + _slope(d_f[..., 1], -1, stride[1])
 
@@ -48,6 +59,12 @@ def extent(
     Height is dy of the bottom row minus dy of the top row, width is dx of the right column minus dx of the left one,
     averaged over the points of the rows and columns. As in the paper, the extent of the regular grid is not included;
     ``dilation`` (y, x) adds it. Negative if the kernel is contracted. d_f cancels.
+
+    Example:
+        >>> grid = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(3.0), indexing="ij"), dim=-1)
+        >>> height, width = ds.extent(grid.view(1, 1, 9, 1, 1, 2) * torch.tensor([1.0, 2.0]))
+        >>> height.item(), width.item()
+        (2.0, 4.0)
     """
     rows, columns = kernel_size or _square(d_k.shape[2])
     if rows * columns != d_k.shape[2]:
@@ -67,6 +84,11 @@ def radius(
 
     Width and height are those of :func:`extent`; negative ones count as zero, so that a kernel that is contracted along
     both axes does not count as extended.
+
+    Example:
+        >>> grid = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(3.0), indexing="ij"), dim=-1)
+        >>> ds.radius(grid.view(1, 1, 9, 1, 1, 2) * torch.tensor([1.0, 4.0])).item()     # sqrt(2 · 8)
+        4.0
     """
     height, width = extent(d_k, kernel_size, dilation)
     area = height.clamp(min=0) * width.clamp(min=0)

@@ -37,7 +37,12 @@ APART = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of a layer's offsets."""
+    """A fault of a layer's offsets.
+
+    Example:
+        >>> for finding in ds.diagnose(model, images).findings:
+        ...     text = f"{finding.layer}: {finding.ailment} ({finding.evidence}); {finding.advice}"
+    """
 
     layer: str
     ailment: str

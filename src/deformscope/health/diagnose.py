@@ -26,7 +26,13 @@ MOST = 32
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """Statistics of a layer's offsets over all images; lengths in cells of the layer's input."""
+    """Statistics of a layer's offsets over all images; lengths in cells of the layer's input.
+
+    Example:
+        >>> layer = ds.diagnose(detector, "photo.jpg").layers[0]
+        >>> layer.layer, layer.verdict
+        ('heads.stride8.before.0', 'healthy')
+    """
 
     layer: str
     median: float
@@ -48,7 +54,13 @@ class LayerHealth:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The health of every layer."""
+    """The health of every layer.
+
+    Example:
+        >>> found = ds.diagnose(detector, ["photo.jpg"])
+        >>> found.images, found.findings
+        (1, ())
+    """
 
     layers: tuple[LayerHealth, ...]
     images: int
@@ -99,6 +111,11 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
     ``print`` of the result, or showing it in a notebook, gives a table.
 
     Raises NoDeformableCall when no deformable convolution ran, and DeformscopeError without images.
+
+    Example:
+        >>> found = ds.diagnose(detector, "photo.jpg")
+        >>> found.broken
+        False
     """
     several = list(images) if isinstance(images, (list, tuple)) else [images]
     if not several:

@@ -18,6 +18,10 @@ class OffsetWatch(Callback):
     ``model`` returns the network of the LightningModule, if it is not the module itself; ``forward`` runs it on one
     photo, if it is not one of deformscope's detectors. :func:`deformscope.health.log_offsets.log_offsets` describes
     what is logged, to all loggers of the trainer, by the first process only.
+
+    Example:
+        >>> watch = OffsetWatch(["photo.jpg"], every=500, model=lambda module: module.detector)
+        >>> trainer = Trainer(callbacks=[watch])
     """
 
     def __init__(

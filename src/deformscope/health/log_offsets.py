@@ -33,6 +33,9 @@ def log_offsets(
     model is in eval mode meanwhile, so that these photos do not change statistics of the training; afterwards every
     module has its former mode. Curves: ``median`` and ``largest`` offset (cells), share ``beyond`` the map, mean
     ``modulation``, and the numbers of ``broken`` and ``suspect`` layers. Returns the diagnosis.
+
+    Example:
+        >>> found = log_offsets(writer, detector, ["photo.jpg"], step=0, figures=False)     # TensorBoard's writer
     """
     if not photos:
         raise DeformscopeError("photos=[]: expected at least one photo to watch")

@@ -55,6 +55,13 @@ def deform_conv2d(
     output has autocast's dtype. Corners of weight zero do not let NaN features through (embedding_bag only).
 
     Raises DeformscopeError when shapes, dtypes or devices do not fit each other.
+
+    Example:
+        >>> x, weight = torch.randn(1, 4, 10, 12), torch.randn(8, 4, 3, 3)
+        >>> offset = torch.zeros(1, 18, 10, 12)             # (dy, dx) of 9 kernel points, in cells of x
+        >>> y = deform_conv2d(x, offset, weight, padding=1)
+        >>> torch.allclose(y, torch.nn.functional.conv2d(x, weight, padding=1), atol=1e-5)
+        True
     """
     if has_torch_function((input, offset, weight)):  # a mode looks on, as :mod:`.intercept`'s
         args = (input, offset, weight, bias, stride, padding, dilation, mask)

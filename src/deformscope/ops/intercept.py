@@ -17,7 +17,14 @@ from .deform_conv import deform_conv2d
 
 
 class Inputs(NamedTuple):
-    """What an operator gets, live."""
+    """What an operator gets, live.
+
+    Example:
+        >>> def halved(number, call):
+        ...     return call._replace(offset=call.offset / 2)
+        >>> with intercepting(halved):
+        ...     output = model(images)
+    """
 
     input: Tensor
     """[n c height width]"""

@@ -66,6 +66,10 @@ def read_scores(folder: Path | str) -> Scores:
     """The scores of a finished run, from its folder alone.
 
     Raises DeformscopeError where the folder holds none.
+
+    Example:
+        >>> read_scores("DIR").part("whole").photos
+        2
     """
     path = Path(folder) / SCORES
     try:

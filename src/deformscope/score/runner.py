@@ -39,7 +39,12 @@ from .summary.tables import as_markdown
 
 @dataclass
 class Progress:
-    """Progress of a run, for a progress bar."""
+    """Progress of a run, for a progress bar.
+
+    Example:
+        >>> scores = score(detector, "DATA", "SHOWN", Settings(max_photos=1, crops=False, draws=40), progress=print)
+        heads.stride...: AUROC ..., sink on object ...
+    """
 
     total: int
     done: int = 0
@@ -71,7 +76,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run."""
+    """Settings of a run.
+
+    Example:
+        >>> Settings(layers=("*stride16*",), max_photos=200).split
+        'val'
+    """
 
     layers: tuple[str, ...] = ()
     """Patterns of layer names; all layers if empty."""
@@ -107,6 +117,11 @@ def score(
     each process takes a share of the photos; only the first returns the scores, the others None.
 
     Raises DeformscopeError when the data cannot be used or ``out`` holds another run.
+
+    Example:
+        >>> scores = score(detector, "DATA", "DIR", Settings(max_photos=2, crops=False, draws=40))
+        >>> scores.verdicts[0].answer
+        'not shown'
     """
     chosen = settings or Settings()
     photos = open_folder(Path(data), chosen.split, chosen.seed, chosen.broken)

@@ -28,6 +28,11 @@ def build(
     weights, use ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
 
     Raises DeformscopeError for an unknown name.
+
+    Example:
+        >>> detector = build("faster_rcnn_r50_fpn", deformable="dconv_c5", class_names=("cat", "dog"))
+        >>> detector.training, detector.class_names
+        (True, ('cat', 'dog'))
     """
     found = re.fullmatch(r"(faster|mask)_rcnn_r(50|101|152)_fpn", architecture)
     if not found:

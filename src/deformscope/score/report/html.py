@@ -54,6 +54,11 @@ def write_report(scores: Scores, out: Path | str) -> Path:
 
     ``scores`` is what :func:`deformscope.score.score` returned, or what :func:`deformscope.score.read_scores` reads
     from that folder later. Photos are those that the run kept in ``out``; the detector is not needed.
+
+    Example:
+        >>> from deformscope.score import read_scores
+        >>> write_report(read_scores("DIR"), "DIR").name
+        'report.html'
     """
     folder = Path(out)
     layer = _layer(scores)

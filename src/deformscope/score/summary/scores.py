@@ -17,9 +17,15 @@ from .verdicts import Verdict, as_text, verdicts
 class Scores:
     """The result of ``score``, as in ``scores.json``.
 
-    >>> print(scores)                                      # a verdict for each claim
-    >>> scores.part("whole").best                          # rows: metric, layer, n, sources, gains over each null
-    >>> scores.views["whole"].column(layer, "field").image["auroc"]        # photo by photo
+    Example:
+        >>> from deformscope.score import read_scores
+        >>> scores = read_scores("DIR")                         # of a finished run
+        >>> [verdict.answer for verdict in scores.verdicts]     # print(scores) tells more
+        ['not shown', 'not shown', 'not shown']
+        >>> rows = scores.part("whole").best                    # metric, layer, n, sources, gains over each null
+        >>> column = scores.views["whole"].column("heads.stride16.deform", "field")
+        >>> len(column.image["auroc"])                          # photo by photo
+        2
     """
 
     run: dict[str, Any]

@@ -15,12 +15,14 @@ from .targets import Target
 class SuperviseOffsets(Callback):
     """Add :meth:`.OffsetSupervision.loss` to the loss of every training step, without a change to the module.
 
-        supervision = OffsetSupervision(module.model, images[:1], ["*layer4*"])
-        Trainer(callbacks=[SuperviseOffsets(supervision, lambda batch: [t["boxes"] for t in batch[1]])])
-
     ``targets`` returns the targets of a batch. The step of the weight is the trainer's, so that a resumed run continues
     with it. The loss is logged as ``loss_offset``. For automatic optimization; a step that returns no loss is
     unchanged. Supervision with a side branch has its own parameters, which a callback cannot add to the optimiser.
+
+    Example:
+        >>> supervision = OffsetSupervision(model, images[:1], ["*layer4*"])
+        >>> callback = SuperviseOffsets(supervision, lambda batch: [t["boxes"] for t in batch[1]])
+        >>> trainer = Trainer(callbacks=[callback], logger=False)
     """
 
     def __init__(self, supervision: OffsetSupervision, targets: Callable[[Any], Sequence[Target]]) -> None:

@@ -15,6 +15,11 @@ class Schedule:
     """A weight as a function of the step.
 
     ``constant``; ``decay``, linear to zero at ``steps``; ``warmup``, linear from zero to the full weight at ``steps``.
+
+    Example:
+        >>> weight = Schedule(0.5, "decay", steps=1000)
+        >>> weight(0), weight(500), weight(2000)
+        (0.5, 0.25, 0.0)
     """
 
     weight: float

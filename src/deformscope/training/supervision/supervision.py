@@ -57,6 +57,12 @@ class OffsetSupervision:
     ``side_branches``, which have to be given to the optimiser.
 
     Raises DeformscopeError for patterns without a match, unknown losses, and kernels for which a loss is undefined.
+
+    Example:
+        >>> supervision = OffsetSupervision(model, images[:1], layers=["*layer4*"], weight=0.5)
+        >>> with supervision:
+        ...     loss = criterion(model(images), targets)
+        >>> loss = loss + supervision.loss([t["boxes"] for t in targets])       # boxes: xyxy, px of the images
     """
 
     def __init__(
