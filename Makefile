@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test slow lint browser docs docs-serve pictures clean
+.PHONY: demo test slow coverage lint lint-js browser docs docs-serve pictures clean
 
 demo: $(VENV)/.base
 	$(BIN)/deformscope demo --out $(OUT)
@@ -21,6 +21,10 @@ test: lint browser
 
 slow: $(VENV)/.test
 	$(BIN)/pytest -q -m slow
+
+# The lines that no fast test runs, in the terminal and in build/coverage.
+coverage: $(VENV)/.test browser
+	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile --cov --cov-report term --cov-report html:build/coverage
 
 # The tests of the page need a browser; without one they are skipped with a message.
 browser:
@@ -34,6 +38,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The page's JavaScript; needs Node, which nothing else does.
+lint-js:
+	npm install --no-audit --no-fund --no-package-lock
+	npx eslint src/deformscope/explorer
 
 # The site, in build/docs: opened from there it works without a network, search included.
 docs: $(VENV)/.docs

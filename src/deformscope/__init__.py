@@ -41,7 +41,7 @@ _HOMES = {
     "split": "fields.viewpoint",
 }
 """Where the public names are defined. They are imported when they are first asked for: help needs no torch."""
-__all__ = ["DeformscopeError", "NoDeformableCall", "draw", *_HOMES]
+__all__ = ["DeformscopeError", "NoDeformableCall", "draw", *_HOMES]  # noqa: PLE0604  (its names are strings)
 _ROOMS = ("detectors", "draw", "explorer", "fields", "health", "metrics", "ops", "score", "training")
 
 

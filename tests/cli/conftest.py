@@ -1,5 +1,7 @@
 """What tests of commands share: small weights and a photo."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -27,3 +29,25 @@ def photo(tmp_path):
     path = tmp_path / "a photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)).save(path)
     return path
+
+
+@pytest.fixture
+def score_folder(tmp_path):
+    """Six photos of bright boxes in COCO's layout; the last one is cut off."""
+    random = np.random.default_rng(5)
+    (tmp_path / "boxes/annotations").mkdir(parents=True)
+    (tmp_path / "boxes/val").mkdir()
+    images, objects = [], []
+    for number in range(6):
+        noise = random.integers(0, 120, (72, 104, 3), dtype=np.uint8)
+        x, y, w, h = (int(random.integers(*span)) for span in ((0, 50), (0, 30), (20, 50), (20, 40)))
+        noise[y : y + h, x : x + w] += 100
+        Image.fromarray(noise).save(tmp_path / f"boxes/val/{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 72, "width": 104})
+        found = {"id": number + 1, "image_id": number, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+        objects.append(found | {"iscrowd": 0})
+    last = tmp_path / "boxes/val/5.png"
+    last.write_bytes(last.read_bytes()[:2000])
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "boxes/annotations/instances_val.json").write_text(json.dumps(content))
+    return tmp_path / "boxes"

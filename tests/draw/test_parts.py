@@ -41,8 +41,15 @@ def test_arrows_have_the_outlines_of_matplotlibs_quiver():
     plain = Quiver(
         ax,
         *(starts[:, 1], starts[:, 0], vectors[:, 1], vectors[:, 0]),
-        **{"angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches", "width": 1.1 / 72},
-        **{"headwidth": 3.6, "headlength": 4.2, "headaxislength": 3.8, "minlength": 0.6},
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        units="inches",
+        width=1.1 / 72,
+        headwidth=3.6,
+        headlength=4.2,
+        headaxislength=3.8,
+        minlength=0.6,
     )
     ax.add_collection(plain)
     canvas_of(ax.figure)

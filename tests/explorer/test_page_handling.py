@@ -1,7 +1,7 @@
 """The page in a real browser, worked with mouse, fingers, keyboard and links."""
 
 import math
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest

@@ -1,8 +1,8 @@
 """The page in a real browser: harmless whatever it is given, silent towards the network, readable for all."""
 
 import re
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 from planted import PLACES, planted, planted_fields

@@ -50,7 +50,7 @@ def test_the_process_survives_nan_offsets(impl):
         f"y = d(torch.randn(1, 4, 5, 6), torch.full((1, 18, 5, 6), float('nan')), torch.randn(3, 4, 3, 3), padding=1, "
         f"impl={impl!r}); assert y.abs().sum() == 0"
     )
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, timeout=120, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("value", [NAN, INF])

@@ -29,7 +29,7 @@ def test_crowds_are_ignored_and_empty_photos_are_kept_or_dropped(coco):
     assert kept.load(2).boxes.shape == (0, 4)
     assert kept.load(3).ignore.tolist() == [True]
     dropped = CocoFolder(folder, "train", empty="drop")
-    assert [size for size in dropped.sizes] == [(60, 80), (90, 64)]  # a crowd alone teaches nothing
+    assert list(dropped.sizes) == [(60, 80), (90, 64)]  # a crowd alone teaches nothing
 
 
 def test_empty_photos_have_empty_masks(coco):

@@ -56,7 +56,7 @@ def test_all_that_learns_gets_gradients_and_offsets_learn_in_all_modes_but_none(
 def test_offset_convolutions_have_their_own_rate(tiny):
     recipe = tiny("optimiser.offset_lr=0.1", "optimiser.lr=0.5")
     detector = detector_of(recipe)
-    groups = dict((factor, parameters) for parameters, factor in parameter_groups(detector, 0.1))
+    groups = {factor: parameters for parameters, factor in parameter_groups(detector, 0.1)}
     names = {id(p): name for name, p in detector.named_parameters()}
     assert {names[id(p)].split(".")[-2] for p in groups[0.1]} == {"conv_offset"}
     assert sum(map(len, groups.values())) == len(list(detector.parameters()))

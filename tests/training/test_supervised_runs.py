@@ -42,7 +42,7 @@ def test_a_broken_supervised_run_goes_on_as_if_it_had_not_been(tiny, tmp_path, m
         return step(self, batch, index)
 
     monkeypatch.setattr(Learning, "training_step", breaking)
-    with pytest.raises(BaseException):  # noqa: B017  (Lightning exits)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  (Lightning exits)
         train(tiny(*settings), tmp_path / "broken", progress=False)
     monkeypatch.undo()
     train(tiny(*settings), tmp_path / "broken", progress=False)

@@ -69,7 +69,7 @@ def own_settings() -> Iterator[None]:
         >>> with ds.draw.own_settings():
         ...     figure = matplotlib.figure.Figure()
     """
-    global _inside
+    global _inside  # noqa: PLW0603  (matplotlib's settings are the process's, too)
     if _inside:
         yield
         return

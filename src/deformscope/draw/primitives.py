@@ -15,9 +15,9 @@ from matplotlib.patheffects import withStroke
 from . import style
 from .arrows import Arrows
 from .backdrop import washed
-from .detections import boxes as boxes
+from .detections import boxes as boxes  # noqa: PLC0414
 from .photo_image import PhotoImage
-from .text import escaped as escaped
+from .text import escaped as escaped  # noqa: PLC0414
 
 Points = np.ndarray
 """[m 2], (y, x) in photo px."""

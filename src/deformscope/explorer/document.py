@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ..analysis import Analysis
 from ..errors import DeformscopeError
@@ -103,7 +104,7 @@ def page(
     )
 
 
-def write(path: Path | str, analyses: Sequence[Analysis], titles: Sequence[str] = (), **settings) -> Path:
+def write(path: Path | str, analyses: Sequence[Analysis], titles: Sequence[str] = (), **settings: Any) -> Path:
     """Write :func:`page` to a file, which appears whole or not at all; returns its path.
 
     Example:

@@ -26,7 +26,7 @@ function toggle(id, words, set) {
   return el("label", { class: "toggle", for: id }, input, el("span", {}, words));
 }
 
-function group(legend, ...children) {
+function fieldset(legend, ...children) {
   return el("fieldset", {}, el("legend", {}, legend), ...children);
 }
 
@@ -36,15 +36,15 @@ export class Panel {
     this.calls = calls;
     const { set } = calls;
     this.head(calls);
-    this.views = group("View", el("div", { class: "chips" }, ...VIEWS.map((view) =>
+    this.views = fieldset("View", el("div", { class: "chips" }, ...VIEWS.map((view) =>
       choice("view", view, [el("b", {}, NAMES[view][0]), el("small", {}, NAMES[view][1])], () => set({ view })))));
-    this.layers = group("Layer");
+    this.layers = fieldset("Layer");
     this.gaps = el("p", { class: "hint" });
     this.groups = el("select", { id: "group", change: () => set({ group: Number(this.groups.value) }) });
     this.groupRow = el("p", { class: "row" }, el("label", { for: "group" }, "Offset group"), this.groups);
-    this.kernel = group("Kernel point");
+    this.kernel = fieldset("Kernel point");
     this.controls = {};
-    this.drawing = group(
+    this.drawing = fieldset(
       "Drawing",
       this.slider("density", "Density", 6, 120, 1),
       this.slider("length", "Length", -4, 4, 0.25),
@@ -67,20 +67,20 @@ export class Panel {
     );
     this.histogram = el("canvas", { class: "histogram", "aria-hidden": "true" });
     this.area = el("output", { id: "area", for: "div" });
-    this.mask = group(
+    this.mask = fieldset(
       "Divergence below a threshold",
       this.histogram,
       this.slider("div", "Threshold", -1, 1, 0.001),
       el("p", { class: "row" }, toggle("mask", "show", (value) => set({ mask: value })), this.area),
     );
     this.found = el("ul", { class: "found" });
-    this.detections = group(
+    this.detections = fieldset(
       "Detections",
       toggle("boxes", "show", (value) => set({ boxes: value })),
       this.slider("score", "Least score", 0, 1, 0.01),
       this.found,
     );
-    this.place = group(
+    this.place = fieldset(
       "At a place",
       el(
         "div",

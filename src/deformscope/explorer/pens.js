@@ -78,6 +78,7 @@ export class CanvasPen {
 
 const escaped = (text) =>
   String(text)
+    // eslint-disable-next-line no-control-regex -- what XML forbids
     .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd")
     .replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 

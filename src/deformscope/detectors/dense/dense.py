@@ -13,10 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchvision.ops import (
     FeaturePyramidNetwork,
     batched_nms,

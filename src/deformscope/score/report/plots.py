@@ -42,7 +42,7 @@ def distances(table: Table, layer: str) -> Drawing:
     figure, ax = _axes("distance of an object's sink from its centre (√area)", "share of the objects")
     for source in ("field", *NULLS):
         column = table.column(layer, source)
-        if column is None or source in ("zero",):
+        if column is None or source == "zero":
             continue
         values = np.sort(column.things["sink_distance"][np.isfinite(column.things["sink_distance"])])
         if len(values):

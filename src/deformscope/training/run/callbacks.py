@@ -10,9 +10,8 @@ from typing import Any
 
 import lightning
 import torch
-import torch.distributed as distributed
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ...files import whole_file, write_text
 from ...terminal.progress import ProgressBar

@@ -9,8 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ...detectors.batch import Batch

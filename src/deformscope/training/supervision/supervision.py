@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ...capture.recorder import capture
 from ...errors import DeformscopeError
