@@ -78,7 +78,7 @@ def test_a_missing_key_is_named(recipe_file):
     ("network", "message"),
     [
         ("{architecture: dense_rcnn, rois_per_image: 0}", "network.rois_per_image: 0; expected at least 1"),
-        ("{architecture: dense, deform_layers: 0}", "network.deform_layers: 0; expected at least 1"),
+        ("{architecture: dense, deform_layers: -1}", "network.deform_layers: -1; expected at least 0"),
         ("{architecture: dense, proposals: 9}", "network.proposals, .* of dense_rcnn, not of dense; leave"),
         ("{architecture: small, masks: true}", "network.masks: settings of dense_rcnn, not of small; leave them out"),
     ],

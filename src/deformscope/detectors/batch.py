@@ -28,7 +28,7 @@ class Batch:
     images: Float[Tensor, "n 3 h w"] | None = None
     placements: tuple[Placement, ...] = ()
     maps: dict[str, Tensor] | None = None
-    """Feature maps of the detector's trunk by name [n c h w], instead of images."""
+    """Feature maps of the detector's :attr:`~.detector.Detector.frozen_trunk` by name [n c h w], instead of images."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""

@@ -72,7 +72,7 @@ class Detector(nn.Module):
     config: Any
     """A frozen dataclass of plain values from which the network can be built again."""
     trunk: nn.Module | None
-    """The first module, if a :class:`.batch.Batch` can hold its feature maps (by name) instead of images."""
+    """The backbone of a dense detector, which gives feature maps by name."""
     has_masks: bool
     """Detections have masks, and so must the targets."""
     source: Source | None = None
@@ -118,6 +118,12 @@ class Detector(nn.Module):
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
         """Load published weights into the trunk. Raises DeformscopeError if they do not fit."""
         raise DeformscopeError(f"the trunk of a {self.kind} detector is its own, for which nobody published weights")
+
+    @property
+    def frozen_trunk(self) -> nn.Module | None:
+        """The part of the network from images to the feature maps (by name) that a :class:`.batch.Batch` can hold
+        instead of images; nothing in it is trained. None if there is no such part."""
+        return None
 
     @property
     def head_sizes(self) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,20 @@ LEVEL_RANGES = ((0.0, 64.0), (48.0, 140.0), (110.0, float("inf")))
 BACKGROUND, IGNORED = -1, -2
 
 
-def assign(centres: Tensor, level: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def level_ranges(strides: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """The ranges of the levels with these strides; the outermost levels of fewer than three get all other sizes too."""
+    chosen = [LEVEL_RANGES[(8, 16, 32).index(stride)] for stride in strides]
+    chosen[0] = (0.0, chosen[0][1])
+    chosen[-1] = (chosen[-1][0], float("inf"))
+    return tuple(chosen)
+
+
+def assign(
+    centres: Tensor,
+    level: Tensor,
+    target: dict[str, Tensor],
+    ranges: Sequence[tuple[float, float]] = LEVEL_RANGES,
+) -> tuple[Tensor, Tensor]:
     """Label ([p]; −1 background, −2 ignored) and box ([p 4]) of each cell: the smallest box of its level around it."""
     boxes, labels = target["boxes"], target["labels"]
     if not len(boxes):
@@ -18,7 +33,7 @@ def assign(centres: Tensor, level: Tensor, target: dict[str, Tensor]) -> tuple[T
     x, y = centres[:, None].unbind(-1)
     inside = (x > boxes[:, 0]) & (x < boxes[:, 2]) & (y > boxes[:, 1]) & (y < boxes[:, 3])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    low, high = centres.new_tensor(LEVEL_RANGES)[level].unbind(-1)
+    low, high = centres.new_tensor(ranges)[level].unbind(-1)
     size = area.sqrt()
     fits = inside & (size >= low[:, None]) & (size < high[:, None])
     smallest, index = torch.where(fits, area, torch.inf).min(dim=1)

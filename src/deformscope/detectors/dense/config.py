@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ...errors import DeformscopeError
 from ..offset_mode import OffsetMode, checked_offset_mode
 from ..preparation import chosen_sides
-from .decode import DECODES, Decode
+from .decode import DECODES, FROM_CELL, Decode
+from .trunk_config import TrunkConfig
 
 MOST_LAYERS = 32
 """Most deformable convolutions per head; files with more are refused."""
@@ -29,9 +30,10 @@ class DenseConfig:
     shared: bool = False
     """All levels share the weights of one head."""
     deform_layers: int = 1
-    """Number of deformable convolutions in a head, one after the other."""
+    """Number of deformable convolutions in a head, one after the other; 0 for a head of 1×1 convolutions."""
     decode: Decode = "D0"
     """How boxes are predicted; see :mod:`.decode`."""
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
 
     def __post_init__(self) -> None:
         chosen_sides(self.shorter_side, self.longer_side)
@@ -42,8 +44,13 @@ class DenseConfig:
             raise DeformscopeError("class_names=(): expected at least one class")
         if self.channels < 8 or self.channels % 8:
             raise DeformscopeError(f"channels={self.channels}: expected a multiple of 8")
-        if not 1 <= self.deform_layers <= MOST_LAYERS:
-            raise DeformscopeError(f"deform_layers={self.deform_layers}: expected 1 to {MOST_LAYERS}")
+        if not 0 <= self.deform_layers <= MOST_LAYERS:
+            raise DeformscopeError(f"deform_layers={self.deform_layers}: expected 0 to {MOST_LAYERS}")
+        if self.deform_layers == 0 and self.decode not in FROM_CELL:
+            raise DeformscopeError(
+                f"decode={self.decode!r}: with deform_layers=0 the heads have no offsets; expected "
+                f"{' or '.join(map(repr, FROM_CELL))}"
+            )
 
     def resized_to(self: Config, shorter_side: int | None, longer_side: int | None) -> Config:
         """The same with other sides to which photos are resized, px; None keeps the present one."""

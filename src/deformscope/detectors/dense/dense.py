@@ -30,12 +30,12 @@ from ...fields.field import Placement
 from ..batch import Batch
 from ..detector import Detection, Detector
 from . import decode
-from .assign import IGNORED, LEVEL_RANGES, assign
+from .assign import IGNORED, assign, level_ranges
 from .config import DenseConfig
 from .heads import LevelHead, share
-from .trunk import Trunk
+from .trunk import SideWays, Trunk
+from .trunk_config import STRIDES as STRIDES
 
-STRIDES = (8, 16, 32)
 MULTIPLE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -63,7 +63,6 @@ class DenseDetector(Detector):
 
     kind: ClassVar[str] = "dense"
     saved_dtype = torch.float16
-    torchvision_trunk: str | None = "mobilenet_v2"
     has_masks = False
     config: DenseConfig
     trunk: nn.Module
@@ -72,10 +71,16 @@ class DenseDetector(Detector):
         """``classes`` is the number of classes of the dense predictions; None for all."""
         super().__init__()
         self.name, self.config, self.class_names = name, config, config.class_names
-        self.trunk = Trunk()
-        self.fpn = FeaturePyramidNetwork(list(Trunk.channels), config.channels)
+        trunk = Trunk(config.trunk, config.offset_mode)
+        self.trunk, self.torchvision_trunk = trunk, config.trunk.backbone
+        self.strides = tuple(config.trunk.taps.values())
+        """Of the levels."""
+        if config.trunk.pyramid:
+            self.fpn: nn.Module = FeaturePyramidNetwork(list(trunk.channels), config.channels)
+        else:
+            self.fpn = SideWays(trunk.channels, config.channels)
         classes = len(config.class_names) if classes is None else classes
-        self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in STRIDES})
+        self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in self.strides})
         if config.shared:
             _share_heads(self)
             # With load_state_dict(..., assign=True), each level has its own weights.
@@ -155,7 +160,7 @@ class DenseDetector(Detector):
         """Dense predictions from the trunk's feature maps, which may come from a cache."""
         maps = self.fpn(maps)
         cls, boxes, iou, centres, level = [], [], [], [], []
-        for index, stride in enumerate(STRIDES):
+        for index, stride in enumerate(self.strides):
             head = self.heads[f"stride{stride}"]
             logits, raw, quality, offsets = head(maps[f"stride{stride}"])
             _, _, h, w = logits.shape
@@ -176,11 +181,12 @@ class DenseDetector(Detector):
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of a batch of images or of the trunk's feature maps: :meth:`prediction_losses`."""
-        maps = batch.maps
-        if maps is None:
+        """Losses of a batch of images or of the frozen trunk's feature maps: :meth:`prediction_losses`."""
+        if batch.maps is None:
             assert batch.images is not None
             maps = self.trunk(batch.images.to(memory_format=torch.channels_last))
+        else:
+            maps = self.trunk.above(batch.maps) if isinstance(self.trunk, Trunk) else batch.maps
         return self.prediction_losses(self.predict(maps), batch.targets)
 
     def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -188,7 +194,8 @@ class DenseDetector(Detector):
 
         Cells in ignored boxes have no loss.
         """
-        assigned = [assign(predictions.centres, predictions.level, t) for t in targets]
+        ranges = level_ranges(self.strides)
+        assigned = [assign(predictions.centres, predictions.level, t, ranges) for t in targets]
         label = torch.stack([a[0] for a in assigned])
         box = torch.stack([a[1] for a in assigned])
         inside = label >= 0
@@ -208,7 +215,13 @@ class DenseDetector(Detector):
     @property
     def head_sizes(self) -> dict[str, tuple[float, float]]:
         """The values of each level's cells that have a loss."""
-        return {f"heads.stride{stride}": sizes for stride, sizes in zip(STRIDES, LEVEL_RANGES, strict=True)}
+        ranges = level_ranges(self.strides)
+        return {f"heads.stride{stride}": sizes for stride, sizes in zip(self.strides, ranges, strict=True)}
+
+    @property
+    def frozen_trunk(self) -> nn.Module | None:
+        """The blocks of the trunk below the first that is trained."""
+        return self.trunk.frozen() if isinstance(self.trunk, Trunk) else None
 
     def set_task_gradient(self, share: float) -> None:
         """What of the boxes' gradient flows into the offsets, where boxes are decoded from these."""
@@ -217,7 +230,7 @@ class DenseDetector(Detector):
             head.task_gradient = share
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights of MobileNetV2, of the packaged detector or of other projects: see
+        """Load weights of the trunk's backbone, of the packaged detector or of other projects: see
         :meth:`.trunk.Trunk.load_published`."""
         assert isinstance(self.trunk, Trunk)
         self.trunk.load_published(weights)

@@ -19,7 +19,7 @@ from ...fields.field import Placement
 from ..detector import Detection
 from ..rcnn.masks import MASK_GRID, paste
 from .config import DenseRCNNConfig
-from .dense import STRIDES, DenseDetector, Predictions, on_photo
+from .dense import DenseDetector, Predictions, on_photo
 
 POOLED = 7
 """Side of the grid to which a region is pooled."""
@@ -44,7 +44,7 @@ class DenseRCNN(DenseDetector):
     def __init__(self, config: DenseRCNNConfig, name: str = "dense_rcnn") -> None:
         super().__init__(config, name, classes=1)
         self.has_masks = config.masks
-        levels, outputs = [f"stride{stride}" for stride in STRIDES], 1 + len(config.class_names)
+        levels, outputs = [f"stride{stride}" for stride in self.strides], 1 + len(config.class_names)
         masks: dict[str, nn.Module] = {}
         if config.masks:
             masks = {
@@ -133,8 +133,10 @@ def _log_odds(scores: Tensor) -> Tensor:
 
 def _shapes(predictions: Predictions) -> list[tuple[int, int]]:
     """The input's size for each photo, network px."""
-    n, _, h, w = predictions.pyramid[f"stride{STRIDES[0]}"].shape
-    return [(h * STRIDES[0], w * STRIDES[0])] * n
+    name, finest = next(iter(predictions.pyramid.items()))
+    stride = int(name.removeprefix("stride"))
+    n, _, h, w = finest.shape
+    return [(h * stride, w * stride)] * n
 
 
 def _wide(predictions: Predictions) -> dict[str, Tensor]:

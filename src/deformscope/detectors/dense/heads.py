@@ -1,4 +1,4 @@
-"""The heads of a dense detector: one or more deformable 3×3 convolutions per level, and 1×1 convolutions."""
+"""The heads of a dense detector: deformable 3×3 convolutions per level, one or more or none, and 1×1 convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .config import DenseConfig
 
 
 class LevelHead(nn.Module):
-    """The head of a level: deformable 3×3, GroupNorm, ReLU (one or more times), then 1×1 convolutions."""
+    """The head of a level: deformable 3×3, GroupNorm, ReLU (one or more times), then 1×1 convolutions.
+
+    Without deformable convolutions: GroupNorm, ReLU, 1×1 convolutions.
+    """
 
     def __init__(self, config: DenseConfig, classes: int) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class LevelHead(nn.Module):
         self.before = nn.Sequential()
         for _ in range(config.deform_layers - 1):
             self.before.extend([deform(), nn.GroupNorm(channels // 8, channels), nn.ReLU()])
-        self.deform = deform()
+        self.deform = deform() if config.deform_layers else nn.Identity()
         self.norm = nn.GroupNorm(channels // 8, channels)
         self.mix = nn.Conv2d(channels, 2 * channels, 1)
         self.cls = nn.Conv2d(2 * channels, classes, 1)

@@ -7,24 +7,30 @@ top-down path. So information from beyond a cell's surroundings only comes throu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import DeformscopeError
+from ..deform import DeformConv
 from ..detector import Detector
+from ..offset_mode import OffsetMode
 from .config import DenseConfig
 from .dense import DenseDetector
+from .trunk import SideWays
+from .trunk_config import TrunkConfig
 
 
 class SmallTrunk(nn.Module):
-    """Five convolutions with stride 2; feature maps at strides 8, 16 and 32, whose cells see 31, 63 and 127 px."""
+    """Five convolutions with stride 2; feature maps at strides 8, 16 and 32, whose cells see 31, 63 and 127 px.
+
+    ``deformable`` are stages, 1 to 4, after which a deformable 3×3 convolution with GroupNorm and ReLU is added.
+    """
 
     taps: ClassVar = {2: "stride8", 3: "stride16", 4: "stride32"}
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, deformable: tuple[int, ...] = (), offset_mode: OffsetMode = "full") -> None:
         super().__init__()
         widths = [3, channels // 4, channels // 2, channels, channels, channels]
         self.layers = nn.ModuleList(
@@ -34,27 +40,24 @@ class SmallTrunk(nn.Module):
             for before, after in itertools.pairwise(widths)
         )
         self.channels = tuple(widths[index + 1] for index in self.taps)
+        if len(set(deformable)) < len(deformable) or any(not 1 <= stage < len(self.layers) for stage in deformable):
+            raise DeformscopeError(f"trunk.deformable: {list(deformable)}; expected different stages, 1 to 4")
+        self.deform = nn.ModuleDict()
+        for stage in sorted(deformable):
+            width = widths[stage + 1]
+            own = DeformConv(width, width, offset_mode=offset_mode), nn.GroupNorm(width // 4, width), nn.ReLU()
+            self.deform[str(stage)] = nn.Sequential(*own)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised RGB ``[n 3 h w]`` to feature maps by name."""
         maps = {}
         for index, layer in enumerate(self.layers):
             images = layer(images)
+            if str(index) in self.deform:
+                images = self.deform[str(index)](images)
             if index in self.taps:
                 maps[self.taps[index]] = images
         return maps
-
-
-class SideWays(nn.Module):
-    """The lateral 1×1 convolutions of a pyramid, without its top-down path."""
-
-    def __init__(self, before: Sequence[int], after: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(channels, after, 1) for channels in before)
-
-    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Feature maps by name to feature maps with ``after`` channels by name."""
-        return {name: layer(one) for layer, (name, one) in zip(self.layers, maps.items(), strict=True)}
 
 
 class SmallDetector(DenseDetector):
@@ -62,13 +65,14 @@ class SmallDetector(DenseDetector):
 
     kind = "small"
     saved_dtype = torch.float32
-    torchvision_trunk = None
     load_trunk = Detector.load_trunk
 
     def __init__(self, config: DenseConfig, name: str = "small") -> None:
         if config.channels % 16:
             raise DeformscopeError(f"channels={config.channels}: expected a multiple of 16 in a small detector")
         super().__init__(config, name)
-        trunk = SmallTrunk(config.channels)
-        self.trunk = trunk
+        if config.trunk != TrunkConfig(deformable=config.trunk.deformable):
+            raise DeformscopeError(f"trunk: {config.trunk}; a small detector's trunk has no settings but deformable")
+        trunk = SmallTrunk(config.channels, config.trunk.deformable, config.offset_mode)
+        self.trunk, self.torchvision_trunk = trunk, None
         self.fpn = SideWays(trunk.channels, config.channels)

@@ -71,7 +71,7 @@ def cached(detector: Detector, source: Source, data: Data, workers: int | None =
 
     Raises DeformscopeError when the network has no frozen trunk, or changes the size of the views.
     """
-    trunk = detector.trunk
+    trunk = detector.frozen_trunk
     if trunk is None or any(p.requires_grad for p in trunk.parameters()):
         raise DeformscopeError(f"data.cache: {detector.name} has no frozen trunk to cache; set it to null")
     assert data.cache is not None

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ...detectors.checkpoints.former_names import ARCHITECTURES
-from ...detectors.dense.decode import Decode
+from ...detectors.dense.decode import FROM_CELL, Decode
+from ...detectors.dense.trunk_config import TrunkConfig
 from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
 
@@ -38,7 +39,9 @@ class Network:
     shared: bool = False
     """For the same: all pyramid levels share the weights of one head."""
     deform_layers: int = 1
-    """For the same: number of deformable convolutions in a head."""
+    """For the same: number of deformable convolutions in a head; 0 for heads of 1×1 convolutions."""
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    """For the same: backbone, deformable blocks, blocks that are trained, where the trunk is cut, levels with heads."""
     decode: Decode = "D0"
     """For the same: how boxes are predicted, from the cell (``D0``) or from the place and size of its kernel (``D2``);
     see :mod:`deformscope.detectors.dense.decode`."""
@@ -162,6 +165,8 @@ class Optimiser:
     weight_decay: float = 1e-4
     offset_lr: float = 1.0
     """Learning-rate multiplier of the convolutions that predict the offsets."""
+    trunk_lr: float = 1.0
+    """Learning-rate multiplier of the other parameters of the trunk."""
     offset_penalty: float = 0.0
     """Weight of the offsets' mean square (cells², summed over the layers) in the loss; 0 for no penalty."""
     offset_supervision: Supervision | None = None
@@ -247,10 +252,12 @@ class Recipe:
             "data.batch": (data.batch, 1),
             "data.workers": (data.workers, 0),
             "data.shapes.seed": (data.shapes.seed, 0),
-            "network.deform_layers": (network.deform_layers, 1),
+            "network.deform_layers": (network.deform_layers, 0),
             "network.proposals": (1 if network.proposals is None else network.proposals, 1),
             "network.rois_per_image": (1 if network.rois_per_image is None else network.rois_per_image, 1),
             "optimiser.lr": (optimiser.lr, 0),
+            "optimiser.offset_lr": (optimiser.offset_lr, 0),
+            "optimiser.trunk_lr": (optimiser.trunk_lr, 0),
             "optimiser.offset_penalty": (optimiser.offset_penalty, 0),
             "optimiser.warmup": (optimiser.warmup, 0),
         }
@@ -272,6 +279,16 @@ class Recipe:
             raise DeformscopeError(
                 f"network.decode: {network.decode!r}; {self.network.architecture} has no dense heads; leave it "
                 f"out, or take one of {', '.join(DENSE)}"
+            )
+        if network.deform_layers == 0 and network.decode not in FROM_CELL:
+            raise DeformscopeError(
+                f"network.decode: {network.decode!r}; with network.deform_layers 0 the heads have no offsets; take one "
+                f"of {', '.join(FROM_CELL)}"
+            )
+        if network.trunk != TrunkConfig() and network.architecture not in DENSE:
+            raise DeformscopeError(
+                f"network.trunk: a setting of {', '.join(DENSE)}, not of {network.architecture}; leave it out, or set "
+                "network.deformable"
             )
         supervision = optimiser.offset_supervision
         if supervision is not None and network.offset_mode == "none":

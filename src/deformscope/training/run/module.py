@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +22,9 @@ from ..supervision import OffsetSupervision
 from .offset_penalty import OffsetPenalty
 from .predict import detections
 from .supervise import targets
+
+TRUNK = re.compile(r"\.(trunk|backbone)\.")
+"""In the names of the trunk's parameters, in dense and in R-CNN detectors."""
 
 
 class Learning(lightning.LightningModule):
@@ -85,7 +89,7 @@ class Learning(lightning.LightningModule):
         settings, steps = self.recipe.optimiser, self.recipe.run.steps
         groups = [
             {"params": parameters, "lr": settings.lr * factor}
-            for parameters, factor in parameter_groups(self, settings.offset_lr)
+            for parameters, factor in parameter_groups(self, settings.offset_lr, settings.trunk_lr)
         ]
         optimiser: torch.optim.Optimizer
         if settings.kind == "sgd":
@@ -107,17 +111,23 @@ class Learning(lightning.LightningModule):
         return self._kept_truth
 
 
-def parameter_groups(network: nn.Module, offset_lr: float) -> Iterator[tuple[list[nn.Parameter], float]]:
-    """The parameters that are trained, in two groups, with the learning-rate multiplier of each.
+def parameter_groups(
+    network: nn.Module, offset_lr: float, trunk_lr: float = 1.0
+) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """The parameters that are trained, in up to three groups, with the learning-rate multiplier of each.
 
-    The offset convolutions are the second group, if there are any.
+    The offset convolutions are the second group, if there are any. With a rate of its own the rest of the trunk is the
+    last.
     """
     learning = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    rest = [parameter for name, parameter in learning if ".conv_offset." not in f".{name}"]
     offset = [parameter for name, parameter in learning if ".conv_offset." in f".{name}"]
-    yield rest, 1.0
+    others = [(name, parameter) for name, parameter in learning if ".conv_offset." not in f".{name}"]
+    in_trunk = [name for name, _ in others if TRUNK.search(f".{name}")] if trunk_lr != 1 else []
+    yield [parameter for name, parameter in others if name not in in_trunk], 1.0
     if offset:
         yield offset, offset_lr
+    if in_trunk:
+        yield [parameter for name, parameter in others if name in in_trunk], trunk_lr
 
 
 def rate(settings: Optimiser, step: int) -> float:

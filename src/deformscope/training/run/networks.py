@@ -58,6 +58,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
             shared=network.shared,
             deform_layers=network.deform_layers,
             decode=network.decode,
+            trunk=network.trunk,
             **{key: value for key, value in second_stage.items() if value is not None},
         )
         if recipe.data.folder is None:  # synthetic images are shown in their own size

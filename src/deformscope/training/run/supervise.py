@@ -32,7 +32,7 @@ def attached(recipe: Recipe, detector: Detector, source: Source) -> OffsetSuperv
     layers: Sequence[str] | Mapping[str, tuple[float, float]]
     deepest = 1
     heads = detector.head_sizes
-    if not heads:
+    if not heads or recipe.network.deform_layers == 0:
         layers = settings.layers or ("*",)
     else:
         deepest = recipe.network.deform_layers
