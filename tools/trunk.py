@@ -1,7 +1,7 @@
 """Train and measure what docs/results/trunk.md tells of: deformable convolutions in the trunk.
 
     python tools/trunk.py run FOLDER --animals PHOTOS      # goes on where it was broken off
-    python tools/trunk.py table FOLDER                     # docs/results/trunk_runs.{json,md}, docs/figures/trunk_dose.png
+    python tools/trunk.py table FOLDER                     # docs/results/trunk_runs.{json,md} and a figure
 
 A run's folder is FOLDER/RECIPE/ARM-seedN, as `deformscope train` makes it. `offsets.json` beside the result has the
 rms of the offsets while they learn, the effective dilation and the receptive field; `score/` the claims, where the
@@ -20,6 +20,7 @@ from PIL import Image
 from trunk_tables import tables
 
 import deformscope as ds
+from deformscope.explain.receptive_field import ReceptiveField
 from deformscope.files import write_json
 from deformscope.score.runner import Settings, score
 from deformscope.training.data.datamodule import evaluated, source
@@ -29,8 +30,8 @@ from deformscope.training.run.train import load, train
 
 DEAD = 0.1
 """Cells: a layer whose offsets have a smaller rms is dead, and no field of it is measured."""
-SNAPSHOTS = (50, 150, 300, 600, 1000, 1500)
-PHOTOS, SCORED, SEEN = 200, 200, 40
+SNAPSHOTS = (50, 150, 400, 800)
+PHOTOS, SCORED, SEEN = 150, 150, 30
 """Validation photos for effective dilation, for the claims, and for receptive fields and snapshots."""
 SMALL, LARGE = 64.0, 140.0
 """√area in network px: limits of small, medium and large objects, those of the heads' levels."""
@@ -57,7 +58,7 @@ ANIMALS: dict[str, list[str]] = {
     "cut10-full-rate10": [*_trunk(10), "optimiser.offset_lr=1.0"],
     "cut10-full-start": [
         *_trunk(10),
-        "optimiser.offset_supervision={weight: 0.5, schedule: decay, schedule_steps: 1000, composed: 3, "
+        "optimiser.offset_supervision={weight: 0.5, schedule: decay, schedule_steps: 400, composed: 3, "
         "layers: ['trunk.features.10.*']}",
     ],
 }
@@ -67,8 +68,8 @@ SHAPES: dict[str, list[str]] = {
 }
 ARMS = {"animals": ANIMALS, "shapes": SHAPES}
 STEPS = {
-    "animals": ["run.steps=1500", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
-    "shapes": ["run.steps=1000"],
+    "animals": ["run.steps=800", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
+    "shapes": ["run.steps=800"],
 }
 PLAN = [
     *[("animals", arm, 0) for arm in ("cut10-none", "cut10-full")],
@@ -185,14 +186,13 @@ def receptive_field(detector: Any, val: Any, indices: list[int]) -> dict[str, An
     that hold 50 and 95 % of it over √(box area)."""
     rows = []
     for index in indices:
-        photo = _photo(val, index)
-        if not len(detector(photo, min_score=0.0)[0]["boxes"]):
+        batch, placements = detector.prepare([_photo(val, index)])
+        batch.requires_grad_()
+        best = detector.detect(batch, placements, min_score=0.0)[0]
+        if not len(best["boxes"]):
             continue
-        try:
-            why = ds.explain(detector, photo, 0, min_score=0.0)
-        except ds.DeformscopeError:  # a detector without any deformable call
-            return {}
-        box, seen = why.detection["boxes"][0], why.receptive_field
+        (gradient,) = torch.autograd.grad(best["logits"][0], batch)
+        box, seen = best["boxes"][0].detach(), ReceptiveField(gradient[0].abs().sum(0), placements[0])
         root = float(((box[2] - box[0]) * (box[3] - box[1])) ** 0.5)
         rows.append([seen.share_in(box), seen.over_chance(box), seen.radius(0.5) / root, seen.radius(0.95) / root])
     means = np.nanmean(np.array(rows), axis=0)

@@ -1,0 +1,180 @@
+"""Runs with a deformable trunk: the cache below the first trained block, rates, and going on after kill -9."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from test_resume import curve, kill_once
+
+from deformscope.detectors.batch import Batch
+from deformscope.errors import DeformscopeError
+from deformscope.training.data.cache import CachedMaps, Views, cached
+from deformscope.training.data.datamodule import source
+from deformscope.training.data.order import Slot
+from deformscope.training.data.sample import collate
+from deformscope.training.recipe.reading import read
+from deformscope.training.recipe.recipe import Supervision
+from deformscope.training.run import networks
+from deformscope.training.run.module import Learning
+from deformscope.training.run.train import load, train
+
+TRUNK = (
+    "network.architecture=dense",
+    "network.channels=16",
+    "network.deform_layers=0",
+    "network.weights=packaged",
+    "network.trunk={deformable: [8, 9], cut: 9, levels: [8, 16]}",
+    "optimiser.trunk_lr=0.1",
+    "optimiser.offset_lr=0.2",
+    "data.views=[whole, crop]",
+    "data.canvas=[64, 96]",
+    "data.shapes.train=6",
+    "run.steps=6",
+    "run.checkpoint_every=3",
+    "run.log_every=1",
+)
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    return tiny(*TRUNK, f"data.cache={tmp_path / 'cache'}")
+
+
+def test_the_cache_holds_what_lies_below_the_first_trained_block(recipe):
+    photos = source(recipe, "train")
+    detector = networks.build(recipe, photos.names)
+    maps = CachedMaps(cached(detector, photos, recipe.data, workers=0))
+    item = maps[Slot(0, 0, 3)]
+    assert {name: tuple(value.shape) for name, value in item.maps.items()} == {
+        "stride8": (32, 8, 12),
+        "block7": (64, 4, 6),
+    }
+
+
+def test_training_with_the_cache_and_without_is_the_same(recipe):
+    """The same views in the same steps; the cache's half precision is all that differs."""
+    photos = source(recipe, "train")
+    detectors = [networks.build(recipe, photos.names) for _ in range(2)]
+    maps = CachedMaps(cached(detectors[0], photos, recipe.data, workers=0))
+    views = Views(photos, recipe.data, detectors[0].prepare)
+    losses = []
+    for detector, items in zip(detectors, (maps, views), strict=True):
+        # Adam divides by a gradient's size, and makes of a rounded zero a whole step.
+        optimiser = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.02)
+        own = []
+        for step in range(4):
+            batch = collate(
+                [items[Slot(step, 0, i) if items is maps else i] for i in (step, step + 1, step + 6, step + 7)]
+            )
+            loss = torch.stack(list(detector.losses(batch).values())).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            own.append(loss.item())
+        losses.append(own)
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert abs(losses[0][0] - losses[0][-1]) > 0.02 * losses[0][0]  # and it has learned
+    begun = networks.build(recipe, photos.names).state_dict()
+    for name, value in detectors[0].state_dict().items():
+        moved = (value - begun[name]).float().norm()
+        assert (value - detectors[1].state_dict()[name]).float().norm() <= 0.02 * moved + 1e-6, name
+
+
+def test_maps_in_full_precision_are_exactly_the_images(recipe):
+    photos = source(recipe, "train")
+    detector = networks.build(recipe, photos.names)
+    views = Views(photos, recipe.data, detector.prepare)
+    batch = collate([views[0], views[7]])
+    with torch.no_grad():
+        maps = detector.frozen_trunk(batch.images.to(memory_format=torch.channels_last))
+    found = []
+    for one in (batch, Batch(batch.targets, maps=maps)):
+        detector.zero_grad()
+        losses = detector.losses(one)
+        torch.stack(list(losses.values())).sum().backward()
+        found.append({name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None})
+    assert any("trunk.features.8" in name for name in found[0])
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_arms_of_a_comparison_share_the_cache_and_other_blocks_have_another(recipe, tiny, tmp_path):
+    photos = source(recipe, "train")
+    folder = cached(networks.build(recipe, photos.names), photos, recipe.data, workers=0)
+    for change in ("network.offset_mode=none", "run.seed=3", "network.trunk.pyramid=false"):
+        other = tiny(*TRUNK, f"data.cache={tmp_path / 'cache'}", change)
+        assert cached(networks.build(other, photos.names), photos, other.data, workers=0) == folder
+    for change in ("network.trunk.thaw=7", "network.trunk.levels=[16]"):
+        other = tiny(*TRUNK, f"data.cache={tmp_path / 'cache'}", change)
+        assert cached(networks.build(other, photos.names), photos, other.data, workers=0) != folder
+
+
+def test_trunk_offsets_and_the_rest_have_their_own_rates(recipe):
+    photos = source(recipe, "train")
+    learning = Learning(recipe, networks.build(recipe, photos.names), photos)
+    names = {id(parameter): name for name, parameter in learning.named_parameters()}
+    groups = learning.configure_optimizers()["optimizer"].param_groups
+    rates = {names[id(p)]: group["max_lr"] / recipe.optimiser.lr for group in groups for p in group["params"]}
+    assert len(rates) == sum(p.requires_grad for p in learning.parameters())
+    for name, found in rates.items():
+        expected = 0.2 if "conv_offset" in name else 0.1 if "trunk" in name else 1.0
+        assert found == pytest.approx(expected), name
+    assert {round(found, 6) for found in rates.values()} == {0.2, 0.1, 1.0}
+
+
+def test_a_run_killed_in_the_middle_gives_the_unbroken_numbers(recipe, tiny_overrides, tmp_path):
+    command = (
+        "import sys; from pathlib import Path; from deformscope.training.recipe.reading import read;"
+        "from deformscope.training.run.train import train;"
+        "train(read('shapes', sys.argv[2:]), Path(sys.argv[1]), progress=False)"
+    )
+    longer = [*tiny_overrides, *TRUNK, f"data.cache={tmp_path / 'cache'}", "run.steps=18"]
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([sys.executable, "-c", command, str(broken), *longer], stderr=subprocess.PIPE, text=True)
+    log = broken / "log.jsonl"
+    kill_once(process, lambda: log.exists() and log.read_text().count("\n") >= 7)
+    assert not (broken / "result.json").exists()
+    whole = read("shapes", longer)
+    found, expected = train(whole, broken, progress=False), train(whole, tmp_path / "whole", progress=False)
+    assert found.scores == expected.scores
+    assert curve(broken) == curve(tmp_path / "whole")
+    states = [load(folder)[1].state_dict() for folder in (broken, tmp_path / "whole")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert states[0]["trunk.features.9.conv.1.0.conv_offset.weight"].abs().max() > 0
+
+
+def test_offsets_of_a_trunk_can_be_supervised(recipe, tmp_path):
+    told = Supervision(composed=2, layers=("trunk.features.9.*",))
+    own = replace(recipe, optimiser=replace(recipe.optimiser, offset_supervision=told))
+    train(own, tmp_path / "told", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "told" / "log.jsonl").read_text().splitlines()]
+    assert all(line["loss_supervision"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network.trunk.blocks=3", r"network\.trunk\.blocks: no such key"),
+        ("network.trunk.backbone=resnet34", r"network\.trunk\.backbone: 'resnet34'; did you mean 'resnet"),
+        ("network.trunk.deformable=[12]", r"trunk\.deformable: \[12\]; .*1 to 9, where the trunk is cut"),
+        ("network.trunk.deformable=9", r"network\.trunk\.deformable: 9; expected a list"),
+        ("network.decode=D2", r"network\.decode: 'D2'; with network\.deform_layers 0 the heads have no offsets"),
+        ("optimiser.trunk_lr=-1", r"optimiser\.trunk_lr: -1"),
+        ("network.architecture=faster_rcnn_r50_fpn", r"network\.trunk: a setting of small, dense, dense_rcnn"),
+    ],
+)
+def test_wrong_keys_are_told_in_one_line(tiny, override, message):
+    with pytest.raises(DeformscopeError, match=message) as error:
+        tiny(*TRUNK, override)
+    assert "\n" not in str(error.value)
+
+
+def test_a_trunk_trained_from_its_stem_has_no_cache(recipe, tmp_path):
+    values = replace(recipe.network, trunk=replace(recipe.network.trunk, thaw=0))
+    own = replace(recipe, network=values)
+    photos = source(own, "train")
+    with pytest.raises(DeformscopeError, match="no frozen trunk to cache"):
+        cached(networks.build(own, photos.names), photos, own.data, workers=0)
