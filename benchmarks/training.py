@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 from deformscope.detectors.batch import Batch
 from deformscope.detectors.deform import DeformConv
+from deformscope.detectors.dense.trunk import Trunk
 from deformscope.training.data.cache import CachedMaps, cached
 from deformscope.training.data.coco import CocoFolder
 from deformscope.training.data.datamodule import RecipeData, SeededItems, source
@@ -68,11 +69,13 @@ def split(recipe: Recipe, rounds: int) -> None:
             module(x.detach().requires_grad_()).sum().backward()
 
     def trunk() -> None:
-        images = batch.images
-        if images is None:  # cached
-            return
         part = detector.trunk if hasattr(detector, "trunk") else detector.backbone
-        maps = part(images)
+        if batch.images is not None:
+            maps = part(batch.images)
+        elif batch.maps is not None and isinstance(part, Trunk):
+            maps = part.above(batch.maps)
+        else:
+            return
         values = list(maps.values()) if isinstance(maps, dict) else maps
         if values[-1].requires_grad:
             sum(value.sum() for value in values).backward()  # type: ignore[union-attr]
