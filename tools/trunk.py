@@ -58,8 +58,10 @@ ANIMALS: dict[str, list[str]] = {
     "cut10-full-rate10": [*_trunk(10), "optimiser.offset_lr=1.0"],
     "cut10-full-start": [
         *_trunk(10),
-        "optimiser.offset_supervision={weight: 0.5, schedule: decay, schedule_steps: 400, composed: 3, "
-        "layers: ['trunk.features.10.*']}",
+        (
+            "optimiser.offset_supervision={weight: 0.5, schedule: decay, schedule_steps: 400, composed: 3, "
+            "layers: ['trunk.features.10.*']}"
+        ),
     ],
 }
 SHAPES: dict[str, list[str]] = {

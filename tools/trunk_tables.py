@@ -1,7 +1,238 @@
 """Tables and the dose curve of the runs of trunk.py."""
 
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deformscope.files import write_json
+from deformscope.from_dict import from_dict
+from deformscope.metrics import bootstrap
+from deformscope.training.ablation.ap_bootstrap import resampled
+from deformscope.training.data.datamodule import evaluated, source
+from deformscope.training.recipe.recipe import Recipe
+from deformscope.training.run.run_folder import DETECTIONS, RESULT
+
+DOCS = Path(__file__).parents[1] / "docs"
+SEES = {8: 107, 10: 171, 13: 267}
+"""Theoretical receptive field of MobileNetV2 at stride 16, cut after this block, px."""
+PYRAMID = 32
+"""What the pyramid's 3×3 convolution adds to it at stride 16, px."""
+CLAIMS = ("pointing", "cosine", "auroc", "auroc_ring", "spearman_centre")
+NULLS = ("fresh", "shuffled", "noise", "centre")
+VIEWS = {"whole": "whole", "crop": "off-centre crops"}
+Draws = dict[tuple[str, str, int], np.ndarray]
 
 
 def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
-    raise NotImplementedError
+    """Write what the finished runs measured, their differences, and the dose curve."""
+    runs, draws = [], {}
+    for path in sorted(folder.glob(f"*/*/{RESULT}")):
+        result = json.loads(path.read_text())
+        arm, _, seed = path.parent.name.rpartition("-seed")
+        name = path.parent.parent.name
+        offsets, scored = path.parent / "offsets.json", path.parent / "score/scores.json"
+        if not offsets.exists():  # it is being measured
+            continue
+        runs.append(
+            {
+                "recipe": name,
+                "arm": arm,
+                "seed": int(seed),
+                "steps": result["steps"],
+                "seconds": result["seconds"],
+                **{key: result["scores"].get(key) for key in ("ap", "ap50", "ap75", "small", "medium", "large")},
+                **json.loads(offsets.read_text()),
+                "claims": list(_claims(json.loads(scored.read_text()))) if scored.exists() else [],
+            }
+        )
+        kept = path.parent / "resampled.npy"
+        if not kept.exists():
+            np.save(kept, _resampled(path.parent))
+        draws[name, arm, int(seed)] = np.load(kept)
+    runs.sort(key=lambda run: (run["recipe"], arms.index((run["recipe"], run["arm"])), run["seed"]))
+    write_json(DOCS / "results/trunk_runs.json", runs)
+    (DOCS / "results/trunk_runs.md").write_text(markdown(runs, draws))
+    animals = [run for run in runs if run["recipe"] == "animals"]
+    if animals:
+        _figure(doses(draws), object_size(folder / "animals"), DOCS / "figures/trunk_dose.png")
+
+
+def doses(draws: Draws) -> list[dict[str, Any]]:
+    """full − none of every trunk that has both: mean over seeds and the interval over photos."""
+    found = []
+    for cut, sees in SEES.items():
+        for pyramid in (False, True):
+            arm = f"cut{cut}{'p' if pyramid else ''}"
+            gaps = paired(draws, "animals", f"{arm}-full", f"{arm}-none")
+            if gaps:
+                low, high = bootstrap.interval(np.mean([gap[1:] for gap in gaps.values()], axis=0))
+                mean = float(np.mean([gap[0] for gap in gaps.values()]))
+                found.append({"arm": arm, "sees": sees + PYRAMID * pyramid, "pyramid": pyramid, "seeds": len(gaps)})
+                found[-1] |= {"mean": mean, "low": low, "high": high}
+    return found
+
+
+def paired(draws: Draws, name: str, over: str, under: str) -> dict[int, np.ndarray]:
+    """Differences of AP by seed: on all photos, then on each resample."""
+    seeds = sorted({s for n, arm, s in draws if (n, arm) == (name, over) and (name, under, s) in draws})
+    return {seed: draws[name, over, seed] - draws[name, under, seed] for seed in seeds}
+
+
+def object_size(folder: Path) -> float:
+    """Mean √area of the validation objects, network px of the detectors in ``folder``."""
+    recipe = _recipe(next(iter(sorted(folder.glob("*-seed*")))))
+    val, sizes = source(recipe, "val"), []
+    for index in evaluated(recipe, val):
+        sample = val.load(index)
+        height, width = val.sizes[index]
+        scale = min(256 / min(height, width), 448 / max(height, width))
+        boxes = sample.boxes[~sample.ignore]
+        sizes += ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt() * scale).tolist()
+    return statistics.fmean(sizes)
+
+
+def markdown(runs: list[dict[str, Any]], draws: Draws) -> str:
+    """All tables."""
+    lines = ["# Offsets in the trunk: every run", "", "Written by `tools/trunk.py table`.", ""]
+    for name in dict.fromkeys(run["recipe"] for run in runs):
+        own = [run for run in runs if run["recipe"] == name]
+        lines += [f"## {name}, {own[0]['steps']} steps", "", "| arm | seed | AP | AP50 | AP75 | seconds |"]
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        for run in own:
+            numbers = [f"{run[key]:.2f}" for key in ("ap", "ap50", "ap75")]
+            lines.append("| " + " | ".join([run["arm"], str(run["seed"]), *numbers, f"{run['seconds']:.0f}"]) + " |")
+        lines += ["", *_differences(name, own, draws), "", *_offsets(own), ""]
+        lines += [*_dilation(own), "", *_receptive(own), "", *_claim_rows(own), ""]
+    return "\n".join(line for line in lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _differences(name: str, runs: list[dict[str, Any]], draws: Draws) -> Iterator[str]:
+    yield "| difference of AP, paired by seed | seeds | mean | each seed | 95 % over photos |"
+    yield "|---|---:|---:|---:|---:|"
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    for over in arms:
+        under = _beside(over)
+        if under is None:
+            continue
+        gaps = list(paired(draws, name, over, under).values())
+        if gaps:
+            low, high = bootstrap.interval(np.mean([gap[1:] for gap in gaps], axis=0))
+            each = ", ".join(f"{gap[0]:+.2f}" for gap in gaps)
+            mean = np.mean([gap[0] for gap in gaps])
+            yield f"| {over} − {under} | {len(gaps)} | {mean:+.2f} | {each} | {low:+.2f} to {high:+.2f} |"
+
+
+def _beside(arm: str) -> str | None:
+    """The arm that this one is compared with: ``full`` for its variants, ``none`` for other modes."""
+    if arm.endswith("none"):
+        return None
+    trunk, full, variant = arm.partition("full")
+    if full:
+        return f"{trunk}full" if variant else f"{trunk}none"
+    return f"{arm.rpartition('-')[0]}-none" if "-" in arm else "none"
+
+
+def _offsets(runs: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Root mean square of the offsets, cells, lowest layer first; the uppermost layer's after some steps."
+    yield ""
+    yield "| arm | seed | layers | while learning, uppermost |"
+    yield "|---|---:|---|---|"
+    for run in runs:
+        if "rms" in run:
+            layers = " / ".join(f"{value:.3f}" for value in run["rms"].values())
+            growth = ", ".join(f"{step}: {list(one.values())[-1]:.3f}" for step, one in run["growth"].items())
+            yield f"| {run['arm']} | {run['seed']} | {layers} | {growth} |"
+
+
+def _dilation(runs: list[dict[str, Any]]) -> Iterator[str]:
+    kinds = ("small", "medium", "large", "background")
+    yield "Effective dilation of the uppermost layer, cells (1: no offsets), by what is at the cell."
+    yield ""
+    yield f"| arm | seed | {' | '.join(kinds)} |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for run in runs:
+        if "dilation" in run:
+            values = [f"{run['dilation'][kind]['mean']:.3f}" if kind in run["dilation"] else "–" for kind in kinds]
+            yield f"| {run['arm']} | {run['seed']} | {' | '.join(values)} |"
+
+
+def _receptive(runs: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Effective receptive field of the best detection's log-odds, means over photos."
+    yield ""
+    yield "| arm | seed | mass in its box | over chance | radius of 50 %, √area | of 95 % |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for run in runs:
+        seen = run["receptive_field"]
+        values = [f"{seen[key]:.2f}" for key in ("share_in_box", "over_chance", "radius50", "radius95")]
+        yield f"| {run['arm']} | {run['seed']} | {' | '.join(values)} |"
+
+
+def _claim_rows(runs: list[dict[str, Any]]) -> Iterator[str]:
+    if not any(run["claims"] for run in runs):
+        return
+    yield "The claims, on the layers composed; only where the uppermost layer is not dead. 95 % intervals over photos."
+    yield ""
+    yield f"| arm | seed | photos | metric | offsets | {' | '.join(NULLS)} | verdict |"
+    yield "|---|---:|---|---|---:|" + "---:|" * len(NULLS) + "---|"
+    for run in runs:
+        for row in run["claims"]:
+            nulls = [f"{row['sources'][null][0]:.2f}" if _known(row, null) else "–" for null in NULLS]
+            value, low, high = row["sources"]["field"]
+            field = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            cells = [run["arm"], str(run["seed"]), VIEWS[row["view"]], row["metric"], field, *nulls, row["verdict"]]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def _known(row: dict[str, Any], null: str) -> bool:
+    return null in row["sources"] and row["sources"][null][0] is not None
+
+
+def _claims(scores: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for part in scores["parts"]:
+        for row in part["rows"] if part["name"] in VIEWS else ():
+            if row["figure"] in CLAIMS:
+                kept = {key: row[key] for key in ("layer", "n", "sources", "gains", "verdict")}
+                yield {"view": part["name"], "metric": row["figure"], **kept}
+
+
+def _recipe(folder: Path) -> Recipe:
+    recipe = from_dict(Recipe, json.loads((folder / "recipe.json").read_text()))
+    return replace(recipe, data=replace(recipe.data, cache=None))
+
+
+def _resampled(folder: Path) -> np.ndarray:
+    recipe = _recipe(folder)
+    val = source(recipe, "val")
+    truth = val.truth()
+    images = [truth["images"][index] for index in evaluated(recipe, val)]
+    ids = {image["id"] for image in images}
+    truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
+    return resampled(truth, json.loads((folder / DETECTIONS).read_bytes()), recipe.evaluation.classes)
+
+
+def _figure(found: list[dict[str, Any]], size: float, path: Path) -> None:
+    """The dose curve: what offsets gain, against how much of an object a cell sees without them."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6, 3.6), dpi=150, layout="constrained")
+    for pyramid, marker, color, label in ((False, "o", "C0", "without pyramid"), (True, "s", "C1", "with pyramid")):
+        own = [one for one in found if one["pyramid"] == pyramid]
+        if own:
+            x, mean = [one["sees"] / size for one in own], np.array([one["mean"] for one in own])
+            error = np.abs([[one[side] for one in own] for side in ("low", "high")] - mean)
+            ax.errorbar(x, mean, error, marker=marker, color=color, capsize=3, label=label)
+            for place, one in zip(x, own, strict=True):
+                ax.annotate(
+                    f"{one['arm'].rstrip('p')}", (place, one["mean"]), (6, 5), textcoords="offset points", fontsize=8
+                )
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.set_xlabel(f"receptive field over the objects' mean size ({size:.0f} px)")
+    ax.set_ylabel("AP full − none, 95 % over photos")
+    ax.legend(frameon=False)
+    fig.savefig(path)
+    plt.close(fig)

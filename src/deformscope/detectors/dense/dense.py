@@ -34,7 +34,6 @@ from .assign import IGNORED, assign, level_ranges
 from .config import DenseConfig
 from .heads import LevelHead, share
 from .trunk import SideWays, Trunk
-from .trunk_config import STRIDES as STRIDES
 
 MULTIPLE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
