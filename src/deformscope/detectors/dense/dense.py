@@ -29,12 +29,14 @@ from ...capture.recorder import placed
 from ...fields.field import Placement
 from ..batch import Batch
 from ..detector import Detection, Detector
-from . import decode
+from . import decode, trunk_config
 from .assign import IGNORED, assign, level_ranges
 from .config import DenseConfig
 from .heads import LevelHead, share
 from .trunk import SideWays, Trunk
 
+STRIDES = trunk_config.STRIDES
+"""Strides of the levels of a whole trunk, px."""
 MULTIPLE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
