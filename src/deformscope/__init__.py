@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
     from .capture.recorder import capture as capture
+    from .detectors.adapters.adapted import adapt as adapt
     from .detectors.zoo import load as load
     from .explain.explain import explain as explain
     from .explorer import explore as explore
@@ -28,6 +29,7 @@ _HOMES = {
     "Fields": "fields.fields",
     "OffsetField": "fields.field",
     "Placement": "fields.field",
+    "adapt": "detectors.adapters.adapted",
     "analyse": "analysis",
     "capture": "capture.recorder",
     "diagnose": "health.diagnose",

@@ -1,4 +1,4 @@
-"""The record of one photo: the fields of a detector's deformable convolutions on it, and the detections."""
+"""The record of one photo: the fields of a detector's deformable convolutions and attention, and the detections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .capture.recorder import capture
 from .errors import DeformscopeError
+from .fields.attention import AttentionField
 from .fields.field import CellGrid, OffsetField, Placement
 from .fields.fields import Fields
 from .fields.stack import DEEPEST, composed, upstream
@@ -39,7 +40,8 @@ class Analysis:
     fields: Fields
     """Fields of one image (n = 1), on the CPU."""
     detection: dict[str, Tensor] = dataclass_field(default_factory=dict)
-    """``boxes`` [d 4] xyxy px, ``labels`` [d], ``scores`` [d] and, for detectors with masks, ``masks`` [d h w]."""
+    """``boxes`` [d 4] xyxy px, ``labels`` [d], ``scores`` [d] and, for detectors with masks, ``masks`` [d h w]; for
+    those with object queries ``query`` [d], the one that made each."""
     class_names: tuple[str, ...] = ()
     detector: str = ""
 
@@ -53,7 +55,20 @@ class Analysis:
             if len(stack) > 1:
                 whole = composed(stack)
                 fields[whole.name] = whole
-        return replace(self, fields=Fields(fields))
+        return replace(self, fields=Fields(fields, self.fields.attention))
+
+    @property
+    def decoder(self) -> dict[str, AttentionField]:
+        """The attention of object queries, by name: of the decoder's layers, in order."""
+        return {name: field for name, field in self.fields.attention.items() if not field.is_dense}
+
+    def queries(self) -> list[int]:
+        """The object query of each detection, best first: as the detector says, or else the one whose last reference
+        lies nearest."""
+        if "query" in self.detection:
+            return self.detection["query"].tolist()
+        last, boxes = next(reversed(self.decoder.values()), None), self.detection.get("boxes")
+        return [] if last is None or boxes is None else last.nearest(boxes).tolist()
 
     def save(self, path: Path | str) -> None:
         """Save to a safetensors file, which appears whole or not at all."""
@@ -66,7 +81,11 @@ class Analysis:
                 tensors[f"field/{index}/modulation"] = field.modulation.contiguous()
             geometry = {one.name: getattr(field, one.name) for one in dataclass_fields(_FieldHeader)}
             records.append(asdict(_FieldHeader(**geometry)))
-        header = {"fields": records, "class_names": self.class_names, "detector": self.detector}
+        attention = []
+        for index, one in enumerate(self.fields.attention.values()):
+            tensors |= {f"attention/{index}/{key}": value for key, value in _attention_tensors(one).items()}
+            attention.append(asdict(_AttentionHeader(**{key: getattr(one, key) for key in _ATTENTION_HEADER})))
+        header = {"fields": records, "attention": attention, "class_names": self.class_names, "detector": self.detector}
         write_tensors(path, tensors, {"format": FORMAT, "header": json.dumps(header)})
 
     @classmethod
@@ -85,11 +104,12 @@ class Analysis:
         try:
             header = from_dict(_Header, json.loads(metadata.get("header", "null")), "header")
             fields = {one.name: _field(one, index, tensors) for index, one in enumerate(header.fields)}
+            attention = {one.name: _attention(one, index, tensors) for index, one in enumerate(header.attention)}
             photo = _tensor(tensors, "photo", (None, None, 3), torch.uint8)
             detection = _detection(tensors, header.class_names)
         except (DeformscopeError, ValueError, RecursionError) as error:
             raise _unreadable(path, error) from None
-        return cls(photo.numpy(), Fields(fields), detection, header.class_names, header.detector)
+        return cls(photo.numpy(), Fields(fields, attention), detection, header.class_names, header.detector)
 
 
 @dataclass(frozen=True)
@@ -108,10 +128,25 @@ class _FieldHeader:
 
 
 @dataclass(frozen=True)
+class _AttentionHeader:
+    """The header of an attention field in a file."""
+
+    name: str
+    level_sizes: tuple[tuple[int, int], ...]
+    input_size: tuple[int, int]
+    placements: tuple[Placement, ...]
+
+
+_ATTENTION_HEADER = tuple(one.name for one in dataclass_fields(_AttentionHeader))
+
+
+@dataclass(frozen=True)
 class _Header:
     fields: tuple[_FieldHeader, ...]
     class_names: tuple[str, ...]
     detector: str
+    attention: tuple[_AttentionHeader, ...] = ()
+    """Files of earlier versions have none."""
 
 
 def _unreadable(path: Path | str, error: Exception) -> DeformscopeError:
@@ -120,7 +155,8 @@ def _unreadable(path: Path | str, error: Exception) -> DeformscopeError:
 
 
 def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> OffsetField:
-    bounds = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "input_size": 0}
+    # Kernels without a regular grid, as those of attention, have a dilation of 0.
+    bounds = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 0, "input_size": 0}
     for key, least in bounds.items():
         if min(getattr(header, key)) < least:
             raise DeformscopeError(f"header.fields[{index}].{key}: {getattr(header, key)}; expected at least {least}")
@@ -137,10 +173,39 @@ def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> O
     return OffsetField(offset=offset, modulation=modulation, **geometry)
 
 
+def _attention_tensors(field: AttentionField) -> dict[str, Tensor]:
+    found = {"points": field.points, "reference": field.level_reference, "level": field.level}
+    found |= {} if field.weights is None else {"weights": field.weights}
+    return {key: value.contiguous() for key, value in found.items()}
+
+
+def _attention(header: _AttentionHeader, index: int, tensors: Mapping[str, Tensor]) -> AttentionField:
+    where, levels = f"header.attention[{index}]", len(header.level_sizes)
+    scales = (header.input_size, *header.level_sizes, *(side for p in header.placements for side in (p.scale, p.size)))
+    if not levels or any(value <= 0 for scale in scales for value in scale):
+        raise DeformscopeError(f"{where}: {scales}; expected levels, and sizes and scales above 0")
+    prefix = f"attention/{index}/"
+    points = _tensor(tensors, prefix + "points", (None, None, None, None, 2))
+    if not points.is_floating_point():
+        raise DeformscopeError(f"{prefix}points of type {points.dtype}: expected floats")
+    n, q, h, p, _ = points.shape
+    if header.placements and len(header.placements) != n:
+        raise DeformscopeError(f"{where}: {len(header.placements)} placements; expected {n}")
+    level = _tensor(tensors, prefix + "level", (p,), torch.int64)
+    if p and not (level.min() >= 0 and level.max() < levels):
+        raise DeformscopeError(f"{prefix}level: from {level.min()} to {level.max()}; expected below {levels}")
+    reference = _tensor(tensors, prefix + "reference", (n, q, levels, None), points.dtype)
+    key = prefix + "weights"
+    weights = _tensor(tensors, key, (n, q, h, p), points.dtype) if key in tensors else None
+    geometry = {key: getattr(header, key) for key in _ATTENTION_HEADER}
+    return AttentionField(points=points, weights=weights, level_reference=reference, level=level, **geometry)
+
+
 def _detection(tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
     found = {k.removeprefix("detection/"): v for k, v in tensors.items() if k.startswith("detection/")}
     count = len(found["boxes"]) if "boxes" in found and found["boxes"].ndim else 0
     shapes: dict[str, tuple[int | None, ...]] = {"boxes": (count, 4), "scores": (count,), "labels": (count,)}
+    shapes["query"] = (count,)
     shapes["masks"] = (count, None, None)
     for key, shape in shapes.items():
         if key in found:
@@ -178,9 +243,10 @@ def analyse(detector: nn.Module, photo: Photo) -> Analysis:
     with capture(detector) as fields:
         detection = detector(array)[0]
     single = {name: field.to("cpu") for name, field in fields.items() if field.offset.shape[0] == 1}
+    queries = {name: field.to("cpu") for name, field in fields.attention.items() if field.points.shape[0] == 1}
     return Analysis(
         photo=array,
-        fields=Fields(single),
+        fields=Fields(single, queries),
         detection={key: value.cpu() for key, value in detection.items() if isinstance(value, Tensor)},
         class_names=tuple(getattr(detector, "class_names", ())),
         detector=str(getattr(detector, "name", type(detector).__name__)),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection
+from matplotlib.patches import Rectangle
 
 import deformscope
 from deformscope import draw
@@ -27,18 +28,56 @@ def planted(boxes: bool = True) -> AttentionField:
     )
 
 
+def dense() -> AttentionField:
+    """An encoder's: a query for each of the 100 cells."""
+    field = planted(boxes=False)
+    cells = [
+        one.expand(-1, 50, *one.shape[2:])
+        for one in (field.points[:, :1], field.weights[:, :1], field.level_reference[:, :1])
+    ]
+    doubled = [torch.cat([one, one], dim=1) for one in cells]
+    return AttentionField(*doubled, field.level, ((8, 10), (4, 5)), (60, 80), name="encoder")
+
+
 def test_points_lie_in_the_photos_px_and_weights_are_sizes():
     field = planted()
     photo = np.zeros((120, 240, 3), dtype=np.uint8)
     placed = AttentionField(**vars(field) | {"placements": (deformscope.Placement((120, 240), (0.5, 1 / 3)),)})
     figure = draw.queries([placed, placed], photo, [1])
-    assert len(figure.axes) == 2
+    assert len(figure.axes) == 3  # and the key
     (dots,) = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     weights = field.weights[0, 1].flatten()
     order = weights.argsort()
     wanted = field.points[0, 1].reshape(-1, 2)[order] * torch.tensor([2.0, 3.0])
     np.testing.assert_allclose(np.asarray(dots.get_offsets()), wanted.flip(-1).numpy(), rtol=1e-5)
     assert (np.diff(dots.get_sizes()) >= 0).all()
+    # The shape tells the level: round on the first map, a square (whose path has straight lines alone) on the second.
+    straight = [
+        bool(np.isin(path.codes, (None, 1, 2, 79)).all()) if path.codes is not None else True
+        for path in dots.get_paths()
+    ]
+    assert straight == [bool(field.level.repeat(3)[index] == 1) for index in order]
+
+
+def test_a_point_beyond_the_photo_is_shown_where_it_is_or_counted():
+    field = planted()
+    points = field.points.clone()
+    points[0, 0, 0, 0], points[0, 0, 0, 1] = torch.tensor([-1.5, 40.0]), torch.tensor([-500.0, 40.0])
+    weights = torch.full_like(field.weights, 1 / 3)
+    figure = draw.queries(
+        AttentionField(**vars(field) | {"points": points, "weights": weights}), np.zeros((60, 80, 3), np.uint8), [0]
+    )
+    bottom, top = figure.axes[0].get_ylim()
+    assert top < -1.5 and bottom <= 60 * 1.04 + 1e-6
+    assert "1 not shown" in " ".join(text.get_text() for text in figure.axes[0].texts)
+
+
+def test_references_that_are_points_are_drawn_without_boxes_but_with_what_was_found():
+    field = planted(boxes=False)
+    figure = draw.queries(field, np.zeros((60, 80, 3), np.uint8), [0, 1], boxes=[[20, 10, 50, 40], [5, 5, 30, 20]])
+    shown = [patch.get_bbox().bounds for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert set(shown) == {(20.0, 10.0, 30.0, 30.0)}
+    assert "from the reference" in " ".join(text.get_text() for text in figure.axes[0].texts)
 
 
 def test_centre_and_viewpoints_are_weighted_means():
@@ -60,7 +99,8 @@ def test_centre_and_viewpoints_are_weighted_means():
         ({"image": 1}, "image=1: expected 0 to 0"),
         ({"titles": ["a", "b"]}, "titles: 2 given for 1 queries"),
         ({"chosen": []}, "expected at least one of each"),
-        ({"fields": planted(boxes=False)}, "field.dense"),
+        ({"boxes": [[1, 2, 3, 4]] * 2}, "boxes: 2 given for 1 queries"),
+        ({"fields": dense()}, "field.dense"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(change, said):

@@ -41,7 +41,11 @@ def _available(_: Any, device: str | None) -> None:
         raise ValueError(f"Not available here ({reason}); expected cpu, cuda or cuda:N.") from None
 
 
-Detector = Annotated[str, Parameter(help="Name (see `deformscope detectors`) or checkpoint file of a detector.")]
+DETECTOR_HELP = (
+    "Name (see `deformscope detectors`) or checkpoint file of a detector; hf:FOLDER or hf:NAME for an object detector "
+    "of transformers; python:package.module:factory for your own, whose code is run."
+)
+Detector = Annotated[str, Parameter(help=DETECTOR_HELP)]
 Layers = Annotated[
     list[str] | None,
     Parameter(

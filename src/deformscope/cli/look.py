@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from ..terminal.progress import ProgressBar
 from .app import POSITIVE, Composed, Detector, Layers, app, complain, console
 
-View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments"]
+View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments", "queries"]
 Format = Literal["png", "svg", "pdf"]
 
 
@@ -44,7 +45,9 @@ def figures(
     layers: Layers = None,
     views: Annotated[
         list[View] | None,
-        Parameter(name="--view", help="Figure to draw. Can be repeated. [default: all but segments]"),
+        Parameter(
+            name="--view", help="Figure to draw. Can be repeated. [default: all that the detector has, but segments]"
+        ),
     ] = None,
     out: Annotated[Path, Parameter(help="Output folder.")] = Path("deformscope-figures"),
     format: Annotated[Format, Parameter(help="File format.")] = "png",
@@ -74,6 +77,13 @@ def figures(
         Parameter(help="Scale factor of arrows and circles. [default: chosen by the figure]", validator=Number(gt=0)),
     ] = None,
     group: Annotated[int, Parameter(help="Offset group, counted from 0.", validator=Number(gte=0))] = 0,
+    head: Annotated[
+        int | None,
+        Parameter(
+            help="Head of deformable attention, counted from 0. [default: all heads, by their weights]",
+            validator=Number(gte=0),
+        ),
+    ] = None,
     min_score: Annotated[
         float, Parameter(help="Lowest score of drawn detections.", validator=Number(gte=0, lte=1))
     ] = 0.4,
@@ -82,21 +92,24 @@ def figures(
     """Draw the paper's figures for photos.
 
     figure1: offsets of each kernel point; figure2: d_f and its divergence; figure3: d_k as circles; sampling: sampling
-    points; overview: all of these on one sheet; segments: regions found from d_f.
+    points; overview: all of these on one sheet; segments: regions found from d_f; queries: sampling points of object
+    queries, for detectors with deformable attention. Of an encoder's attention, figure2 and figure3 show the weighted
+    mean and spread of each query's points.
     """
     from .. import load
-    from ..draw.batch import VIEWS, Settings, check
+    from ..draw.batch import Settings, check
     from ..photo import find
 
     settings = Settings(
         layers=tuple(layers or ()),
-        views=tuple(views or VIEWS),
+        views=tuple(views or ()),
         at=tuple(at or ()),
         depth=depth,
         composed=composed,
         cell_step=cell_step,
         scale=scale,
         group=group,
+        head=head,
         min_score=min_score,
         format=format,
         dpi=dpi,
@@ -112,21 +125,31 @@ def layers(
     *,
     detector: Detector = "packaged",
 ) -> int:
-    """List the deformable convolutions of a detector and, given a photo, statistics of their offsets."""
+    """List the deformable convolutions and attention of a detector and, given a photo, statistics of their offsets."""
     import numpy as np
 
     from .. import analyse, load
 
     blank = np.full((256, 320, 3), 127, dtype=np.uint8)
     analysis = analyse(load(detector), blank if photo is None else photo)
-    table = Table(title=f"{analysis.detector}" + (f" on {photo}" if photo else ""), title_justify="left")
+    title = f"{analysis.detector}" + (f" on {photo}" if photo else "")
+    if analysis.fields:
+        console().print(_convolutions(analysis.fields.values(), title, bool(photo)))
+    if analysis.fields.attention:
+        console().print(_attention(analysis.fields.attention.values(), title, bool(photo)))
+    return 0
+
+
+def _convolutions(fields: Iterable[Any], title: str, measured: bool) -> Table:
+    """A row for each deformable convolution, with statistics of its offsets if ``measured``."""
+    table = Table(title=title, title_justify="left")
     for heading in ("layer", "stride", "reduction", "kernel", "groups", "modulated"):
         table.add_column(heading, overflow="fold")
-    if photo:
+    if measured:
         for heading in ("mean dy, dx", "median |offset|", "max |offset|"):
             table.add_column(heading, justify="right")
         table.caption = "offsets in cells of the layer's input; |offset|: lengths of the kernel points' offsets"
-    for field in analysis.fields.values():
+    for field in fields:
         row = [
             field.name,
             "×".join(map(str, field.stride)),
@@ -135,13 +158,44 @@ def layers(
             str(field.offset.shape[1]),
             "yes" if field.modulation is not None else "no",
         ]
-        if photo:
+        if measured:
             mean = field.offset.mean(dim=(0, 1, 2, 3, 4)).tolist()
             length = field.offset.norm(dim=-1)
             row += [f"{mean[0]:+.3f}, {mean[1]:+.3f}", f"{length.median():.3f}", f"{length.max():.2f}"]
         table.add_row(*row)
-    console().print(table)
-    return 0
+    return table
+
+
+def _attention(fields: Iterable[Any], title: str, measured: bool) -> Table:
+    """A row for each call of deformable attention, with statistics of its points if ``measured``."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("attention", "queries", "reference", "heads", "maps", "points per map"):
+        table.add_column(heading, overflow="fold")
+    if measured:
+        for heading in ("weight per map", "median |displacement|", "median spread"):
+            table.add_column(heading, justify="right")
+        table.caption = "px of the network's input; displacement: of the points from the reference, by weight"
+    for field in fields:
+        _, queries, heads, _, _ = field.points.shape
+        counts = [int((field.level == level).sum()) for level in range(len(field.level_sizes))]
+        row = [
+            field.name,
+            f"{queries}, of all cells" if field.is_dense else f"{queries}",
+            "boxes" if field.has_boxes else "points",
+            str(heads),
+            ", ".join(f"{height}×{width}" for height, width in field.level_sizes),
+            str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts)),
+        ]
+        if measured:
+            mass = field.level_mass().mean(dim=(0, 1, 2)).tolist()
+            away = (field.centre() - field.reference[..., :2]).norm(dim=-1)
+            row += [
+                " ".join(f"{share:.0%}" for share in mass),
+                f"{away.median():.1f}",
+                f"{field.spread().prod(dim=-1).sqrt().median():.1f}",
+            ]
+        table.add_row(*row)
+    return table
 
 
 @app.command

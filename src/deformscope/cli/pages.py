@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from ..errors import DeformscopeError
 from ..terminal.progress import track
-from .app import Detector, app, complain
+from .app import DETECTOR_HELP, Detector, app, complain
 
 
 @app.command
@@ -63,7 +63,7 @@ def serve(
         list[str] | None,
         Parameter(
             name="--detector",
-            help="Name or checkpoint file of a detector to offer. Can be repeated. [default: packaged]",
+            help=f"{DETECTOR_HELP} Can be repeated, to offer several. [default: packaged]",
         ),
     ] = None,
     port: Annotated[int, Parameter(help="Port on 127.0.0.1.", validator=Number(gte=1, lte=65535))] = 7860,

@@ -108,6 +108,9 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def check_explainable(self) -> None:
+        """Raise DeformscopeError for a detector whose detections have no :data:`TRACES`."""
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a training batch by name (``loss_…``), to be summed.
 

@@ -1,4 +1,4 @@
-"""Load detectors by name or file: the packaged one, published ones, and your own checkpoints."""
+"""Load detectors by name or file: the packaged one, published ones, your own checkpoints, and other networks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .offset_mode import OffsetMode
 
 PACKAGED = "packaged"
 MMDETECTION_FILES = "https://download.openmmlab.com/mmdetection/v2.0/"
+HUGGING_FACE, FACTORY = "hf:", "python:"
+"""Beginnings of what names a model of transformers, and a user's own."""
 DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/Misc/"
 
 
@@ -109,7 +111,9 @@ def load(
 
     ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; downloaded once to
     :func:`.download.cache_folder`), or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope
-    (``.safetensors``), from which the architecture is read. No code in a file is run. If a file also holds averaged
+    (``.safetensors``), from which the architecture is read. No code in a file is run. ``hf:FOLDER`` or ``hf:NAME`` is
+    an object detector of transformers with its image processor (extra ``transformers``), and
+    ``python:package.module:factory`` what a function of yours returns, whose code is run. If a file also holds averaged
     weights (buffers ``ema_…``, the teacher of a student), ``weights`` selects ``plain`` or ``ema``. ``offset_mode``
     sets the part of the offsets that all deformable convolutions use. ``shorter_side`` and ``longer_side`` set the size
     to which photos are resized, px, instead of that of the file.
@@ -134,6 +138,8 @@ def load(
 def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
     known = {published.name: published for published in PUBLISHED}
     text = os.fspath(detector)
+    if text.startswith((HUGGING_FACE, FACTORY)):
+        return _load_other(text, weights)
     if text == PACKAGED:
         if weights != "plain":
             raise DeformscopeError(f"weights={weights!r}: the packaged detector has one set of weights; leave it out")
@@ -149,6 +155,15 @@ def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
     near = difflib.get_close_matches(text, [PACKAGED, *known], n=3, cutoff=0.3)
     hint = f"nearest names: {', '.join(near)}" if near else "`deformscope detectors` lists the names"
     raise DeformscopeError(f"detector={text!r}: no such file and no known name; {hint}")
+
+
+def _load_other(text: str, weights: Weights) -> Detector:
+    if weights != "plain":
+        raise DeformscopeError(f"weights={weights!r}: only files have an average of weights; leave it out")
+    from .adapters import factory, huggingface
+
+    kind, _, source = text.partition(":")
+    return huggingface.load(source) if f"{kind}:" == HUGGING_FACE else factory.load(source)
 
 
 def load_file(path: Path, name: str, weights: Weights = "plain") -> Detector:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..analysis import Analysis, analyse
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
+from ..fields.moments import encoder_fields
 from ..fields.stack import DEEPEST, composed, upstream
 from ..files import sha256, write_json
 
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
     from ..detectors.detector import Detector
 
 VIEWS = ("figure1", "figure2", "figure3", "sampling", "overview")
-"""The views that are drawn by default."""
-CHOICES = (*VIEWS, "segments")
+"""The views of deformable convolutions that are drawn by default."""
+ENCODER_VIEWS = ("figure2", "figure3")
+"""Those of an encoder's deformable attention."""
+QUERIES = "queries"
+"""That of object queries."""
+CHOICES = (*VIEWS, "segments", QUERIES)
+MOST_QUERIES = 6
+"""Detections, best first, whose queries are drawn."""
 MANIFEST = "manifest.json"
 LONGEST_NAME = 120
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
@@ -37,7 +44,8 @@ class Settings:
 
     layers: tuple[str, ...] = ()
     """Patterns of layer names; empty for the last layer of each reduction, as in the paper."""
-    views: tuple[str, ...] = VIEWS
+    views: tuple[str, ...] = ()
+    """Empty for all but the segments, as far as the model has something to show in them."""
     at: tuple[tuple[float, float], ...] = ()
     """Places (x, y) in photo px for the sampling points; empty for the centres of detected boxes."""
     depth: int = 1
@@ -47,6 +55,8 @@ class Settings:
     """Draw every n-th cell along rows and columns; None for as many as can be told apart."""
     scale: float | None = None
     group: int = 0
+    head: int | None = None
+    """Head of attention; None for all, by their weights."""
     min_score: float = 0.4
     format: str = "png"
     dpi: int = 150
@@ -133,8 +143,9 @@ def check(settings: Settings) -> None:
             raise DeformscopeError(f"{name}={number}: expected a whole number from {least}")
     if settings.scale is not None and not settings.scale > 0:
         raise DeformscopeError(f"scale={settings.scale}: expected a factor above 0")
-    if settings.group < 0:
-        raise DeformscopeError(f"group={settings.group}: expected 0 or more")
+    for name, number in (("group", settings.group), ("head", settings.head)):
+        if number is not None and number < 0:
+            raise DeformscopeError(f"{name}={number}: expected 0 or more")
 
 
 def make_folder(out: Path) -> None:
@@ -150,12 +161,47 @@ def make_folder(out: Path) -> None:
         ) from None
 
 
-def chosen_layers(analysis: Analysis, patterns: Sequence[str]) -> list[OffsetField]:
-    """The fields that match the patterns, in the network's order; without patterns, the last of each reduction."""
+def chosen_layers(analysis: Analysis, patterns: Sequence[str], head: int | None = None) -> list[OffsetField]:
+    """The fields that match the patterns, in the network's order; without patterns, the last of each reduction.
+
+    Of a model without deformable convolutions, those of its encoder's attention.
+    """
+    chosen = analysis.fields.matching(patterns)
+    fields = list(chosen.values())
+    if not fields:
+        fields = [one for attention in chosen.attention.values() for one in encoder_fields(attention, head)]
     if patterns:
-        return list(analysis.fields.matching(patterns).values())
-    last = {field.reduction: name for name, field in analysis.fields.items()}
-    return [field for name, field in analysis.fields.items() if name in last.values()]
+        return fields
+    last = {field.reduction: number for number, field in enumerate(fields)}
+    return [field for number, field in enumerate(fields) if number in last.values()]
+
+
+def views_of(analysis: Analysis, settings: Settings) -> tuple[str, ...]:
+    """The views to draw: those that were asked for, or all that fit.
+
+    Raises DeformscopeError for one that was asked for and shows what the model does not have.
+    """
+    convolutions = len(analysis.fields) > 0
+    dense = any(field.is_dense for field in analysis.fields.attention.values())
+    fitting = VIEWS if convolutions else ENCODER_VIEWS if dense else ()
+    fitting += (QUERIES,) if analysis.decoder else ()
+    known = (*fitting, *(("segments",) if convolutions or dense else ()))
+    for view in settings.views:
+        if view not in known:
+            has = " and ".join(
+                what
+                for what, there in (
+                    ("deformable convolutions", convolutions),
+                    ("an encoder with deformable attention", dense),
+                    ("object queries", bool(analysis.decoder)),
+                )
+                if there
+            )
+            raise DeformscopeError(
+                f"views={view!r}: {analysis.detector} has only {has or 'attention that is not understood'}; expected "
+                f"{', '.join(map(repr, known)) or 'another detector'}"
+            )
+    return settings.views or fitting
 
 
 def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) -> list[Path]:
@@ -164,7 +210,7 @@ def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) 
     from .sampling_points import check_places
 
     check_places([(y, x) for x, y in settings.at], analysis.photo.shape[:2])
-    layers = chosen_layers(analysis, settings.layers)
+    layers = chosen_layers(analysis, settings.layers, settings.head)
     drawings = _drawings(analysis, photo, layers, settings)
     folder.mkdir(exist_ok=True)
     return [save(draw(), folder / f"{name}.{settings.format}", settings.dpi) for name, draw in drawings.items()]
@@ -186,8 +232,10 @@ def _drawings(
     shown = layers
     if settings.composed:
         shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
-    for view in settings.views:
-        if view == "figure1":
+    for view in views_of(analysis, settings):
+        if view == QUERIES:
+            drawings[view] = partial(_queries, analysis, backdrop, settings)
+        elif view == "figure1":
             for layer, name in zip(shown, file_names(shown), strict=True):
                 drawings[f"figure1-{name}"] = partial(draw.figure1, layer, backdrop, **shaped)
         elif view == "figure2":
@@ -210,6 +258,24 @@ def _drawings(
             title = f"{photo.name} · {analysis.detector}"
             drawings[view] = partial(draw.overview, shown, backdrop, **found_too, group=group, title=title)
     return drawings
+
+
+def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> Figure:
+    """The object queries of the best detections, or of the best one where none has a score of ``min_score``."""
+    from .. import draw
+
+    layers = analysis.fields.matching(settings.layers).attention
+    decoder = {name: field for name, field in layers.items() if name in analysis.decoder}
+    if not decoder:
+        raise DeformscopeError(f"layers={list(settings.layers)}: none of {', '.join(analysis.decoder)}")
+    scores = analysis.detection.get("scores", [])
+    found = [n for n, score in enumerate(scores) if not n or score >= settings.min_score][:MOST_QUERIES]
+    if not found:
+        raise DeformscopeError(f"views={QUERIES!r}: {analysis.detector} detects nothing, so that no query is chosen")
+    queries, labels, names = analysis.queries(), analysis.detection["labels"].tolist(), analysis.class_names
+    titles = [f"{names[labels[n]] if 0 <= labels[n] < len(names) else labels[n]} {float(scores[n]):.2f}" for n in found]
+    boxes = analysis.detection["boxes"][found].tolist()
+    return draw.queries(decoder, backdrop, [queries[n] for n in found], titles=titles, boxes=boxes, head=settings.head)
 
 
 def file_names(layers: Sequence[OffsetField]) -> list[str]:

@@ -1,7 +1,7 @@
 """Object queries of deformable attention: where each one samples, in each decoder layer.
 
-One row per query and one panel per layer: the reference box of the layer (dashed), the sampling points of all heads,
-coloured and sized by weight, and their weighted mean beside the centre of the box.
+One row per query and one panel per layer: the reference of the layer, the sampling points of all heads, coloured and
+sized by weight, and their weighted mean and spread beside the box.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Ellipse, PathPatch
+from matplotlib.transforms import Affine2D
 
 from ..errors import DeformscopeError
 from ..fields.attention import AttentionField
@@ -20,15 +20,23 @@ from ..photo import Photo
 from . import primitives
 from .backdrop import Backdrop
 from .own_settings import own_settings
-from .sheet import caption, sheet
-from .style import BOX, FAINT
+from .query_view import MEAN, WEIGHTS, QueryView, framed, marker, moments, rectangle, samples
+from .sheet import MARGIN, Sheet, caption, sheet
+from .style import BOX, FAINT, INK
+from .text import NBSP, drawable, width
 
-WEIGHTS = "plasma"
 AROUND = 1.5
-"""The part of the photo that is shown: this multiple of the reference box, and the points with nearly all weight."""
+"""The part of the photo that is shown: this multiple of the reference boxes, and the points with nearly all weight."""
 SHOWN_WEIGHT = 0.95
-LEAST_WINDOW = 0.3
+LEAST_WINDOW = 0.2
 """Smallest part that is shown, relative to the photo's sides."""
+BEYOND = 0.04
+"""Margin around the photo, relative to its sides, in which points beyond it are still shown."""
+FULL = 0.995
+"""Colours and areas are full at this quantile of the weights of the whole figure."""
+FOUND = "#ffb300"
+KEY_LINE = 0.19
+"""Inches between lines of the key."""
 
 
 @own_settings()
@@ -39,14 +47,17 @@ def queries(
     *,
     image: int = 0,
     titles: Sequence[str] | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
     head: int | None = None,
 ) -> Figure:
     """Sampling points of object queries over the photo: a row for each of ``chosen``, a panel for each layer.
 
     ``fields`` are calls of one decoder, in order (``fields.attention`` of a capture). ``chosen`` are queries' indices,
-    such as those of the best detections; ``titles`` say what each found. ``head`` shows one head alone.
+    such as those of the best detections; ``titles`` say what each found, and ``boxes`` (xyxy, photo px) where. ``head``
+    shows one head alone. All panels of a row show the same part of the photo, and a weight has one colour in all of the
+    figure.
 
-    Raises DeformscopeError for a query, head or image that is not there, and for queries without reference boxes.
+    Raises DeformscopeError for a query, head or image that is not there, and for an encoder's queries.
 
     Example:
         >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
@@ -57,81 +68,131 @@ def queries(
     """
     layers = _as_list(fields)
     backdrop = Backdrop.of(photo)
-    _check(layers, chosen, image, titles, head)
-    result = sheet(len(chosen), len(layers), backdrop.size, caption=0.62)
-    for row, query in enumerate(chosen):
-        for column, field in enumerate(layers):
-            ax = result.panels[row][column]
-            title = titles[row] if titles is not None and column == 0 else ""
-            _panel(ax, backdrop, field.select(image), query, head, title)
+    _check(layers, chosen, image, head)
+    for argument, given in (("titles", titles), ("boxes", boxes)):
+        if given is not None and len(given) != len(chosen):
+            raise DeformscopeError(f"{argument}: {len(given)} given for {len(chosen)} queries; expected one each")
+    views = [[QueryView.of(field.select(image), query, head) for field in layers] for query in chosen]
+    most = float(np.quantile(np.concatenate([view.weights for row in views for view in row]), FULL)) or 1.0
+    columns = len(layers) if len(layers) <= 3 else -(-len(layers) // -(-len(layers) // 4))
+    lines = -(-len(layers) // columns)
+    result = sheet(len(chosen) * lines, columns, backdrop.size)
+    room = 0.0
+    for row, (query, of_query) in enumerate(zip(chosen, views, strict=True)):
+        found = None if boxes is None else np.array(boxes[row], dtype=float)[[1, 0, 3, 2]]
+        window = _window(of_query, found, backdrop.size)
+        panels = [ax for line in result.panels[row * lines : (row + 1) * lines] for ax in line]
+        for number, (ax, view) in enumerate(zip(panels, of_query, strict=False)):
+            _panel(ax, backdrop, view, window, found, most)
+            which = f"decoder layer {number + 1} of {len(layers)}" if len(layers) > 1 else ""
+            one = "" if head is None else f"head {head}"
+            parts = ["" if titles is None else drawable(titles[row]), f"query {query}", which, one]
+            label = primitives.escaped(" · ".join(filter(None, parts)))
+            room = max(room, caption(ax, label, _details(view, window)))
+        for ax in panels[len(layers) :]:
+            ax.set_axis_off()
+    _key(result, room, layers, most, boxes is not None)
     return result.figure
 
 
-def _panel(ax: Axes, backdrop: Backdrop, field: AttentionField, query: int, head: int | None, title: str) -> None:
-    heads = slice(None) if head is None else slice(head, head + 1)
-    points = field.to_pixels(field.points[0, query, heads].double()).reshape(-1, 2).numpy()
-    weights = np.full(len(points), 1.0) if field.weights is None else field.weights[0, query, heads].flatten().numpy()
-    weights = weights / max(float(weights.sum()), 1e-12)
-    box = _box(field, query)
-    centre = (weights[:, None] * points).sum(axis=0)
-    spread = np.sqrt((weights[:, None] * (points - centre) ** 2).sum(axis=0))
-    window = _window(box, points, weights, backdrop.size)
+def _panel(
+    ax: Axes, backdrop: Backdrop, view: QueryView, window: np.ndarray, found: np.ndarray | None, most: float
+) -> None:
     primitives.photo(ax, backdrop.washed(0.3), size=backdrop.size)
-    (top, left), (high, wide) = box[:2], box[2:] - box[:2]
-    ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec="black", lw=2.4, zorder=3))
-    ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec=BOX, lw=1.4, ls="--", zorder=3))
-    order = np.argsort(weights)
-    most = max(float(weights.max()), 1e-12)
-    ax.scatter(
-        points[order, 1],
-        points[order, 0],
-        s=6 + 90 * weights[order] / most,
-        c=weights[order],
-        cmap=WEIGHTS,
-        vmin=0,
-        vmax=most,
-        edgecolors="white",
-        linewidths=0.5,
-        zorder=4,
-    )
-    middle = (box[:2] + box[2:]) / 2
-    ax.plot(*middle[::-1], "+", ms=11, mew=3.2, color="black", zorder=5)
-    ax.plot(*middle[::-1], "+", ms=10, mew=1.6, color=BOX, zorder=5)
-    ax.plot(*centre[::-1], "x", ms=9, mew=3.6, color="black", zorder=6)
-    ax.plot(*centre[::-1], "x", ms=8, mew=1.8, color="#76ff03", zorder=6)
+    if found is not None:
+        rectangle(ax, found, FOUND)
+    if view.box is not None:
+        rectangle(ax, view.box, BOX, dashed=True)
+    samples(ax, view, most)
+    moments(ax, view)
     ax.set(xlim=(window[1], window[3]), ylim=(window[2], window[0]))
-    inside = weights[((points >= box[:2]) & (points <= box[2:])).all(axis=1)].sum()
-    hidden = int(((points < window[:2]) | (points > window[2:])).any(axis=1).sum())
-    what = f"{title}: " if title else ""
-    beyond = f"; {hidden} point{'s'[: hidden != 1]} not shown" if hidden else ""
-    caption(
-        ax,
-        primitives.escaped(f"{what}query {query}, {field.name}" + ("" if head is None else f", head {head}")),
-        f"{inside:.0%} of the weight in the reference box; mean (×) {np.hypot(*(centre - middle)):.0f} px from its "
-        f"centre (+); spread {spread[1]:.0f} × {spread[0]:.0f} px, box {wide:.0f} × {high:.0f}{beyond}",
-    )
-    for spine in ax.spines.values():
-        spine.set(visible=True, color=FAINT, linewidth=0.5)
+    framed(ax)
 
 
-def _box(field: AttentionField, query: int) -> np.ndarray:
-    """The reference box, (top, left, bottom, right) in photo px."""
-    y, x, height, width = field.reference[0, query].double().tolist()
-    corners = torch.tensor([[y - height / 2, x - width / 2], [y + height / 2, x + width / 2]], dtype=torch.float64)
-    return field.to_pixels(corners).flatten().numpy()
+def _details(view: QueryView, window: np.ndarray) -> str:
+    apart = np.hypot(*(view.centre - view.reference))
+    high, wide = view.spread
+    told = [f"mean {apart:.0f}{NBSP}px from {'the reference' if view.box is None else 'its centre'}"]
+    told.append(f"spread {wide:.0f}{NBSP}×{NBSP}{high:.0f}{NBSP}px")
+    if view.box is not None:
+        tall, broad = view.box[2:] - view.box[:2]
+        told.insert(0, f"{view.inside(view.box):.0%} of the weight in the reference box")
+        told[-1] += f" in a box of {broad:.0f}{NBSP}×{NBSP}{tall:.0f}"
+    hidden = int(((view.points < window[:2]) | (view.points > window[2:])).any(axis=1).sum())
+    return " · ".join([*told, *([f"{hidden} not shown"] if hidden else [])])
 
 
-def _window(box: np.ndarray, points: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _key(result: Sheet, room: float, layers: Sequence[AttentionField], most: float, found: bool) -> None:
+    """Explain the signs below all panels, in as many lines as they need."""
+    total = float(result.figure.get_figwidth())
+    entries: list[tuple[str, str]] = []
+    sizes = dict.fromkeys(field.level_sizes for field in layers)
+    if len(sizes) == 1 and len(layers[0].level_sizes) > 1:
+        entries += [(f"level{number}", f"on the {h}×{w} map") for number, (h, w) in enumerate(layers[0].level_sizes)]
+    if layers[0].weights is not None:
+        entries.append(("weights", f"weight, 0 to {most:.2g}, of the query's total"))
+    if layers[0].has_boxes:
+        entries.append(("box", "reference box of the layer"))
+    entries += [("found", "detected box")] if found else []
+    entries += [("reference", "its centre" if layers[0].has_boxes else "reference point")]
+    entries += [("mean", "weighted mean, spread"), ("heads", "mean of each head")]
+    places, x, y = [], 0.0, 0
+    for sign, text in entries:
+        wide = (0.62 if sign == "weights" else 0.27) + width(text, 7) + 0.15
+        if x and x + wide > total - 2 * MARGIN:
+            x, y = 0.0, y + 1
+        places.append((sign, text, x, y))
+        x += wide
+    foot = (y + 1) * KEY_LINE + 0.12
+    result.fit(room, foot)
+    tall = float(result.figure.get_figheight())
+    ax = result.figure.add_axes((MARGIN / total, 0.02 / tall, 1 - 2 * MARGIN / total, (foot - 0.04) / tall))
+    ax.set(xlim=(0, total - 2 * MARGIN), ylim=(foot - 0.04, 0))  # inches
+    ax.set_axis_off()
+    for sign, text, left, line in places:
+        _sign(ax, sign, left + 0.1, line * KEY_LINE + 0.12)
+        right = left + (0.62 if sign == "weights" else 0.27)
+        ax.text(right, line * KEY_LINE + 0.12, text, fontsize=7, color=FAINT, va="center", parse_math=False)
+
+
+def _sign(ax: Axes, sign: str, x: float, y: float) -> None:
+    if sign.startswith("level"):
+        path = marker(int(sign[5:]))
+        ax.add_patch(PathPatch(path.transformed(Affine2D().scale(0.1).translate(x, y)), fc=INK, ec="none"))
+    elif sign == "weights":
+        ramp = np.linspace(0, 1, 64)[None]
+        ax.imshow(ramp, extent=(x - 0.08, x + 0.44, y + 0.05, y - 0.05), cmap=WEIGHTS, aspect="auto", zorder=1)
+    elif sign in ("box", "found"):
+        box = np.array([y - 0.055, x - 0.09, y + 0.055, x + 0.09])
+        rectangle(ax, box, BOX if sign == "box" else FOUND, dashed=sign == "box")
+    elif sign == "heads":
+        for color, line in (("black", 2.2), ("white", 0.9)):
+            ax.plot([x - 0.09, x + 0.09], [y, y], color=color, lw=line)
+    else:
+        if sign == "mean":
+            for color, line in (("black", 2.2), (MEAN, 1.0)):
+                ax.add_patch(Ellipse((x, y), 0.21, 0.15, fill=False, ec=color, lw=line))
+        shape, color = ("+", BOX) if sign == "reference" else ("x", MEAN)
+        ax.plot(x, y, shape, ms=7 if sign == "reference" else 4, mew=2.8, color="black")
+        ax.plot(x, y, shape, ms=6 if sign == "reference" else 3.4, mew=1.4, color=color)
+
+
+def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
     """The part of the photo to show, with its aspect ratio: (top, left, bottom, right)."""
-    order = np.argsort(weights)[::-1]
-    heavy = points[order[: int(np.searchsorted(np.cumsum(weights[order]), SHOWN_WEIGHT)) + 1]]
     photo = np.array(size, dtype=float)
-    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * AROUND
-    low = np.clip(np.minimum(middle - half, heavy.min(axis=0) - 8), 0, photo)
-    high = np.clip(np.maximum(middle + half, heavy.max(axis=0) + 8), 0, photo)
-    share = min(1.0, max(LEAST_WINDOW, float(((high - low) / photo).max())))
-    side = share * photo
-    start = np.clip((low + high) / 2 - side / 2, 0, photo - side)
+    low, high = photo.copy(), np.zeros(2)
+    for box in [*(view.box for view in views), found]:
+        if box is not None:
+            middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * AROUND
+            low, high = np.minimum(low, middle - half), np.maximum(high, middle + half)
+    for view in views:
+        heavy = view.heavy(SHOWN_WEIGHT)
+        low, high = np.minimum(low, heavy.min(axis=0) - 8), np.maximum(high, heavy.max(axis=0) + 8)
+    # Points beyond the photo are shown, but not so many that it would become small.
+    margin = BEYOND * photo if any(((v.points < 0) | (v.points > photo)).any() for v in views) else 0 * photo
+    low, high = np.clip(low, -margin, photo + margin), np.clip(high, -margin, photo + margin)
+    side = max(LEAST_WINDOW, float(((high - low) / photo).max())) * photo
+    start = np.clip((low + high) / 2 - side / 2, -margin, photo + margin - side)
     return np.concatenate([start, start + side])
 
 
@@ -141,25 +202,17 @@ def _as_list(fields: AttentionField | Sequence[AttentionField] | Mapping[str, At
     return list(fields.values()) if isinstance(fields, Mapping) else list(fields)
 
 
-def _check(
-    layers: Sequence[AttentionField],
-    chosen: Sequence[int],
-    image: int,
-    titles: Sequence[str] | None,
-    head: int | None,
-) -> None:
+def _check(layers: Sequence[AttentionField], chosen: Sequence[int], image: int, head: int | None) -> None:
     if not layers or not chosen:
         raise DeformscopeError(
             f"{len(layers)} fields and {len(chosen)} queries: expected at least one of each; "
             "take fields from `fields.attention` after `with ds.capture(model) as fields`"
         )
-    if titles is not None and len(titles) != len(chosen):
-        raise DeformscopeError(f"titles: {len(titles)} given for {len(chosen)} queries; expected one each")
     for field in layers:
-        if not field.has_boxes:
+        if field.is_dense:
             raise DeformscopeError(
-                f"{field.name}: its references are points, not boxes; an encoder's queries are drawn as an offset "
-                "field: field.dense(query_level, value_level)"
+                f"{field.name}: an encoder's, whose queries are the cells of its maps; they are drawn as an offset "
+                "field: fields.moments.moments(field, query_level), or field.dense(query_level, value_level)"
             )
         n, q, h = field.points.shape[:3]
         for argument, value, count in (("image", image, n), ("head", 0 if head is None else head, h)):

@@ -104,6 +104,7 @@ def _of_detector(
     min_score: float,
 ) -> _Run:
     array = read(photo)
+    model.check_explainable()
     batch, placements = model.prepare([array])
     batch = batch.to(next(model.parameters()).device).requires_grad_()
 

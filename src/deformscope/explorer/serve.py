@@ -167,7 +167,8 @@ def shown_names(detectors: Sequence[str]) -> dict[str, str]:
     """Detectors by the names that are shown: a file's without its folder, numbered where two are the same."""
     shown: dict[str, str] = {}
     for detector in detectors:
-        name = Path(detector).name if Path(detector).exists() else detector
+        before, source = ("hf:", detector[3:]) if detector.startswith("hf:") else ("", detector)
+        name = before + Path(source).name if Path(source).expanduser().exists() else detector
         unique, count = name, 1
         while unique in shown:
             count += 1
@@ -178,7 +179,8 @@ def shown_names(detectors: Sequence[str]) -> dict[str, str]:
 
 def without_folder(message: str, path: str) -> str:
     """An error's text with the file's name in place of its whole path."""
-    return message.replace(str(Path(path)), Path(path).name)
+    path = path.removeprefix("hf:")
+    return message.replace(path, Path(path).name).replace(str(Path(path)), Path(path).name)
 
 
 def _load(name: str) -> nn.Module:

@@ -145,10 +145,44 @@ class AttentionField:
         shares = self.weights / self.weights.sum(dim=(2, 3), keepdim=True).clamp(min=1e-12)
         return (away * shares[..., None]).sum(dim=(2, 3)).sqrt()
 
+    def level_mass(self) -> Float[Tensor, "n q h l"]:
+        """The share of each head's weight that lies on each level's map; of its points, where there are no weights."""
+        weights = self.points.new_ones(self.points.shape[:4]) if self.weights is None else self.weights
+        on = self.level[:, None] == torch.arange(len(self.level_sizes), device=self.level.device)  # [p l]
+        return weights @ on.to(weights) / weights.sum(dim=3, keepdim=True).clamp(min=1e-12)
+
+    def nearest(self, boxes: Float[Tensor, "d 4"], image: int = 0) -> Int[Tensor, " d"]:
+        """The query whose reference lies nearest to each box (xyxy, px of photo number ``image``): of reference boxes
+        the one whose sides do, of points the nearest to its centre."""
+        centre = self.to_pixels(self.reference[image, :, :2], image)
+        wanted = torch.stack([boxes[:, 1::2].mean(dim=1), boxes[:, ::2].mean(dim=1)], dim=1).to(centre)
+        if self.has_boxes:
+            size = self.reference[image, :, 2:] / centre.new_tensor(self.placement(image).scale)
+            centre = torch.cat([centre, size], dim=1)
+            wide = torch.stack([boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], dim=1)
+            wanted = torch.cat([wanted, wide.to(centre)], dim=1)
+        return (wanted[:, None] - centre).abs().sum(dim=2).argmin(dim=1)
+
     @property
     def is_dense(self) -> bool:
         """Whether the queries are the cells of all levels (an encoder's)."""
         return self.points.shape[1] == sum(height * width for height, width in self.level_sizes)
+
+    def cells_of(self, query_level: int) -> tuple[Pair, slice]:
+        """Height and width of one level of an encoder's queries, and their places among all.
+
+        Raises DeformscopeError for object queries, and for a level that is not there.
+        """
+        if not self.is_dense:
+            cells = sum(height * width for height, width in self.level_sizes)
+            raise DeformscopeError(
+                f"{self.name}: {self.points.shape[1]} queries are not the {cells} cells of its maps; "
+                "object queries lie on no grid: use points, weights and reference, or draw.queries"
+            )
+        _check_level("query_level", query_level, len(self.level_sizes))
+        sizes = [height * width for height, width in self.level_sizes]
+        start = sum(sizes[:query_level])
+        return self.level_sizes[query_level], slice(start, start + sizes[query_level])
 
     def dense(self, query_level: int, value_level: int) -> OffsetField:
         """An encoder's points as the offset field of one level's queries on one level's map.
@@ -159,18 +193,9 @@ class AttentionField:
 
         Raises DeformscopeError for object queries, which lie on no grid, and for levels that are not there.
         """
-        if not self.is_dense:
-            cells = sum(height * width for height, width in self.level_sizes)
-            raise DeformscopeError(
-                f"{self.name}: {self.points.shape[1]} queries are not the {cells} cells of its maps; "
-                "object queries lie on no grid: use points, weights and reference, or draw.queries"
-            )
-        for argument, value in (("query_level", query_level), ("value_level", value_level)):
-            if not 0 <= value < len(self.level_sizes):
-                raise DeformscopeError(f"{argument}={value}: expected 0 to {len(self.level_sizes) - 1}")
-        sizes = [height * width for height, width in self.level_sizes]
-        (h, w), start = self.level_sizes[query_level], sum(sizes[:query_level])
-        queries, chosen = slice(start, start + h * w), (self.level == value_level).nonzero()[:, 0]
+        (h, w), queries = self.cells_of(query_level)
+        _check_level("value_level", value_level, len(self.level_sizes))
+        chosen = (self.level == value_level).nonzero()[:, 0]
         reduction: Point = (self.input_size[0] / h, self.input_size[1] / w)
         moved = self.displacement()[:, queries][:, :, :, chosen] / self.points.new_tensor(reduction)
         n, _, heads, points, _ = moved.shape
@@ -188,6 +213,11 @@ class AttentionField:
             placements=self.placements or tuple(Placement(self.input_size) for _ in range(n)),
             name=f"{self.name}[{query_level} on {value_level}]",
         )
+
+
+def _check_level(argument: str, value: int, levels: int) -> None:
+    if not 0 <= value < levels:
+        raise DeformscopeError(f"{argument}={value}: expected 0 to {levels - 1}")
 
 
 def levels_of(points: Sequence[int], device: torch.device | str = "cpu") -> Int[Tensor, " p"]:

@@ -68,14 +68,24 @@ class Fields(Mapping[str, OffsetField]):
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>{attention}"
 
     def matching(self, patterns: Sequence[str]) -> Fields:
-        """The fields whose names match any of the shell patterns (``*layer3*``), or contain one as a dotted part."""
-        chosen: dict[str, OffsetField] = {}
+        """The fields whose names match any of the shell patterns (``*layer3*``), or contain one as a dotted part; of
+        attention too."""
+        if not patterns:
+            return self
+        names: set[str] = set()
         for pattern in patterns:
-            found = {n: f for n, f in self.items() if fnmatch.fnmatchcase(n, pattern) or f".{pattern}." in f".{n}."}
+            found = {
+                name
+                for name in (*self, *self.attention)
+                if fnmatch.fnmatchcase(name, pattern) or f".{pattern}." in f".{name}."
+            }
             if not found:
                 self[pattern]  # raises, with the names there are
-            chosen |= found
-        return Fields({n: f for n, f in self.items() if n in chosen}, self.attention) if patterns else self
+            names |= found
+        return Fields(
+            {name: field for name, field in self.items() if name in names},
+            {name: field for name, field in self.attention.items() if name in names},
+        )
 
     def select(self, image: int) -> Fields:
         """The fields of one image of the batch."""

@@ -181,6 +181,8 @@ def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:
 
 def _refused(model: nn.Module, error: Exception) -> tuple[LayerHealth, ...]:
     """The layer whose operator refuses its offsets, since their map has another size than its output; or nothing."""
+    if isinstance(error.__cause__, (RuntimeError, DeformscopeError)):  # of an adapted network, told as ours
+        error = error.__cause__
     text = " ".join(str(error).split())
     own = isinstance(error, DeformscopeError) and text.startswith(("offset of shape", "mask of shape"))
     theirs = isinstance(error, RuntimeError) and ("offset" in text or "mask output" in text)

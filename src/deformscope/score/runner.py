@@ -128,6 +128,7 @@ def score(
     total = len(photos.images) if chosen.max_photos is None else min(chosen.max_photos, len(photos.images))
     if total < 1:
         raise DeformscopeError(f"{photos.annotations}: no photos to measure; check max_photos and split")
+    offset_convolutions(detector)  # raises, before anything is written, where there is nothing to measure
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(out)
     with process_group(world):

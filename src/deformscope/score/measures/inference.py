@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...analysis import Analysis
 from ...capture.recorder import capture
+from ...errors import NoDeformableCall
 from ...fields.cell_maps import CellMaps, finite
 from ...fields.fields import Fields
 from ...fields.stack import DEEPEST, composed, upstream
@@ -68,5 +69,11 @@ def offset_convolutions(detector: nn.Module) -> tuple[str, ...]:
     grey = np.full((96, 128, 3), 127, dtype=np.uint8)
     with capture(detector, broken=True) as fields:
         detector(grey)
+    if not fields:
+        name = getattr(detector, "name", type(detector).__name__)
+        raise NoDeformableCall(
+            f"{name}: has deformable attention ({', '.join(fields.attention)}) and no deformable convolution, whose "
+            "offsets are what is measured here; draw.queries shows attention"
+        )
     sources = [field.source for field in fields.values() if field.source is not None]
     return tuple(sorted({name for source in sources for name in source.convolutions}))

@@ -1,0 +1,220 @@
+"""Any network as a detector: with a function that makes its input of photos, and one that reads its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import DeformscopeError
+from ...fields.field import Placement
+from ..detector import Detection, Detector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Prepared = Tensor | tuple[Tensor, Sequence[Placement]]
+Prepare = Callable[[list[np.ndarray]], Prepared]
+"""Photos, RGB uint8 ``[h w 3]``, to the network's input ``[n …]``; each photo fills the whole of it, unless placements
+say otherwise."""
+Decode = Callable[[Any, Tensor], Sequence[dict[str, Any]]]
+"""The network's output and its input to one dictionary a photo: ``boxes`` [d 4] xyxy in px of the network's input,
+``scores`` [d], ``labels`` [d] (0 without), and ``query`` [d], the object query that made each, if there is one."""
+
+
+@dataclass(frozen=True)
+class AdaptedConfig:
+    """The configuration of an adapted detector: there is none, its network has its own."""
+
+
+class AdaptedDetector(Detector):
+    """A network that detects by functions of its own library, or of its user; made by :func:`adapt`.
+
+    It cannot be trained, saved or explained here, and has the photos' sizes that its ``prepare`` chooses.
+    """
+
+    kind: ClassVar[str] = "adapted"
+    has_masks = False
+    trunk = None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        prepare: Callable[[list[np.ndarray]], tuple[Tensor, list[Placement]]],
+        run: Callable[[nn.Module, Tensor, Sequence[Placement], float], list[Detection]],
+        class_names: Sequence[str],
+        name: str,
+    ) -> None:
+        """``run`` detects with ``net`` on a batch; its result is in photo px and has scores above the last argument."""
+        super().__init__()
+        self.net, self._prepare, self._run = net, prepare, run
+        self.class_names, self.name, self.config = tuple(class_names), name, AdaptedConfig()
+        self.eval()
+
+    def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
+        if shorter_side is not None:
+            self._cannot("be resized: its own preparation chooses the size")
+        return self._prepare(list(photos))
+
+    def detect(
+        self,
+        batch: Tensor,
+        placements: Sequence[Placement],
+        *,
+        min_score: float = 0.05,
+        nms: float = 0.5,
+        max_detections: int = 100,
+    ) -> list[Detection]:
+        """As of every detector, but ``nms`` is left to the network's own library."""
+        found = []
+        for one in self._run(self.net, batch, placements, min_score):
+            best = one["scores"].argsort(descending=True, stable=True)
+            best = best[one["scores"][best] > min_score][:max_detections]
+            found.append({key: value[best] for key, value in one.items()})
+        return found
+
+    def resize_to(self, shorter_side: int | None = None, longer_side: int | None = None) -> None:
+        self._cannot("be resized: its own preparation chooses the size")
+
+    def check_explainable(self) -> None:
+        self._cannot(
+            "be explained by a detection's number: its outputs have no names here; deformscope.explain(network, batch, "
+            "of=function) takes any network"
+        )
+
+    def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        self.check_explainable()
+        return super().repredict(batch, placement, found)
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        self._cannot("be trained here")
+
+    def load_trunk(self, weights: Any) -> None:
+        self._cannot("be given a trunk")
+
+    def save(self, path: Any, dtype: torch.dtype | None = None) -> None:
+        self._cannot("be saved here: save the network itself")
+
+    def _cannot(self, what: str) -> NoReturn:
+        raise DeformscopeError(f"{self.name}: a detector of another library cannot {what}")
+
+
+def adapt(
+    network: nn.Module,
+    *,
+    prepare: Prepare | None = None,
+    decode: Decode | None = None,
+    class_names: Sequence[str] = (),
+    name: str = "",
+) -> AdaptedDetector:
+    """Make a detector of any network, for :func:`deformscope.analyse`, ``deformscope figures`` and the like.
+
+    ``prepare`` makes the network's input of a list of photos (RGB uint8 ``[h w 3]``): a batch whose first axis counts
+    them, each photo resized to the whole of it, or ``(batch, placements)``, one :class:`Placement` a photo, where it is
+    padded. By default photos go in at their own size, as floats in 0..1, padded with zeros at the bottom and right.
+    ``decode`` makes detections of the network's output and that batch: one dictionary a photo with ``boxes`` [d 4] xyxy
+    in px of the network's input, ``scores`` [d], ``labels`` [d] (indices into ``class_names``) and, for detectors with
+    object queries, ``query`` [d], the query that made each. Without it nothing is detected, and only offsets are seen.
+
+    Raises DeformscopeError, when it runs, for a batch or detections that are not of this form.
+
+    >>> detector = adapt(network, class_names=("cat", "dog"), name="mine")               # doctest: +SKIP
+    >>> deformscope.analyse(detector, "photo.jpg").fields                                # doctest: +SKIP
+    """
+    if not isinstance(network, nn.Module):
+        raise DeformscopeError(f"network of type {type(network).__name__}: expected a torch.nn.Module")
+    called = name or type(network).__name__
+
+    def prepared(photos: list[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+        with _of_the_user(f"{called}: prepare"):
+            return _placed(photos, (prepare or _padded)(photos))
+
+    def run(net: nn.Module, batch: Tensor, placements: Sequence[Placement], least: float) -> list[Detection]:
+        with _of_the_user(f"{called}: the network"):
+            output = net(batch)
+        if decode is None:
+            return [_checked({}, place, batch) for place in placements]
+        with _of_the_user(f"{called}: decode"):
+            found = list(decode(output, batch))
+            if len(found) != len(placements):
+                raise DeformscopeError(f"{len(found)} results for {len(placements)} photos; expected one a photo")
+            return [_checked(dict(one), place, batch) for one, place in zip(found, placements, strict=True)]
+
+    return AdaptedDetector(network, prepared, run, class_names, called)
+
+
+@contextmanager
+def _of_the_user(what: str) -> Iterator[None]:
+    """An error of others' code as one of ours, which says where it was."""
+    try:
+        yield
+    except DeformscopeError as error:
+        raise DeformscopeError(f"{what}: {error}") from error
+    except Exception as error:
+        raise DeformscopeError(f"{what} failed: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, with the place in the user's code that raised it."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    inside = str(Path(__file__).parents[2])
+    places = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith((inside, "<frozen"))]
+    return f"{text} ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else text
+
+
+def _padded(photos: list[np.ndarray]) -> Prepared:
+    sides = [max(photo.shape[axis] for photo in photos) for axis in (0, 1)]
+    batch = torch.zeros(len(photos), 3, *sides)
+    for row, photo in zip(batch, photos, strict=True):
+        row[:, : photo.shape[0], : photo.shape[1]] = torch.from_numpy(photo.copy()).permute(2, 0, 1).float() / 255
+    return batch, [Placement((photo.shape[0], photo.shape[1])) for photo in photos]
+
+
+def _placed(photos: list[np.ndarray], made: Any) -> tuple[Tensor, list[Placement]]:
+    batch, placements = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(batch, Tensor) or batch.ndim < 4 or len(batch) != len(photos):
+        got = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"type {type(batch).__name__}"
+        raise DeformscopeError(f"a batch of {got} for {len(photos)} photos; expected a tensor [{len(photos)} … h w]")
+    if placements is None:
+        high, wide = batch.shape[-2:]
+        sizes = [(photo.shape[0], photo.shape[1]) for photo in photos]
+        placements = [Placement(size, (high / size[0], wide / size[1])) for size in sizes]
+    placements = list(placements)
+    if len(placements) != len(photos) or not all(isinstance(one, Placement) for one in placements):
+        raise DeformscopeError(f"placements: expected {len(photos)} of deformscope.Placement, one a photo")
+    return batch, placements
+
+
+def _checked(found: dict[str, Any], place: Placement, batch: Tensor) -> Detection:
+    """A photo's detections in photo px, as tensors of the shapes that all rely on."""
+    boxes = torch.as_tensor(found.get("boxes", batch.new_zeros(0, 4)), device=batch.device).detach().float()
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise DeformscopeError(f"boxes of shape {tuple(boxes.shape)}: expected [d 4], xyxy px of the network's input")
+    count = len(boxes)
+    missing = [key for key in ("scores",) if count and key not in found]
+    unknown = [key for key in found if key not in ("boxes", "scores", "labels", "query")]
+    if missing or unknown:
+        raise DeformscopeError(f"keys {', '.join(found)}: expected boxes, scores and, optionally, labels and query")
+    parts = {"boxes": _in_photo(boxes, place)}
+    for key, kind in (("scores", torch.float32), ("labels", torch.int64), ("query", torch.int64)):
+        if key == "query" and key not in found:
+            continue
+        value = torch.as_tensor(found.get(key, torch.zeros(count)), device=batch.device).detach().to(kind)
+        if tuple(value.shape) != (count,):
+            raise DeformscopeError(f"{key} of shape {tuple(value.shape)}: expected [{count}], one a box")
+        parts[key] = value
+    return parts
+
+
+def _in_photo(boxes: Tensor, place: Placement) -> Tensor:
+    """Boxes xyxy in network px to photo px, cut off at the photo's border."""
+    corners = place.to_photo(boxes.view(-1, 2, 2).flip(-1))
+    size = corners.new_tensor(place.size)
+    return corners.clamp(min=torch.zeros_like(size), max=size).flip(-1).reshape(-1, 4)

@@ -1,0 +1,150 @@
+"""Detectors of Hugging Face's transformers with their image processors, from a folder or by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import DeformscopeError
+from ...fields.field import Placement
+from ..detector import Detection, Source
+from ..preparation import network_size
+from .adapted import AdaptedDetector, told
+
+NEAR = 1e-5
+"""Boxes of a detection and of a query that differ by no more, relative to the photo, are the same."""
+
+
+def load(source: str) -> AdaptedDetector:
+    """Load an object detector of transformers, in eval mode: ``source`` is a folder of ``save_pretrained``, or a name
+    on the Hugging Face hub, from which it is downloaded once.
+
+    The model comes with its image processor; the folder holds both. No code of the folder or the hub is run. A local
+    folder needs no network. Raises DeformscopeError without transformers, and for what is no detector.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise DeformscopeError(
+            "transformers is not installed; get it with: pip install 'deformscope[transformers]'"
+        ) from None
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
+    if not source or (not local and (source.startswith((".", "/", "~")) or source.count("/") > 1)):
+        raise DeformscopeError(f"detector='hf:{source}': no such folder; expected one of save_pretrained, or a name")
+    where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        with _quiet(local):
+            processor = transformers.AutoImageProcessor.from_pretrained(str(folder) if local else source, **where)
+            model = transformers.AutoModelForObjectDetection.from_pretrained(str(folder) if local else source, **where)
+    except Exception as error:  # of many kinds: missing files, no network, other tasks' models, damaged weights
+        raise DeformscopeError(
+            f"detector='hf:{source}': not loaded ({told(error)}); expected an object detector of transformers with its "
+            "image processor"
+        ) from None
+    detector = of_transformers(model, processor, name=folder.resolve().name if local else source)
+    weights = folder / "model.safetensors"
+    if local and weights.is_file():
+        detector.source = Source(weights)
+    return detector
+
+
+@contextmanager
+def _quiet(on: bool) -> Iterator[None]:
+    """Without a progress bar where nothing is downloaded, and without the hub's own words on failures."""
+    import logging as standard
+
+    from transformers.utils import logging
+
+    hub = standard.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(standard.CRITICAL)
+
+    shown = on and logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def of_transformers(model: nn.Module, processor: Any, name: str = "") -> AdaptedDetector:
+    """A model of transformers with ``post_process_object_detection`` in its ``processor`` as a detector.
+
+    Detections carry ``query``, the object query that made each.
+    """
+    if not hasattr(processor, "post_process_object_detection"):
+        raise DeformscopeError(
+            f"processor of type {type(processor).__name__}: has no post_process_object_detection; expected the image "
+            "processor of an object detector"
+        )
+    takes_mask = "pixel_mask" in inspect.signature(model.forward).parameters
+    masked = False
+
+    def prepare(photos: list[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+        nonlocal masked
+        images, placements = [], []
+        for photo in photos:  # one at a time: what is padded beside others is padded here, and its place is known
+            made = processor(images=photo, return_tensors="pt", input_data_format="channels_last")
+            image, mask = made["pixel_values"][0], made.get("pixel_mask")
+            masked = masked or mask is not None
+            high, wide = image.shape[-2:] if mask is None else (int(mask[0].any(1 - axis).sum()) for axis in (0, 1))
+            size = (photo.shape[0], photo.shape[1])
+            images.append(image[:, :high, :wide])
+            placements.append(Placement(size, (high / size[0], wide / size[1])))
+        sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
+        batch = images[0].new_zeros(len(images), 3, *sides)
+        for row, image in zip(batch, images, strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = image
+        return batch, placements
+
+    def run(net: nn.Module, batch: Tensor, placements: Sequence[Placement], least: float) -> list[Detection]:
+        more = {"pixel_mask": _mask(batch, placements)} if takes_mask and masked else {}
+        output = net(pixel_values=batch, **more)
+        sizes = torch.tensor([place.size for place in placements], device=batch.device)
+        found = processor.post_process_object_detection(output, threshold=least, target_sizes=sizes)
+        return [
+            _with_query(one, output, image, place.size)
+            for image, (one, place) in enumerate(zip(found, placements, strict=True))
+        ]
+
+    names = getattr(model.config, "id2label", None) or {}
+    count = max(names, default=-1) + 1
+    classes = tuple(str(names.get(index, index)) for index in range(count))
+    return AdaptedDetector(model, prepare, run, classes, name or type(model).__name__)
+
+
+def _mask(batch: Tensor, placements: Sequence[Placement]) -> Tensor:
+    """1 where the batch has photo, 0 where it is padded: [n h w]."""
+    mask = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.int64, device=batch.device)
+    for row, place in zip(mask, placements, strict=True):
+        high, wide = network_size(place)
+        row[:high, :wide] = 1
+    return mask
+
+
+def _with_query(found: dict[str, Any], output: Any, image: int, size: tuple[int, int]) -> Detection:
+    """Detections with the query of each: the processors don't tell, but boxes and scores do."""
+    detection = {key: found[key].detach() for key in ("boxes", "labels", "scores")}
+    boxes, logits = output.get("pred_boxes"), output.get("logits")
+    if boxes is None or logits is None or not len(detection["boxes"]):
+        return detection
+    scale = boxes.new_tensor([size[1], size[0]] * 2)
+    centre, half = boxes[image, :, :2], boxes[image, :, 2:] / 2
+    of_queries = torch.cat([centre - half, centre + half], dim=1) * scale
+    apart = (detection["boxes"].to(scale)[:, None] - of_queries).abs().div(scale).amax(dim=2)  # [d q]
+    same = apart <= apart.min(dim=1, keepdim=True).values + NEAR
+    of_class = logits[image].T[detection["labels"].clamp(max=logits.shape[-1] - 1)]  # [d q]
+    # Several queries may have one box, and then the detection's score is that of the best of its class.
+    detection["query"] = of_class.masked_fill(~same, -torch.inf).argmax(dim=1)
+    return detection
