@@ -1,7 +1,9 @@
 """Networks of other libraries become detectors that keep to the one interface."""
 
+import re
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +155,17 @@ def test_an_analysis_of_it_has_attention_and_is_saved_whole(saved, tmp_path):
             assert getattr(other, part) == getattr(field, part)
     assert torch.equal(again.detection["query"], analysis.detection["query"])
     assert again.queries() == analysis.queries() == analysis.detection["query"].tolist()
+
+
+def test_the_five_lines_of_the_page_for_transformers_run(saved, tmp_path, monkeypatch, cat):
+    *_, folder = saved
+    page = (Path(__file__).parents[2] / "docs" / "transformers.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    assert code.count("hf:PekingU/rtdetr_r18vd") == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(cat.read_bytes())
+    exec(code.replace("hf:PekingU/rtdetr_r18vd", f"hf:{folder}"), {})
+    assert (tmp_path / "queries.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

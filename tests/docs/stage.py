@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import queries_network
 import skimage.data
 import torch
 import torchvision
@@ -111,6 +112,12 @@ def detr() -> nn.Module:
     return DeformableDetrForObjectDetection(config).eval()
 
 
+def image_processor() -> Any:
+    from transformers import DeformableDetrImageProcessor
+
+    return DeformableDetrImageProcessor(size={"shortest_edge": 150, "longest_edge": 226})
+
+
 def small() -> nn.Module:
     """The packaged detector's architecture, thin, with random weights, for photos of 96 px."""
     from deformscope.detectors.dense.config import DenseConfig
@@ -170,6 +177,13 @@ ON_PAGES: dict[str, dict[str, Callable[[], Any]]] = {
     "docs/api/draw.md": {"model": detr, "pixels": lambda: images(150, 226)},
     "docs/api/score.md": {"detector": small},
     "docs/samplers.md": {"model": detr},
+    "docs/transformers.md": {"model": detr, "image_processor": image_processor},
+    "docs/api/detectors.md": {"transformers_model": detr, "image_processor": image_processor},
+    "docs/own_models.md": {
+        "network": queries_network.Queries,
+        "prepare": lambda: queries_network.prepare,
+        "decode": lambda: queries_network.decode,
+    },
     "docs/explain.md": {"images": lambda: images()[:1]},
 }
 """Where a page means something more special by a name."""

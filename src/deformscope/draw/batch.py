@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..analysis import Analysis, analyse
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
@@ -183,7 +185,7 @@ def views_of(analysis: Analysis, settings: Settings) -> tuple[str, ...]:
     """
     convolutions = len(analysis.fields) > 0
     dense = any(field.is_dense for field in analysis.fields.attention.values())
-    fitting = VIEWS if convolutions else ENCODER_VIEWS if dense else ()
+    fitting: tuple[str, ...] = VIEWS if convolutions else ENCODER_VIEWS if dense else ()
     fitting += (QUERIES,) if analysis.decoder else ()
     known = (*fitting, *(("segments",) if convolutions or dense else ()))
     for view in settings.views:
@@ -268,12 +270,12 @@ def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> Figure:
     decoder = {name: field for name, field in layers.items() if name in analysis.decoder}
     if not decoder:
         raise DeformscopeError(f"layers={list(settings.layers)}: none of {', '.join(analysis.decoder)}")
-    scores = analysis.detection.get("scores", [])
+    scores = analysis.detection.get("scores", torch.zeros(0)).tolist()
     found = [n for n, score in enumerate(scores) if not n or score >= settings.min_score][:MOST_QUERIES]
     if not found:
         raise DeformscopeError(f"views={QUERIES!r}: {analysis.detector} detects nothing, so that no query is chosen")
     queries, labels, names = analysis.queries(), analysis.detection["labels"].tolist(), analysis.class_names
-    titles = [f"{names[labels[n]] if 0 <= labels[n] < len(names) else labels[n]} {float(scores[n]):.2f}" for n in found]
+    titles = [f"{names[labels[n]] if 0 <= labels[n] < len(names) else labels[n]} {scores[n]:.2f}" for n in found]
     boxes = analysis.detection["boxes"][found].tolist()
     return draw.queries(decoder, backdrop, [queries[n] for n in found], titles=titles, boxes=boxes, head=settings.head)
 

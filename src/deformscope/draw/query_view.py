@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Ellipse, Rectangle
+from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
 from ..fields.attention import AttentionField
@@ -111,7 +112,7 @@ def samples(ax: Axes, view: QueryView, most: float) -> PathCollection:
     return dots
 
 
-def marker(level: int):
+def marker(level: int) -> Path:
     """The path of a level's points, of about the same area for each."""
     style = MarkerStyle(MARKERS[level % len(MARKERS)])
     return style.get_path().transformed(style.get_transform())
@@ -123,11 +124,11 @@ def moments(ax: Axes, view: QueryView) -> None:
     if len(view.heads) > 1:
         rays = np.stack([starts[:, ::-1], view.heads[:, ::-1]], axis=1)
         for color, width in (("black", 1.6), ("white", 0.8)):
-            lines = LineCollection(rays, colors=color, linewidths=width, alpha=0.75, zorder=3.4)
+            lines = LineCollection(list(rays), colors=color, linewidths=width, alpha=0.75, zorder=3.4)
             ax.add_collection(lines, autolim=False)
     high, wide = 2 * view.spread
     for color, width in (("black", 2.6), (MEAN, 1.2)):
-        ax.add_patch(Ellipse(view.centre[::-1], wide, high, fill=False, ec=color, lw=width, zorder=3.6))
+        ax.add_patch(Ellipse((view.centre[1], view.centre[0]), wide, high, fill=False, ec=color, lw=width, zorder=3.6))
     for place, sign, color, size in ((view.reference, "+", BOX, 10), (view.centre, "x", MEAN, 8)):
         ax.plot(*place[::-1], sign, ms=size + 1, mew=3.4, color="black", zorder=6)
         ax.plot(*place[::-1], sign, ms=size, mew=1.7, color=color, zorder=6)

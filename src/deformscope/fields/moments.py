@@ -27,6 +27,12 @@ def moments(field: AttentionField, query_level: int, head: int | None = None) ->
     level, displacements from the reference that the module was given.
 
     Raises DeformscopeError for object queries, which lie on no grid, and for a level or head that is not there.
+
+    Example:
+        >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
+        ...     output = model(pixel_values=pixels)
+        >>> encoder = next(field for field in fields.attention.values() if field.is_dense)
+        >>> ds.draw.figure2(moments(encoder.select(0), query_level=1), "photo.jpg").savefig("figure2.png")
     """
     (h, w), queries = field.cells_of(query_level)
     heads = field.points.shape[2]

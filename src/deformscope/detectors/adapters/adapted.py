@@ -125,8 +125,11 @@ def adapt(
 
     Raises DeformscopeError, when it runs, for a batch or detections that are not of this form.
 
-    >>> detector = adapt(network, class_names=("cat", "dog"), name="mine")               # doctest: +SKIP
-    >>> deformscope.analyse(detector, "photo.jpg").fields                                # doctest: +SKIP
+    Example:
+        >>> detector = ds.adapt(model, name="mine")
+        >>> ds.analyse(detector, "photo.jpg").fields
+        Fields:
+          OffsetField('net.layer4.conv': 1 image, 1 group, kernel 3×3, stride 1×1, 38×57 cells of 8 px)
     """
     if not isinstance(network, nn.Module):
         raise DeformscopeError(f"network of type {type(network).__name__}: expected a torch.nn.Module")

@@ -81,7 +81,13 @@ def _quiet(on: bool) -> Iterator[None]:
 def of_transformers(model: nn.Module, processor: Any, name: str = "") -> AdaptedDetector:
     """A model of transformers with ``post_process_object_detection`` in its ``processor`` as a detector.
 
-    Detections carry ``query``, the object query that made each.
+    Detections carry ``query``, the object query that made each. Raises DeformscopeError for another processor.
+
+    Example:
+        >>> detector = of_transformers(transformers_model, image_processor)
+        >>> analysis = ds.analyse(detector, "photo.jpg")
+        >>> len(analysis.queries()) == len(analysis.detection["boxes"])
+        True
     """
     if not hasattr(processor, "post_process_object_detection"):
         raise DeformscopeError(
