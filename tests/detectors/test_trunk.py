@@ -50,7 +50,7 @@ def with_statistics(trunk):
 
 def test_with_offsets_of_zero_the_trained_trunk_gives_the_same_to_1e_5(images):
     """In single precision, with the weights of ImageNet."""
-    plain, trunk = Trunk(), Trunk(TrunkConfig(deformable=(8, 9, 10)))
+    plain, trunk = Trunk().eval(), Trunk(TrunkConfig(deformable=(8, 9, 10))).eval()
     weights = deformscope.load("packaged").trunk.state_dict()
     with torch.no_grad():
         for one in (plain, trunk):
@@ -61,8 +61,8 @@ def test_with_offsets_of_zero_the_trained_trunk_gives_the_same_to_1e_5(images):
 
 @pytest.mark.parametrize("backbone", DEFORMABLE)
 def test_with_offsets_of_zero_it_is_the_plain_trunk(backbone, images):
-    plain = with_statistics(Trunk(TrunkConfig(backbone))).double()
-    trunk = Trunk(TrunkConfig(backbone, DEFORMABLE[backbone])).double()
+    plain = with_statistics(Trunk(TrunkConfig(backbone))).double().eval()
+    trunk = Trunk(TrunkConfig(backbone, DEFORMABLE[backbone])).double().eval()
     trunk.load_published(plain.state_dict())
     images = images.double()
     layers = [module for module in trunk.modules() if isinstance(module, DeformConv)]
@@ -86,7 +86,7 @@ def test_it_takes_torchvisions_weights_by_their_own_names(backbone, images):
     trunk.load_published(whole.state_dict())
     own = {name: value for name, value in trunk.state_dict().items() if "conv_offset" not in name}
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in own.items())
-    cut, images = Trunk(TrunkConfig(backbone, (3,), cut=5)).double(), images.double()
+    cut, images = Trunk(TrunkConfig(backbone, (3,), cut=5)).double().eval(), images.double()
     cut.load_published(whole.state_dict())
     with torch.no_grad():
         expected = _at_block(whole.double(), 5, images)
@@ -119,7 +119,7 @@ def _at_block(whole, block, images):
     ],
 )
 def test_what_is_frozen_and_what_is_above_are_the_whole(config, images):
-    trunk = with_statistics(Trunk(config))
+    trunk = with_statistics(Trunk(config)).eval()
     frozen = trunk.frozen()
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     with torch.no_grad():

@@ -35,7 +35,6 @@ class Trunk(nn.Module):
         for block in range(config.first_trained, config.last + 1):
             for module in self._block(block):
                 module.requires_grad_(True)
-        self.train(False)
 
     def train(self, mode: bool = True) -> Trunk:
         """Stay in eval mode, since the running statistics are frozen."""
