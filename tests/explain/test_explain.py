@@ -50,6 +50,29 @@ def test_only_the_level_that_found_it_matters_and_its_cell_most(packaged, why):
     assert divmod(int(why.detection["index"]) - before, width) == layer.strongest_cell()
 
 
+@pytest.mark.filterwarnings("error::deformscope.errors.DeformscopeWarning")
+def test_a_model_that_was_captured_before_is_explained_by_the_same_names():
+    layer = torchvision.ops.DeformConv2d(3, 4, 3, padding=1)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.deform = nn.Conv2d(3, 18, 3, padding=1), layer
+
+        def forward(self, x):
+            return self.deform(x, self.offset(x)).sum(dim=(2, 3))
+
+    model, image = Plain(), torch.rand(1, 3, 8, 10)
+    with ds.capture(model) as fields:
+        model(image)
+    why = ds.explain(model, image, of=lambda output: output[0, 1])
+    assert list(why.layers) == list(fields) == ["deform"]
+    assert why.layer("deform").field.source == fields["deform"].source
+    with ds.capture(model) as again:
+        model(image)
+    assert list(again) == ["deform"] and again["deform"].source == fields["deform"].source
+
+
 @pytest.mark.parametrize(("of", "column"), [("left", 0), ("top", 1), ("right", 2), ("bottom", 3)])
 def test_sides_are_the_boxs_in_photo_px(packaged, cat, of, column):
     why = ds.explain(packaged, cat, of=of)

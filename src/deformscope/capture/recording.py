@@ -22,6 +22,7 @@ from ..errors import DeformscopeWarning
 from ..fields.attention import AttentionField
 from ..fields.field import OffsetSource, Placement
 from ..fields.fields import Fields
+from ..ops.intercept import intercepted
 from ..ops.observe import DeformCall
 from .attention import GRID_SAMPLERS, AttentionReader, placed_in
 from .grid_rules import RULES, moves
@@ -132,7 +133,7 @@ class Recorder:
         """A forward pass begins: what comes now meets the network's input."""
         self._attention.begin()
         if signature is not None:
-            signature = (*signature, self._passes[-1].signature)
+            signature = (*signature, intercepted(), self._passes[-1].signature)
         known = signature in self._known.signatures
         self._passes.append(_Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
         self.trace_on(not known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -44,6 +45,13 @@ TORCHVISIONS = ("input", "weight", "offset", "mask", "bias")
 OWN = {"input": 0, "offset": 1, "weight": 2, "mask": 7}
 """Places of the same in deformscope's operator."""
 
+_now: ContextVar[bool] = ContextVar("intercepting", default=False)
+
+
+def intercepted() -> bool:
+    """Whether calls are being changed, so that a pass is of another kind than the model's own."""
+    return _now.get()
+
 
 @contextmanager
 def intercepting(change: Change) -> Iterator[None]:
@@ -59,8 +67,12 @@ def intercepting(change: Change) -> Iterator[None]:
         >>> with intercepting(lambda number, call: call._replace(offset=torch.zeros_like(call.offset))):
         ...     plain = layer(torch.randn(1, 4, 5, 6), torch.randn(1, 18, 5, 6))
     """
-    with _Interception(change):
-        yield
+    token = _now.set(True)
+    try:
+        with _Interception(change):
+            yield
+    finally:
+        _now.reset(token)
 
 
 class _Interception(TorchFunctionMode):
