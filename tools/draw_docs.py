@@ -1,27 +1,29 @@
 """Draw the figures of README.md and docs/ with the packaged detector, from public-domain photos.
 
-python tools/draw_docs.py
+python tools/draw_docs.py                        # what docs/gallery.md draws, and the montage
 python tools/draw_docs.py --run runs/packaged    # the field as it grew too, from the run's step-N.safetensors
 """
 
 import argparse
+import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import skimage.data
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deformscope import OffsetField, analyse, draw, explain, load
+from deformscope import OffsetField, analyse, draw, load
 from deformscope.analysis import Analysis
 from deformscope.detectors.detector import Detector
-from deformscope.draw.batch import chosen_layers
 from deformscope.fields.stack import DEEPEST, composed, upstream
 
-FIGURES = Path(__file__).parents[1] / "docs/figures"
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURES = DOCS / "figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
-
 
 LAYER = "heads.stride16.deform"
 GROWTH = (0, 300, 1000, 6000)
@@ -33,26 +35,23 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="folder of a training run with snapshots")
     arguments = parser.parse_args()
     FIGURES.mkdir(exist_ok=True)
-    detector = load("packaged")
-    analysis = analyse(detector, CAT)
-    photo = analysis.photo
-    fields = [stacked(analysis, field.name)[-1] for field in chosen_layers(analysis, ())]
-    found = {"detection": analysis.detection, "class_names": analysis.class_names, "min_score": 0.4}
-    figures = {
-        "figure1": draw.figure1(analysis.fields[LAYER], photo),
-        "figure2": draw.figure2(fields, photo, **found),
-        "figure3": draw.figure3(fields[1:], photo),
-        "sampling": draw.sampling(analysis.fields[LAYER], photo, [(150, 215), (60, 395)]),
-        "composed": draw.figure3(stacked(analysis, "heads.stride32.deform"), photo),
-        "explanation": draw.explanation(explain(detector, CAT)),
-        "overview": draw.overview(fields, photo, **found, title=f"chelsea.png · {analysis.detector}"),
-    }
-    if arguments.run:
-        figures["growth"] = growth(arguments.run)
-    for name, figure in figures.items():
-        keep(figure, FIGURES / f"{name}.png")
-    montage(detector).save(FIGURES / "montage.jpg", quality=85, optimize=True)
+    montage(load("packaged")).save(FIGURES / "montage.jpg", quality=85, optimize=True)
     print(FIGURES / "montage.jpg")
+    drawn = growth(arguments.run) if arguments.run else None
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # where the page's code finds its photos and leaves its pictures
+        shutil.copyfile(CAT, "cat.png")
+        shutil.copyfile(DOCS / "photos" / "meadow.jpg", "meadow.jpg")
+        names: dict[str, object] = {}
+        for token in MarkdownIt("commonmark").parse((DOCS / "gallery.md").read_text(encoding="utf-8")):
+            if token.type == "fence" and token.info == "python":
+                exec(token.content, names)
+        if drawn is not None:
+            draw.save(drawn, "growth.png", dpi=100)
+        for path in sorted(Path().glob("*.png")):
+            if path.name != "cat.png":
+                keep(path, FIGURES / path.name)
+        os.chdir(DOCS)
 
 
 def stacked(analysis: Analysis, name: str) -> list[OffsetField]:
@@ -115,10 +114,9 @@ def growth(run: Path) -> Figure:
     return draw.growth(fields, photo, title=f"{fields[name].name} as it learns")
 
 
-def keep(figure: Figure, path: Path) -> None:
+def keep(drawn: Path, path: Path) -> None:
     """Smaller, and slower, than figures are saved at work."""
-    draw.save(figure, path, dpi=100)
-    Image.open(path).convert("RGB").save(path, optimize=True)
+    Image.open(drawn).convert("RGB").save(path, optimize=True)
     print(path)
 
 

@@ -2,6 +2,7 @@
 reader's own names (``model``, ``images``, ``loader`` …)."""
 
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +14,7 @@ import queries_network
 import skimage.data
 import torch
 import torchvision
+from pages import ROOT
 from PIL import Image
 from torch import nn
 
@@ -27,6 +29,8 @@ def folder(root: Path) -> None:
     cat = Image.open(PHOTOS / "chelsea.png").convert("RGB")
     (root / "folder").mkdir()
     cat.save(root / "photo.jpg", quality=95)
+    cat.save(root / "cat.png")
+    shutil.copyfile(ROOT / "docs" / "photos" / "meadow.jpg", root / "meadow.jpg")
     for name in ("astronaut", "coffee"):
         Image.open(PHOTOS / f"{name}.png").convert("RGB").resize((240, 180)).save(root / "folder" / f"{name}.jpg")
     (root / "DATA" / "annotations").mkdir(parents=True)
@@ -173,6 +177,7 @@ NAMES: dict[str, Callable[[], Any]] = {
 ON_PAGES: dict[str, dict[str, Callable[[], Any]]] = {
     "docs/checkpoints.md": {"photos": lambda: [deformscope.photo.read("photo.jpg")] * 2},
     "docs/score.md": {"detector": small},
+    "docs/tutorials/claims.md": {"detector": small},
     "docs/api/fields.md": {"model": detr},
     "docs/api/draw.md": {"model": detr, "pixels": lambda: images(150, 226)},
     "docs/api/score.md": {"detector": small},

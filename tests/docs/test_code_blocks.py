@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import stage
 from cyclopts import CycloptsError
-from pages import ROOT, Block, blocks, markdown_pages, name_of
+from pages import DOCS, ROOT, Block, blocks, markdown_pages, name_of
 
 import deformscope.cli
 from deformscope.cli.app import app
@@ -43,6 +43,16 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
             names[name] = given[name]()
         # Empty lines above, so that a traceback tells the line of the page.
         exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+
+
+def test_every_picture_of_the_gallery_is_made_by_the_code_above_it():
+    """That the code leaves these files: ``make pictures`` takes them from there."""
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    code = ""
+    for block, picture in re.findall(r"```python\n(.*?)```|!\[[^]]*\]\(figures/([\w-]+\.png)\)", text, re.DOTALL):
+        code = block or code
+        if picture and picture != "explorer-dark.png":  # a screenshot of the page that the code writes
+            assert f'"{picture}"' in code, f"docs/gallery.md: {picture} is not made by the code above it"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
