@@ -3,9 +3,9 @@
     python tools/attention_claims.py collect --detector python:module:factory DATA --split val --name NAME --out FOLDER
     python tools/attention_claims.py tables FOLDER
 
-``collect`` matches detections to annotated objects (same class, IoU at least 0.5, the best score first) and keeps, for each
-matched query and decoder layer, its points and weights beside nulls; ``tables`` makes means, correlations and their 95 %
-intervals over photos of all collected files, and writes docs/results/attention.json and attention_tables.md.
+``collect`` matches detections to annotated objects (same class, IoU at least 0.5, the best score first) and keeps, for
+each matched query and decoder layer, what its points say beside nulls; ``tables`` makes means, correlations and their
+95 % intervals over photos of all collected files, and writes docs/results/attention.json and attention_tables.md.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _record(one: dict[str, Any], other: dict[str, Any] | None, photo: CocoPhoto)
 
 
 def measured(points: np.ndarray, weights: np.ndarray, box: np.ndarray, mask: np.ndarray | None) -> dict[str, Any]:
-    """Weighted mean and radius of points (y, x) in photo px, and the share of the weight in the object's box and mask."""
+    """Weighted mean and radius of points (y, x), photo px, and the share of the weight in the object's box and mask."""
     mean = (weights[:, None] * points).sum(axis=0)
     spread = np.sqrt((weights[:, None] * (points - mean) ** 2).sum(axis=0))
     inside = ((points >= box[:2]) & (points <= box[2:])).all(axis=1)
@@ -232,7 +232,7 @@ def _with_interval(drawn: np.ndarray) -> list[float]:
 
 
 def summary(objects: Objects, layer: int) -> dict[str, Any]:
-    """All numbers of one decoder layer, each [value, low, high], by source; ``over`` compares the points with a null."""
+    """All numbers of a decoder layer, each [value, low, high], by source; ``over`` compares the points with a null."""
     reference = objects.reference(layer)
     rank = rankdata(objects.size)
     residual = (objects.centre - reference[:, :2]) / reference[:, 2:]

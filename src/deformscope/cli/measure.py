@@ -83,7 +83,7 @@ def diagnose(
     json_: Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.", show_default=False)] = False,
     device: Device = "cpu",
 ) -> int:
-    """Check the offsets of every deformable convolution for faults. The exit code is 1 if a layer is broken.
+    """Check every deformable convolution and attention for faults. The exit code is 1 if a layer is broken.
 
     A file that cannot be read is named on stderr, and left out.
     """

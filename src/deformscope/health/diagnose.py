@@ -1,4 +1,4 @@
-"""Diagnose the offsets of every deformable convolution of a model, with evidence and advice."""
+"""Diagnose every deformable convolution and attention of a model, with evidence and advice."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from ..capture.recorder import capture
 from ..errors import DeformscopeError, NoDeformableCall
+from ..fields.attention import AttentionField
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..photo import read
+from .attention_checks import attention_findings, beyond as points_beyond, in_cells
 from .checks import BROKEN, SUSPECT, Finding, beyond, findings
 from .report import as_html, as_text
 from .unchanged import unchanged
@@ -26,7 +28,7 @@ MOST = 32
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """Statistics of a layer's offsets over all images; lengths in cells of the layer's input.
+    """Statistics of a layer's offsets over all images; lengths in cells of the layer's input, or of attention's maps.
 
     Example:
         >>> layer = ds.diagnose(detector, "photo.jpg").layers[0]
@@ -40,9 +42,9 @@ class LayerHealth:
     beyond: float
     """Share of the sampling points that leave the map because of their offsets."""
     map_size: tuple[int, int]
-    """Height and width of the layer's input for the first image, cells."""
+    """Height and width of the layer's input for the first image, cells; of attention, its largest map."""
     modulation: float | None
-    """Mean of the modulation; None for DCNv1."""
+    """Mean of the modulation; None for DCNv1 and attention."""
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -100,7 +102,7 @@ class Diagnosis:
 
 
 def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None = None) -> Diagnosis:
-    """Run ``model`` on images and examine the offsets of every deformable convolution.
+    """Run ``model`` on images and examine the offsets of every deformable convolution, and every deformable attention.
 
     ``images``: for deformscope's detectors, a photo or a list of photos; for other modules, the batch ``[n c h w]``
     that they take, or a list of such batches. ``forward`` runs the model on one of them, if ``model(one)`` does not.
@@ -147,9 +149,14 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
                 break
     if not seen:
         raise DeformscopeError(f"images: none could be read, the first being {unreadable[0]}")
-    layers = (*_healths(seen), *refused)
+    layers = (*_healths(seen), *_attention_healths(seen), *refused)
     if not layers:
-        found = "only maps without cells" if any(seen) else "no deformable convolution, and nothing else has offsets"
+        maps = any(fields or fields.attention for fields in seen)
+        found = (
+            "only maps without cells"
+            if maps
+            else "no deformable convolution or attention, and nothing else has offsets"
+        )
         raise NoDeformableCall(f"{type(model).__name__}: diagnose found {found}")
     return Diagnosis(layers, len(seen), tuple(seen), tuple(unreadable))
 
@@ -162,6 +169,30 @@ def _healths(seen: Sequence[Fields]) -> list[LayerHealth]:
             if field.offset.numel():
                 layers.setdefault(name, []).append(field)
     return [health(layer, fields) for layer, fields in layers.items()]
+
+
+def _attention_healths(seen: Sequence[Fields]) -> list[LayerHealth]:
+    """The health of each layer of deformable attention."""
+    layers: dict[str, list[AttentionField]] = {}
+    for fields in seen:
+        for name, field in fields.attention.items():
+            if field.points.numel():
+                layers.setdefault(name, []).append(field)
+    return [attention_health(layer, fields) for layer, fields in layers.items()]
+
+
+def attention_health(layer: str, fields: Sequence[AttentionField]) -> LayerHealth:
+    """Statistics and findings of a layer of deformable attention; lengths in cells of each point's map."""
+    lengths = torch.cat([in_cells(field).flatten() for field in fields])
+    return LayerHealth(
+        layer,
+        median=float(lengths.median()),
+        largest=float(lengths.max()),
+        beyond=sum(float(points_beyond(field).mean()) for field in fields) / len(fields),
+        map_size=max(fields[0].level_sizes),
+        modulation=None,
+        findings=attention_findings(layer, fields),
+    )
 
 
 def health(layer: str, fields: Sequence[OffsetField]) -> LayerHealth:

@@ -71,7 +71,7 @@ def caption(diagnosis: Diagnosis) -> str:
     """Units, and how many images there were."""
     images = f"{diagnosis.images} image{'s'[: diagnosis.images != 1]}"
     lost = f", {len(diagnosis.unreadable)} could not be read" if diagnosis.unreadable else ""
-    return f"lengths in cells of the layer's input · {images}{lost}"
+    return f"lengths in cells of the map that is sampled · {images}{lost}"
 
 
 def _cells(layer: LayerHealth) -> list[str]:
