@@ -184,11 +184,12 @@ def blind(layer: str, fields: Sequence[AttentionField]) -> Finding | None:
     heads = [number for number, share in enumerate(lost.tolist()) if share > BLIND]
     if not heads or len(heads) == len(lost):  # of all heads, exploding tells
         return None
+    which = f"head{'s'[: len(heads) != 1]} {', '.join(map(str, heads))}"
     return Finding(
         layer,
         "blind heads",
         BROKEN,
-        f"head{'s'[: len(heads) != 1]} {', '.join(map(str, heads))}: more than {BLIND:.0%} of the weight is beyond the maps",
+        f"{which}: more than {BLIND:.0%} of the weight is beyond the maps",
         "these heads read zeros: lower the learning rate of sampling_offsets, clip gradients",
     )
 
