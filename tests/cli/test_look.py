@@ -95,6 +95,25 @@ def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(command, photo, 
     assert sum(bool(error) for error in errors) == 1
 
 
+def test_jobs_draw_the_same_pictures_and_print_them_in_the_same_order(command, photo, weights, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.open(photo).rotate(90 * number, expand=True).save(folder / f"{number}.png")
+    (folder / "1b.jpg").write_text("this is text")
+    said = {}
+    for jobs in (1, 2):
+        arguments = ("--out", tmp_path / f"{jobs}", "--view", "figure2", "--dpi", 40, "--jobs", jobs)
+        said[jobs] = command("figures", folder, "--detector", weights, *arguments)
+        said[jobs] = tuple(str(text).replace(str(tmp_path / f"{jobs}"), "") for text in said[jobs])
+    assert said[1] == said[2]
+    assert said[1][0] == "2" and "1b.jpg" in said[1][2]
+    for one in (tmp_path / "1").rglob("*.png"):
+        assert (tmp_path / "2" / one.relative_to(tmp_path / "1")).read_bytes() == one.read_bytes()
+    records = [json.loads((tmp_path / f"{jobs}" / "manifest.json").read_text()) for jobs in (1, 2)]
+    assert records[0]["photos"] == records[1]["photos"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,6 +125,7 @@ def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(command, photo, 
         (["{photo}", "--format", "bmp"], 'Invalid value "bmp" for --format. Choose from: "png", "svg", "pdf".'),
         (["{photo}", "--layer", "layer9"], "no deformable call named 'layer9'; captured: 'heads.stride8.deform'"),
         (["{photo}", "--cell-step", "0"], 'Invalid value "0" for --cell-step. Must be >= 1.'),
+        (["{photo}", "--jobs", "0"], 'Invalid value "0" for --jobs. Must be >= 1.'),
         (["{photo}", "--cell-step", "few"], "--cell-step"),
         (["{photo}", "--every", "2"], "--every is now called --cell-step"),
         (["{photo}", "--least=0.3"], "--least is now called --min-score"),
@@ -163,6 +183,17 @@ def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_figures_load_scikit_image_only_for_segments(photo, weights, tmp_path):
+    program = (
+        "import sys; from deformscope.cli.app import app; import deformscope.cli\n"
+        f"app(['figures', {str(photo)!r}, '--detector', {str(weights)!r}, '--out', {str(tmp_path)!r}, '--dpi', '30'], "
+        "result_action='return_value')\n"
+        "print([m for m in ('skimage', 'scipy.spatial', 'sklearn', 'lightning', 'gradio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_no_help_loads_anything_heavy():

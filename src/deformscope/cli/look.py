@@ -88,6 +88,9 @@ def figures(
         float, Parameter(help="Lowest score of drawn detections.", validator=Number(gte=0, lte=1))
     ] = 0.4,
     dpi: Annotated[int, Parameter(help="Resolution of PNG files.", validator=Number(gte=20))] = 150,
+    jobs: Annotated[
+        int, Parameter(help="Photos drawn at once, each in a process (of about 0.9 GB).", validator=POSITIVE)
+    ] = 1,
 ) -> int:
     """Draw the paper's figures for photos.
 
@@ -115,7 +118,7 @@ def figures(
         dpi=dpi,
     )
     check(settings)
-    return _draw(find(photos), load(detector), out, settings)
+    return _draw(find(photos), load(detector), out, settings, jobs)
 
 
 @app.command
@@ -221,12 +224,12 @@ def demo(*, out: Annotated[Path, Parameter(help="Output folder.")] = Path("defor
     return code
 
 
-def _draw(photos: list[Path], detector: Any, out: Path, settings: Any) -> int:
+def _draw(photos: list[Path], detector: Any, out: Path, settings: Any, jobs: int = 1) -> int:
     from ..draw.batch import MANIFEST, figures as draw
 
     failed = 0
     with ProgressBar("photos", len(photos)) as bar:
-        for outcome in draw(detector, photos, out, settings):
+        for outcome in draw(detector, photos, out, settings, jobs):
             bar.advance()
             if outcome.error:
                 failed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field
 from functools import partial
 from importlib import import_module
@@ -20,6 +20,7 @@ from ..fields.field import OffsetField
 from ..fields.moments import encoder_fields
 from ..fields.stack import DEEPEST, composed, upstream
 from ..files import sha256, write_json
+from .jobs import in_processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,8 @@ CHOICES = (*VIEWS, "segments", QUERIES)
 MOST_QUERIES = 6
 """Detections, best first, whose queries are drawn."""
 MANIFEST = "manifest.json"
+MANIFEST_EVERY = 20
+"""It is written after so many photos, and at the end."""
 LONGEST_NAME = 120
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
@@ -75,12 +78,23 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A run of :func:`figures`; outcomes are added during the run."""
+    """A run of :func:`figures`; photos are added during the run."""
 
     out: Path
     detector: Detector
     settings: Settings
-    outcomes: list[Outcome] = dataclass_field(default_factory=list)
+    photos: list[dict[str, Any]] = dataclass_field(default_factory=list)
+
+    def add(self, one: Outcome) -> None:
+        """Add a photo, its sha256 and what was drawn of it."""
+        self.photos.append(
+            {
+                "path": str(one.photo),
+                "sha256": None if one.error else sha256(one.photo),
+                "files": [file.relative_to(self.out).as_posix() for file in one.files],
+                "error": one.error or None,
+            }
+        )
 
     def write_manifest(self) -> Path:
         """Write input files (with sha256), detector, versions and settings to the manifest."""
@@ -92,38 +106,44 @@ class Run:
             # The modules' own versions, which include the build (2.14.1+cu130).
             "versions": {name: import_module(name).__version__ for name in LIBRARIES},
             "python": platform.python_version(),
-            "photos": [
-                {
-                    "path": str(one.photo),
-                    "sha256": None if one.error else sha256(one.photo),
-                    "files": [file.relative_to(self.out).as_posix() for file in one.files],
-                    "error": one.error or None,
-                }
-                for one in self.outcomes
-            ],
+            "photos": self.photos,
         }
         return write_json(self.out / MANIFEST, record, indent=2)
 
 
-def figures(detector: Detector, photos: Sequence[Path], out: Path, settings: Settings) -> Iterable[Outcome]:
+def figures(
+    detector: Detector, photos: Sequence[Path], out: Path, settings: Settings, jobs: int = 1
+) -> Iterator[Outcome]:
     """Draw the figures of every photo into its own folder in ``out``, and write the manifest; yields an outcome per
-    photo.
+    photo, in their order. ``jobs`` photos are drawn at once, each in a process.
 
     A photo that cannot be used gives an outcome with an error, and the others follow. Invalid settings raise
     DeformscopeError before anything is written.
     """
     check(settings)
+    if jobs < 1:
+        raise DeformscopeError(f"jobs={jobs}: expected a whole number from 1")
     make_folder(out)
     run = Run(out, detector, settings)
-    for photo, name in zip(photos, _folder_names(photos), strict=True):
-        try:
-            files = draw_all(analyse(detector, photo), photo, out / name, settings)
-            outcome = Outcome(photo, tuple(files))
-        except DeformscopeError as error:
-            outcome = Outcome(photo, error=str(error))
-        run.outcomes.append(outcome)
+    tasks = [(photo, out / name) for photo, name in zip(photos, _folder_names(photos), strict=True)]
+    work = partial(_outcome, detector, settings)
+    jobs = min(jobs, len(tasks))
+    try:
+        for outcome in in_processes(work, tasks, jobs) if jobs > 1 else map(work, tasks):
+            run.add(outcome)
+            if len(run.photos) % MANIFEST_EVERY == 0:
+                run.write_manifest()
+            yield outcome
+    finally:  # of a run that is broken off, too
         run.write_manifest()
-        yield outcome
+
+
+def _outcome(detector: Detector, settings: Settings, task: tuple[Path, Path]) -> Outcome:
+    photo, folder = task
+    try:
+        return Outcome(photo, tuple(draw_all(analyse(detector, photo), photo, folder, settings)))
+    except DeformscopeError as error:
+        return Outcome(photo, error=str(error))
 
 
 def check(settings: Settings) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from skimage.segmentation import find_boundaries
 
 from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
@@ -30,6 +29,8 @@ def segments(
     Example:
         >>> ds.draw.segments(field, "photo.jpg", max_segments=3).savefig("segments.png")
     """
+    from skimage.segmentation import find_boundaries
+
     backdrop = Backdrop.of(photo)
     chosen = as_list(fields)
     result = row_of_panels(len(chosen), backdrop.size)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from scipy.ndimage import map_coordinates
 
 from ..errors import DeformscopeError
 from .field import OffsetField
@@ -98,6 +97,8 @@ class CellMaps:
 
 def sample(values: Float[Array, "h w"], cells: Float[Array, "*points 2"]) -> Float[Array, "*points"]:
     """Bilinear interpolation at places (y, x) in cells."""
+    from scipy.ndimage import map_coordinates
+
     return map_coordinates(values, np.moveaxis(cells, -1, 0), order=1, mode="nearest")
 
 

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
-from skimage.feature import peak_local_max
-from skimage.measure import regionprops
-from skimage.segmentation import watershed
 
 from .cell_maps import CellMaps, ends, lattice, sample
 from .field import OffsetField
@@ -88,6 +84,8 @@ def segments(field: OffsetField, group: int = 0) -> Segments:
         >>> found.labels.shape, len(found.scores) == len(found.boxes)
         ((300, 451), True)
     """
+    from skimage.measure import regionprops
+
     maps = CellMaps.of(field, group)
     found = regions(maps)
     height, width = field.placement().size
@@ -140,6 +138,9 @@ def places_of(
 
 def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Array, "s 2"], fine: int) -> Regions:
     """The regions around ``sinks``, (row, column) of the lattice ``cells``."""
+    from scipy import ndimage
+    from skimage.segmentation import watershed
+
     inflow = ndimage.gaussian_filter(-sample(maps.div, cells), EVIDENCE_BLUR * fine)
     sinks = sinks[inflow[tuple(sinks.T)] > 0]
     if not len(sinks):
@@ -163,6 +164,9 @@ def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Arr
 
 def _sinks(arrived: Float[Array, "rows columns 2"], shape: tuple[int, int], fine: int) -> Int[Array, "s 2"]:
     """Sinks: peaks of the density of the ends of places that follow d_f, (row, column) of the lattice."""
+    from scipy import ndimage
+    from skimage.feature import peak_local_max
+
     h, w = shape[0] * fine, shape[1] * fine
     rows, columns = places_of(arrived, (h, w), fine)
     arrivals = np.bincount((rows * w + columns).ravel(), minlength=h * w).reshape(h, w) * (h * w / rows.size)
