@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..fields.attention import AttentionField
 from ..fields.field import Pair, Placement
-from .attention_call import BOTH, LOCATIONS, AttentionCall, NotUnderstood, attention_field
+from .attention_call import BOTH, LOCATIONS, REFERENCES, AttentionCall, NotUnderstood, attention_field
 
 GRID_SAMPLERS = "aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d", "aten::cudnn_grid_sampler"
 """What ``grid_sample`` is to the dispatcher: the first, or of an exported model and in a dispatch mode one of the
@@ -29,6 +30,13 @@ def is_attention(module: nn.Module) -> bool:
     return "sampling_offsets" in children and "attention_weights" in children
 
 
+def aligned_corners(sampler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of one of these has aligned corners; cuDNN's kernel knows no other way."""
+    if sampler == "aten::cudnn_grid_sampler":
+        return True
+    return bool(args[4] if len(args) > 4 else kwargs["align_corners"])
+
+
 class AttentionReader:
     """Sees the calls of a model's attention modules and hands each over as an :class:`AttentionField`."""
 
@@ -38,10 +46,11 @@ class AttentionReader:
         keep: Callable[[AttentionField], None],
         miss: Callable[[str, str], None],
         here: Callable[[], bool],
+        away: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         """``keep`` gets the fields, without placements, and ``miss`` the name of a module that is not understood, and
-        why; ``here`` says whether what happens is to be seen."""
-        self._keep, self._miss, self._here = keep, miss, here
+        why; ``here`` says whether what happens is to be seen, and while ``away`` nothing is."""
+        self._keep, self._miss, self._here, self._away = keep, miss, here, away
         self._running: list[AttentionCall] = []
         self._input: Pair | None = None
         self._hooks: list[Any] = []
@@ -82,20 +91,16 @@ class AttentionReader:
         if self._input is None and image.ndim == 4:
             self._input = (image.shape[-2], image.shape[-1])
 
-    def sampled(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """``grid_sample`` was called; only calls inside an attention module are its."""
+    def sampled(self, value: Tensor, grid: Tensor, aligned: bool) -> bool:
+        """``grid_sample`` was called; whether inside an attention module: others are none of its."""
         if not self._running:
-            return
-        value = args[0]
+            return False
         if value.ndim != 4:
             self._running[-1].volumes = True
-            return
-        grid = args[1] if len(args) > 1 else kwargs["grid"]
-        aligned = True  # the kernel of cuDNN knows no other way
-        if name != "aten::cudnn_grid_sampler":
-            aligned = bool(args[4] if len(args) > 4 else kwargs["align_corners"])
-        size = (value.shape[-2], value.shape[-1])
-        self._running[-1].samplers.append((grid.detach().clone(), size, aligned))
+        else:
+            size = (value.shape[-2], value.shape[-1])
+            self._running[-1].samplers.append((grid.detach().clone(), size, aligned))
+        return True
 
     def kernel_call(self, given: Mapping[str, Any]) -> bool:
         """A kernel got these arguments; whether they are an attention module's."""
@@ -137,7 +142,7 @@ class AttentionReader:
             return
         name = self._names[id(module)]
         try:
-            with torch.inference_mode(False), torch.no_grad():
+            with self._away(), torch.inference_mode(False), torch.no_grad():
                 found = attention_field(call, output, name, self._input)
         except NotUnderstood as why:
             self._miss(name, str(why))
@@ -151,15 +156,24 @@ def placed_in(field: AttentionField, placements: tuple[Placement, ...]) -> tuple
 
 
 def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A forward's arguments by name, those in ``**kwargs`` among them."""
-    try:
-        found = inspect.signature(module.forward).bind_partial(*args, **kwargs)
-    except TypeError:  # the call will fail, and should with its own words
-        return {}
+    """A forward's arguments by name, those in ``**kwargs`` among them.
+
+    Where a class only hands them on to the one it is made of, by the names that they have there.
+    """
     values: dict[str, Any] = {}
-    for name, value in found.arguments.items():
-        kind = found.signature.parameters[name].kind
-        values |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    for owner in (None, *type(module).__mro__):
+        forward = module.forward if owner is None else owner.__dict__.get("forward")
+        if forward is None:
+            continue
+        try:
+            found = inspect.signature(forward).bind_partial(*(args if owner is None else (module, *args)), **kwargs)
+        except (TypeError, ValueError):  # the call will fail, and should with its own words
+            continue
+        for name, value in found.arguments.items():
+            kind = found.signature.parameters[name].kind
+            values |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        if any(name in values for name in (*REFERENCES, *LOCATIONS)):
+            break
     return {name: value for name, value in values.items() if value is not None}
 
 

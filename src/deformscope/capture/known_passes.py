@@ -142,6 +142,13 @@ class Steps:
         """A pass within this one has ended, with this number."""
         self.number = hash((self.number, steps))
 
+    def call(self, name: str, moves: bool, args: tuple[Any, ...], offset: Tensor) -> None:
+        """A deformable call that no operator is has run; it ``moves`` the grid of ``args`` to that of ``offset``."""
+        if moves:
+            self.move(name, args, {}, offset)
+        else:
+            self.number = hash((self.number, name, args[0].shape[1:], offset.shape[1:]))
+
     def move(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
         """An operator that moves grids has run.
 

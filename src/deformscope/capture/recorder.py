@@ -19,6 +19,7 @@ from ..errors import DeformscopeWarning, NoDeformableCall
 from ..fields.field import Placement
 from ..fields.fields import Fields
 from ..ops.observe import observing
+from .function_watch import watching_functions
 from .operator_watch import watching
 from .recording import Recorder, placements_now
 
@@ -88,6 +89,7 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
         with (
             observing(recorder.own_call, recorder.looking_away),
             watching(recorder, recorder.watched),
+            watching_functions(recorder.run_function),
             _eager(),
         ):
             recorder.open()
@@ -97,13 +99,13 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
         _recorders.reset(token)
     unread = "; ".join(f"{name}: {why}" for name, why in recorder.unread.items())
     if not recorder.fields and not recorder.fields.attention:
-        raise NoDeformableCall(
-            f"{_nothing_seen(model, recorder.ran)}{unread and f'. Seen, but not understood: {unread}'}"
-        )
+        also = f". Seen, but not understood: {unread}" if unread else ""
+        if recorder.samplers:
+            also += f". grid_sample ran {recorder.samplers}×, in no module that is known to learn where it samples"
+        raise NoDeformableCall(f"{_nothing_seen(model, recorder.ran)}{also}")
     if unread:
-        warnings.warn(
-            f"seen, but not understood and therefore not in the fields: {unread}", DeformscopeWarning, stacklevel=3
-        )
+        message = f"seen, but not understood and therefore not in the fields: {unread}"
+        warnings.warn(message, DeformscopeWarning, stacklevel=3)
 
 
 def _eager() -> AbstractContextManager[Any]:

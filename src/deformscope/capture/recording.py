@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field as dataclass_field, replace
@@ -20,15 +20,27 @@ from torch import Tensor, nn
 
 from ..errors import DeformscopeWarning
 from ..fields.attention import AttentionField
-from ..fields.field import OffsetSource, Placement
+from ..fields.field import CellGrid, OffsetSource, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import intercepted
 from ..ops.observe import DeformCall
-from .attention import GRID_SAMPLERS, AttentionReader, placed_in
+from .attention import GRID_SAMPLERS, AttentionReader, aligned_corners, placed_in
+from .attention_call import NotUnderstood
+from .function_watch import Run
 from .grid_rules import RULES, moves
+from .kernels import kernel_call
 from .known_passes import Signature, Steps, TracedCall, known_passes, signature
 from .operator_watch import in_backward, unwatched
-from .samplers import DEFORM_CONV, READERS, arguments, field_of, finite_offsets
+from .sampler_modules import ModuleReader
+from .samplers import (
+    DEFORM_CONV,
+    READERS,
+    arguments,
+    field_of,
+    finite_offsets,
+    named_arguments,
+    other_operators,
+)
 from .tensor_trace import EveryOperator, TensorTrace, Trail, share_non_finite, tensors_in
 
 CONVOLUTIONS = "aten::conv2d", "aten::convolution"
@@ -79,9 +91,14 @@ class Recorder:
         self._thread = threading.get_ident()
         self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
-        self._attention = AttentionReader(model, self._record_attention, self.missed, lambda: self.here)
+        sees = self.missed, lambda: self.here, self.looking_away
+        self._attention = AttentionReader(model, self._record_attention, *sees)
+        self._modules = ModuleReader(model, self.whole_call, *sees)
+        self._others = other_operators(look=not self._known.signatures)
         self.ran = False
         """Any part of the model has run."""
+        self.samplers = 0
+        """Calls of ``grid_sample`` in no module that is known to learn where it samples."""
         self.unread: dict[str, str] = {}
         """Samplers that were seen and not understood, by name, and why."""
 
@@ -93,11 +110,12 @@ class Recorder:
     @property
     def watched(self) -> Collection[str]:
         """The operators that have to be seen in every pass."""
-        return {*RULES, *READERS, *REPAIRS, *(GRID_SAMPLERS if self._attention.wanted else ())}
+        return {*RULES, *READERS, *REPAIRS, *GRID_SAMPLERS, *self._others}
 
     def open(self) -> None:
         """The block begins."""
         self._attention.open()
+        self._modules.open()
         # With keywords, of which global hooks are told nothing. nn.Module's own method: scripted modules refuse it, and
         # yet call the hook.
         self._begin_hook = nn.Module.register_forward_pre_hook(self._model, self._begin_of_model, with_kwargs=True)
@@ -120,10 +138,12 @@ class Recorder:
         """The block has ended."""
         self.trace_on(False)
         self._attention.close()
+        self._modules.close()
         for hook in (self._begin_hook, self._end_hook):
             if hook is not None:
                 hook.remove()
-        del self._attention  # which knows this recorder, and would keep it, and the model, until the next collection
+        # These know this recorder, and would keep it, and the model, until the next collection.
+        del self._attention, self._modules
 
     def missed(self, name: str, why: str) -> None:
         """A sampler of this name was called that nobody here can read."""
@@ -172,12 +192,37 @@ class Recorder:
                 self._trace.replaced(out, self._replaced)
         if moves(name, args):
             self._passes[-1].steps.move(name, args, kwargs, out if isinstance(out, Tensor) else out[0])
-        if self._attention.wanted and name in GRID_SAMPLERS:
-            self._attention.sampled(name, args, kwargs)
+        if name in GRID_SAMPLERS:
+            aligned = aligned_corners(name, args, kwargs)
+            grid = args[1] if len(args) > 1 else kwargs["grid"]
+            within = self._attention.sampled(args[0], grid, aligned) or self._modules.sampled(aligned)
+            self.samplers += not within
         elif self._attention.wanted and name in CONVOLUTIONS:
             self._attention.convolved(args[0])
-        if name in READERS:
-            self._record(READERS[name](args, kwargs, out))
+        elif name in READERS:
+            self._read(name, lambda: READERS[name](args, kwargs, out), self._record)
+        elif name in self._others and not self._attention.kernel_call(named_arguments(name, args, kwargs)):
+            self.missed(name, "an operator that is not known")
+
+    def run_function(self, name: str, given: Mapping[str, Any], run: Run) -> Any:
+        """An autograd Function that may be a sampler's is called."""
+        before = len(self.fields)
+        out = run()
+        # What it is made of has been seen, or it samples for the attention module around it.
+        if self.here and len(self.fields) == before and not self._attention.kernel_call(given):
+            self._read(name, lambda: kernel_call(given, out), self.whole_call)
+        return out
+
+    def _read(self, name: str, read: Callable[[], DeformCall | None], keep: Callable[[DeformCall], None]) -> None:
+        """Keep the call of a sampler of this name; if it is not understood, the model goes on."""
+        try:
+            with self.looking_away():
+                call = read()
+        except NotUnderstood as why:
+            self.missed(name, str(why))
+        else:
+            if call is not None:
+                keep(call)
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:
@@ -198,6 +243,12 @@ class Recorder:
         if self.here:
             self._passes[-1].steps.move(DEFORM_CONV, arguments(call), {}, call.output)
             self._record(call)
+
+    def whole_call(self, call: DeformCall, name: str = "") -> None:
+        """A call of a deformable convolution that no operator is, of the module of this ``name``; empty: of the one
+        that runs."""
+        self._passes[-1].steps.call(DEFORM_CONV, call.places_output, arguments(call), call.offset)
+        self._record(call, name)
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module's forward begins."""
@@ -242,9 +293,10 @@ class Recorder:
                 for size, resized in zip(sizes, output[0].image_sizes, strict=True)
             )
 
-    def _record(self, call: DeformCall) -> None:
+    def _record(self, call: DeformCall, name: str = "") -> None:
+        self._modules.recorded()
         now, place = self._passes[-1], self._passes[-1].steps.number
-        known = self._known.calls.get(place) if now.recognized else self._traced(call)
+        known = self._known.calls.get(place) if now.recognized else self._traced(call, name)
         if known is None:
             self._unknown(call)
             return
@@ -260,16 +312,25 @@ class Recorder:
         placements = placed_in(field, placements_now.get() or self._placements)
         self.fields.add_attention(replace(field, placements=placements))
 
-    def _traced(self, call: DeformCall) -> TracedCall:
+    def _traced(self, call: DeformCall, name: str) -> TracedCall:
         now, trace = self._passes[-1], self._trace
-        name = next((self._names[id(m)] for m in reversed(self._running) if id(m) in self._names), "deform_conv2d")
-        offset, cells = trace.trail(call.offset), trace.grid(call.input)
-        apart = trace.misalignment(call) if offset.grid is not None else (0.0, 0.0)
+        if call.channels_last is not None:
+            trace.note(call.input, trace.trail(call.channels_last)._replace(grid=None))
+        running = (self._names[id(m)] for m in reversed(self._running) if id(m) in self._names)
+        name = name or next(running, "deform_conv2d")
+        made = call.offset if call.made is None else call.made
+        offset, cells = trace.trail(made), trace.grid(call.input)
+        placed = offset.grid is not None and made.shape[-2:] == call.offset.shape[-2:]
+        apart = trace.misalignment(call, made) if placed else (0.0, 0.0)
         source = OffsetSource(tuple(sorted(offset.convolutions)), apart, offset.replaced or 0.0)
         below = trace.trail(call.input).counted_from(now.first).call
         # How much was replaced is seen by a trace alone; so is what came from an earlier pass.
         now.steady &= offset.replaced is None and (below is None or below >= 0)
-        grid = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
+        grid: CellGrid | None = None
+        if not call.places_output:
+            grid = cells if call.output.shape[-2:] == call.input.shape[-2:] else None
+        elif call.output.shape[-2:] == call.offset.shape[-2:]:  # and channels do not come last
+            grid = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
         trace.note(call.output, Trail(grid, len(self.fields)))
         return TracedCall(name, cells, below, source, self._placements)
 

@@ -6,6 +6,7 @@ its calls itself (:mod:`deformscope.ops.observe`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..fields.field import OffsetField, Placement
 from ..ops.observe import DeformCall
+from . import kernels
 
 DEFORM_CONV = "torchvision::deform_conv2d"
 ARGUMENTS = (
@@ -21,25 +23,66 @@ ARGUMENTS = (
     *("dilation_w", "groups", "offset_groups", "use_mask"),
 )
 """Of torchvision's operator."""
+TVDCN_ARGUMENTS = "input", "weight", "offset", "mask", "bias", "stride", "padding", "dilation", "groups"
 
 
 def deform_conv_call(args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> DeformCall:
     """A call of ``torchvision::deform_conv2d``."""
     values = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
     kernel = values["weight"].shape[-2:]
-    pairs = [(values[f"{name}_h"], values[f"{name}_w"]) for name in ("stride", "pad", "dilation")]
-    mask = values["mask"] if values["use_mask"] else None
-    return DeformCall(values["input"], values["weight"], values["offset"], mask, out, (kernel[0], kernel[1]), *pairs)
+    stride, pad, dilation = ((values[f"{name}_h"], values[f"{name}_w"]) for name in ("stride", "pad", "dilation"))
+    return DeformCall(
+        values["input"],
+        values["weight"],
+        values["offset"],
+        values["mask"] if values["use_mask"] else None,
+        out,
+        (kernel[0], kernel[1]),
+        stride,
+        pad,
+        dilation,
+    )
 
 
-Reader = Callable[[tuple[Any, ...], dict[str, Any], Tensor], DeformCall]
-READERS: dict[str, Reader] = {DEFORM_CONV: deform_conv_call}
+def tvdcn_call(args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> DeformCall | None:
+    """A call of ``tvdcn::deform_conv2d``, which has its arguments in another order; None without offsets."""
+    given = dict.fromkeys(TVDCN_ARGUMENTS) | {"stride": 1, "padding": 0, "dilation": 1}
+    return kernels.deform_conv_call(given | dict(zip(TVDCN_ARGUMENTS, args, strict=False)) | kwargs, out)
+
+
+Reader = Callable[[tuple[Any, ...], dict[str, Any], Tensor], DeformCall | None]
+READERS: dict[str, Reader] = {DEFORM_CONV: deform_conv_call, "tvdcn::deform_conv2d": tvdcn_call}
 """By the operator's name."""
+SAMPLER_NAMES = re.compile(r"deform|dcn|msda", re.IGNORECASE)
+_others: set[str] = set()
+
+
+def other_operators(*, look: bool) -> frozenset[str]:
+    """Loaded operators that are named like samplers and have no reader; ``look`` for them, or tell the known ones.
+
+    With backward passes of their own left out, and what is private to a library.
+    """
+    names = getattr(torch._C, "_dispatch_get_all_op_names", None)
+    if look and names is not None:
+        for name in {one.split(".")[0] for one in names()}:
+            operator = name.split("::")[-1]
+            if SAMPLER_NAMES.search(operator) and not operator.startswith("_") and "backward" not in operator:
+                _others.add(name)
+        _others.difference_update(READERS)
+    return frozenset(_others)
+
+
+def named_arguments(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an operator's call by name."""
+    namespace, name = operator.split("::")
+    schema = getattr(getattr(torch.ops, namespace), name).default._schema
+    return dict(zip([one.name for one in schema.arguments], args, strict=False)) | kwargs
 
 
 def arguments(call: DeformCall) -> tuple[Any, ...]:
     """A call's arguments as torchvision's operator has them, as far as geometry goes."""
-    return call.input, call.weight, None, None, None, *call.stride, *call.padding, *call.dilation
+    weight = torch.Size((0, *call.kernel_size)) if call.weight is None else call.weight
+    return call.input, weight, None, None, None, *call.stride, *call.padding, *call.dilation
 
 
 def field_of(call: DeformCall, placements: Sequence[Placement], **known: Any) -> OffsetField:
@@ -60,6 +103,7 @@ def field_of(call: DeformCall, placements: Sequence[Placement], **known: Any) ->
         stride=call.stride,
         padding=call.padding,
         dilation=call.dilation,
+        absent=call.absent,
         input_size=(call.input.shape[-2], call.input.shape[-1]),
         # A call inside a region-of-interest head has its own count of maps, which are no photos.
         placements=tuple(placements) if len(placements) == n else (),

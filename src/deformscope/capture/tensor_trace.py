@@ -88,12 +88,12 @@ class TensorTrace:
         trail = self.trail(tensor)
         self._trails[tensor] = trail._replace(replaced=max(share, trail.replaced or 0.0))
 
-    def misalignment(self, call: DeformCall) -> Point:
-        """How far (y, x) the cells of a call's offset map lie from the cells that they move, in input cells."""
-        cells, made = self.grid(call.input), self.grid(call.offset)
+    def misalignment(self, call: DeformCall, offset: Tensor) -> Point:
+        """How far (y, x) the cells of a call's ``offset`` map lie from the cells that they move, in input cells."""
+        cells, made = self.grid(call.input), self.grid(offset)
         moved = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
         apart = []
-        for axis, size in enumerate(call.offset.shape[-2:]):
+        for axis, size in enumerate(offset.shape[-2:]):
             gaps = [
                 made.origin[axis] + made.reduction[axis] * c - moved.origin[axis] - moved.reduction[axis] * c
                 for c in (0, size - 1)

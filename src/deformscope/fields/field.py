@@ -61,7 +61,7 @@ class CellGrid:
     reduction: Point = (1.0, 1.0)
     origin: Point = (0.5, 0.5)
 
-    def strided(self, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> CellGrid:
+    def strided(self, kernel: Pair, stride: Point, padding: Point, dilation: Pair) -> CellGrid:
         """The grid after a convolution or pooling with this geometry (centres of its receptive fields)."""
         origin, reduction = [], []
         for axis in (0, 1):
@@ -132,8 +132,9 @@ class OffsetField:
     offset: Float[Tensor, "n g k h w 2"]
     modulation: Float[Tensor, "n g k h w"] | None = None
     kernel_size: Pair = (3, 3)
-    stride: Pair = (1, 1)
-    padding: Pair = (1, 1)
+    stride: Point = (1, 1)
+    """Input cells from one kernel to the next; real numbers where a module lays them out so (DAT)."""
+    padding: Point = (1, 1)
     dilation: Pair = (1, 1)
     input_size: Pair = (0, 0)
     """Height and width of the operator's input map, cells."""
@@ -146,6 +147,9 @@ class OffsetField:
     """Name of the deformable call through which this one's input came last; empty for none; None if unknown."""
     source: OffsetSource | None = None
     """The origin of the offsets; None if unknown (the field was not captured)."""
+    absent: tuple[int, ...] = ()
+    """Kernel points at which nothing is sampled (the centre, of a DCNv3 with ``remove_center``). They are kept at the
+    mean of the others, with modulation 0, so that d_f and d_k are those of the others."""
 
     @classmethod
     def from_tensor(

@@ -29,7 +29,7 @@ def split(
     return d_f, offset - d_f
 
 
-def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[int, int] = (1, 1)) -> Float[Tensor, "*maps h w"]:
+def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[float, float] = (1, 1)) -> Float[Tensor, "*maps h w"]:
     """div = ∂x d_f,x + ∂y d_f,y (Eq. 4), in 1/cell; negative where features converge.
 
     Central differences inside, one-sided at the border; zero along an axis with a single cell. Neighbouring output
@@ -43,7 +43,7 @@ def divergence(d_f: Float[Tensor, "*maps h w 2"], stride: tuple[int, int] = (1, 
     return _slope(d_f[..., 0], -2, stride[0]) + _slope(d_f[..., 1], -1, stride[1])
 
 
-def _slope(values: Float[Tensor, "*maps h w"], axis: int, spacing: int) -> Float[Tensor, "*maps h w"]:
+def _slope(values: Float[Tensor, "*maps h w"], axis: int, spacing: float) -> Float[Tensor, "*maps h w"]:
     if values.shape[axis] < 2:
         return torch.zeros_like(values)
     return torch.gradient(values, spacing=float(spacing), dim=axis)[0]
