@@ -66,6 +66,17 @@ def test_files_from_before_fields_knew_what_lies_below_are_read(spoilt):
     assert [field.below for field in Analysis.load(path).fields.values()] == [None, None]
 
 
+def test_kernels_without_a_centre_and_at_real_distances_come_back(analysis, make_field, tmp_path):
+    fields = {
+        "dcnv3": replace(make_field(g=1, kernel=(3, 3)), name="dcnv3", absent=(4,)),
+        "dat": replace(make_field(g=1, kernel=(1, 1)), name="dat", stride=(2.1, 2.25), padding=(-1.05, -1.125)),
+    }
+    replace(analysis, fields=Fields(fields)).save(tmp_path / "a.safetensors")
+    again = Analysis.load(tmp_path / "a.safetensors").fields
+    for name, field in fields.items():
+        assert replace(again[name], offset=field.offset, modulation=None) == field
+
+
 def drop(key):
     return lambda header, tensors: header.pop(key) and None
 
@@ -89,6 +100,8 @@ def tensor(key, value):
         (lambda header, tensors: header["fields"][0].pop("stride"), r"header\.fields\[0\]\.stride: missing"),
         (of_field(stride=[2]), r"header\.fields\[0\]\.stride: \[2\]"),
         (of_field(stride=["2", 1]), r"stride\[0\]: '2'; expected a whole number"),
+        (of_field(absent=[6]), r"absent: \(6,\); expected points below 6"),
+        (of_field(layout=[[0, 1], [0, 0]]), r"layout: .*; expected strides above 0"),
         (of_field(stride=[0, 1]), r"stride: \(0, 1\); expected at least 1"),
         (of_field(kernel_size=[2**40, 2**40]), "field/0/offset"),
         (of_field(cells=None), "cells"),

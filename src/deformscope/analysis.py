@@ -79,7 +79,10 @@ class Analysis:
             tensors[f"field/{index}/offset"] = field.offset.contiguous()
             if field.modulation is not None:
                 tensors[f"field/{index}/modulation"] = field.modulation.contiguous()
-            geometry = {one.name: getattr(field, one.name) for one in dataclass_fields(_FieldHeader)}
+            geometry = {one.name: getattr(field, one.name, None) for one in dataclass_fields(_FieldHeader)}
+            if not all(isinstance(value, int) for value in (*field.stride, *field.padding)):
+                layout = (tuple(map(float, field.stride)), tuple(map(float, field.padding)))
+                geometry |= {"stride": (1, 1), "padding": (0, 0), "layout": layout}
             records.append(asdict(_FieldHeader(**geometry)))
         attention = []
         for index, one in enumerate(self.fields.attention.values()):
@@ -125,6 +128,9 @@ class _FieldHeader:
     cells: CellGrid
     placements: tuple[Placement, ...]
     below: str | None = None
+    absent: tuple[int, ...] = ()
+    layout: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """Stride and padding where they are no whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +170,18 @@ def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> O
     if any(value <= 0 for scale in scales for value in scale):
         raise DeformscopeError(f"header.fields[{index}]: {scales}; expected sizes and scales above 0")
     points = header.kernel_size[0] * header.kernel_size[1]
+    if not all(0 <= point < points for point in header.absent):
+        raise DeformscopeError(f"header.fields[{index}].absent: {header.absent}; expected points below {points}")
     offset = _tensor(tensors, f"field/{index}/offset", (None, None, points, None, None, 2))
     if not offset.is_floating_point():
         raise DeformscopeError(f"field/{index}/offset of type {offset.dtype}: expected floats")
     key = f"field/{index}/modulation"
     modulation = _tensor(tensors, key, tuple(offset.shape[:-1]), offset.dtype) if key in tensors else None
-    geometry = {one.name: getattr(header, one.name) for one in dataclass_fields(header)}
+    geometry = {one.name: getattr(header, one.name) for one in dataclass_fields(header) if one.name != "layout"}
+    if header.layout is not None:
+        geometry["stride"], geometry["padding"] = header.layout
+        if min(header.layout[0]) <= 0:
+            raise DeformscopeError(f"header.fields[{index}].layout: {header.layout}; expected strides above 0")
     return OffsetField(offset=offset, modulation=modulation, **geometry)
 
 

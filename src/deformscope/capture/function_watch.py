@@ -38,7 +38,8 @@ _local = _Local()
 _lock = threading.Lock()
 _replaced: dict[type[Function], Any] = {}
 """The classes' own ``forward``, as it stood in the class."""
-_blocks = 0
+_blocks: list[Watcher] = []
+"""Of all threads."""
 _loaded: list[int] = []
 """The Functions there were when last looked for."""
 _samplers: list[type[Function]] = []
@@ -47,20 +48,19 @@ _samplers: list[type[Function]] = []
 @contextmanager
 def watching_functions(watcher: Watcher) -> Iterator[None]:
     """Tell ``watcher`` of this thread's calls of samplers' Functions that are loaded, while the block runs."""
-    _replace()
+    _replace(watcher)
     before = _local.watchers
     _local.watchers = (*before, watcher)
     try:
         yield
     finally:
         _local.watchers = before
-        _put_back()
+        _put_back(watcher)
 
 
-def _replace() -> None:
-    global _blocks
+def _replace(watcher: Watcher) -> None:
     with _lock:
-        _blocks += 1
+        _blocks.append(watcher)
         for function in _sampler_functions():
             if function not in _replaced:
                 own = function.__dict__[FORWARD]
@@ -68,10 +68,9 @@ def _replace() -> None:
                 setattr(function, FORWARD, staticmethod(_watched(function, function.forward)))
 
 
-def _put_back() -> None:
-    global _blocks
+def _put_back(watcher: Watcher) -> None:
     with _lock:
-        _blocks -= 1
+        _blocks.remove(watcher)
         while _replaced and not _blocks:
             function, own = _replaced.popitem()
             setattr(function, FORWARD, own)
