@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field as dataclass_field, fields as dataclass_fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,9 @@ class Analysis:
             tensors[f"field/{index}/offset"] = field.offset.contiguous()
             if field.modulation is not None:
                 tensors[f"field/{index}/modulation"] = field.modulation.contiguous()
-            geometry = {one.name: getattr(field, one.name, None) for one in dataclass_fields(_FieldHeader)}
+            geometry: dict[str, Any] = {
+                one.name: getattr(field, one.name, None) for one in dataclass_fields(_FieldHeader)
+            }
             if not all(isinstance(value, int) for value in (*field.stride, *field.padding)):
                 layout = (tuple(map(float, field.stride)), tuple(map(float, field.padding)))
                 geometry |= {"stride": (1, 1), "padding": (0, 0), "layout": layout}

@@ -189,8 +189,9 @@ def dat_call(module: Any, image: Tensor, parts: Parts, output: Any, aligned: boo
     line = [(length - 1) / 2 for length in size]
     places = references.detach().double()
     ends = [[places[0, 0, 0, 0, axis].item(), places[0, 0, -1, -1, axis].item()] for axis in (0, 1)]
-    step: Point = (half[0] * (ends[0][1] - ends[0][0]) / (h - 1), half[1] * (ends[1][1] - ends[1][0]) / (w - 1))
-    start = [middle + one * end[0] for middle, one, end in zip(line, half, ends, strict=True)]
+    apart = [one * (end[1] - end[0]) for one, end in zip(half, ends, strict=True)]
+    step: Point = (round(apart[0] / (h - 1), 6), round(apart[1] / (w - 1), 6))  # float32 has no more
+    start = [round(middle + one * end[0], 6) for middle, one, end in zip(line, half, ends, strict=True)]
     moved = (positions - references).detach() * positions.new_tensor(half)
     return DeformCall(
         image,

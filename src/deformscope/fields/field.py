@@ -242,7 +242,7 @@ class OffsetField:
 
     def __repr__(self) -> str:
         n, g, _, h, w, _ = self.offset.shape
-        kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(map(str, self.stride))
+        kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(f"{step:.4g}" for step in self.stride)
         return (
             f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, kernel {kernel}, "
             f"stride {stride}, {h}×{w} cells of {self.reduction[0]:g} px"

@@ -120,7 +120,7 @@ def _cells(field: OffsetField) -> list[str]:
         field.name,
         str(n),
         "×".join(map(str, field.kernel_size)),
-        "×".join(map(str, field.stride)),
+        "×".join(f"{step:.4g}" for step in field.stride),
         f"{h}×{w}",
         "×".join(reduction),
         str(g),
