@@ -99,6 +99,8 @@ def test_the_users_own_modes_work_inside(recognized):
     model, x = Counted().eval(), torch.rand(IMAGE)
     model(x)
     flops = model.flops
+    if flops == 0 and torch.__version__.startswith("2.4."):
+        pytest.skip("this torch's FlopCounterMode counts nothing in inference_mode, without capture either")
     fields = [seen(model, x) for _ in range(1 + recognized)]
     assert model.flops == flops > 0
     assert told(fields[-1]) == told(fields[0])
@@ -204,10 +206,12 @@ def test_compiled_models_run_eagerly_inside_also_those_that_must_not_break(warm)
     whole = torch.compile(net, backend="eager", fullgraph=True)
     part = copy.deepcopy(net)
     part.stem = torch.compile(part.stem, backend="eager", fullgraph=True)
+    itself = copy.deepcopy(net)
+    itself.stem.compile(backend="eager", fullgraph=True)
     with torch.no_grad():
         if warm:
             whole(x), part(x)
         for _ in range(2):
             assert [one[1] for one in told(seen(whole, x))] == [one[1] for one in plain]
-            assert told(seen(part, x)) == plain
+            assert told(seen(part, x)) == told(seen(itself, x)) == plain
         torch.testing.assert_close(whole(x), net(x))

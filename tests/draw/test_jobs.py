@@ -27,3 +27,8 @@ def test_results_come_in_the_order_of_tasks_and_warnings_with_them():
 def test_a_lost_process_is_one_line():
     with pytest.raises(DeformscopeError, match="jobs=2: a process ended early, possibly for lack of memory"):
         list(in_processes(lost, [1, 1], jobs=2))
+
+
+def test_what_cannot_be_sent_is_one_line():
+    with pytest.raises(DeformscopeError, match=r"jobs=2: what it takes cannot be sent .*jobs=1"):
+        list(in_processes(lambda number: number, [1, 2], jobs=2))

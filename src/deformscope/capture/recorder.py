@@ -90,7 +90,7 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
             observing(recorder.own_call, recorder.looking_away),
             watching(recorder, recorder.watched),
             watching_functions(recorder.run_function),
-            _eager(),
+            _eager(model),
         ):
             recorder.open()
             yield recorder.fields
@@ -108,11 +108,32 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
         warnings.warn(message, DeformscopeWarning, stacklevel=3)
 
 
-def _eager() -> AbstractContextManager[Any]:
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     """Compiled code runs as if it were not, since nothing inside of it can be seen."""
     # Without the compiler's module nothing can have been compiled, and loading it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
     stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if stance is None or "torch._dynamo" not in sys.modules else stance("force_eager")
+    return _uncompiled(model) if stance is None else stance("force_eager")
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """As ``set_stance("force_eager")``, for torch 2.4 and 2.5: the model's compiled modules call what was compiled."""
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    for module in model.modules():
+        own, inner = vars(module), module._modules.get("_orig_mod")
+        if inner is not None and "forward" in own:
+            kept.append((own, "forward", own["forward"]))
+            own["forward"] = inner.__call__
+        if own.get("_compiled_call_impl") is not None:  # by module.compile()
+            kept.append((own, "_compiled_call_impl", own["_compiled_call_impl"]))
+            own["_compiled_call_impl"] = None
+    try:
+        yield
+    finally:
+        for own, name, value in kept:
+            own[name] = value
 
 
 def _nothing_seen(model: nn.Module, ran: bool) -> str:

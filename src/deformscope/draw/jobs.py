@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,12 +19,19 @@ Result = TypeVar("Result")
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
     """The results of ``work`` for all tasks, in their order, from ``jobs`` processes, which share this one's threads.
 
-    ``work`` is sent to each process once. Warnings are given here. Raises DeformscopeError if a process ends early.
+    ``work`` is sent to each process once. Warnings are given here. Raises DeformscopeError if ``work`` cannot be sent,
+    and if a process ends early.
     """
     import torch
 
+    try:
+        sent = pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DeformscopeError(
+            f"jobs={jobs}: what it takes cannot be sent to other processes ({error}); expected jobs=1"
+        ) from None
     threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (work, threads))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sent, threads))
     try:
         waiting: list[Future[Any]] = [pool.submit(_one, task) for task in tasks]
         waiting.reverse()
@@ -43,13 +51,13 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
 _work: Callable[[Any], Any] | None = None
 
 
-def _begin(work: Callable[[Any], Any], threads: int) -> None:
+def _begin(sent: bytes, threads: int) -> None:
     import signal
 
     import torch
 
     global _work  # noqa: PLW0603  (a process of the pool has no other place)
-    _work = work
+    _work = pickle.loads(sent)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gave the work
 

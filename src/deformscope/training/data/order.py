@@ -18,7 +18,7 @@ class Slot:
 
     def seed(self, seed: int) -> int:
         """The seed of this place, the same in every process."""
-        return int(np.random.SeedSequence((seed, self.step, self.place)).generate_state(1, np.uint64)[0] >> 1)
+        return int(np.random.SeedSequence((seed, self.step, self.place)).generate_state(1, np.uint64)[0]) >> 1
 
 
 class Order:

@@ -50,7 +50,7 @@ class Learning(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step's random draws by its number, so that a resumed run draws the same."""
         sequence = np.random.SeedSequence((self.recipe.run.seed, self.global_step, self.global_rank))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The total loss, and its parts for the log."""
