@@ -4,6 +4,8 @@ The chosen operators have a Python kernel under a dispatch key that nothing else
 thread while somebody watches. So calls by module, by function, through a reference kept at import or from TorchScript
 are seen alike, above autograd, and an operator that nobody chose never enters Python (a dispatch mode takes all of them
 there, which costs a fifth to a third of a small detector's forward pass).
+
+The key and what switches it are private to PyTorch. A PyTorch that has them no longer is watched by such a mode.
 """
 
 from __future__ import annotations
@@ -14,12 +16,20 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 KEY = "TESTING_ONLY_GenericMode"
 """PyTorch's key for modes: above autograd and autocast, without a kernel of its own for any operator."""
-_KEY = torch._C._dispatch_key_parse(KEY)
-_include, _included = torch._C._dispatch_tls_set_dispatch_key_included, torch._C._dispatch_tls_is_dispatch_key_included
-_exclude, _excluded = torch._C._dispatch_tls_set_dispatch_key_excluded, torch._C._dispatch_tls_is_dispatch_key_excluded
+try:
+    _KEY: Any = torch._C._dispatch_key_parse(KEY)
+    _include, _exclude, _included, _excluded = (
+        getattr(torch._C, f"_dispatch_tls_{verb}_dispatch_key_{state}")
+        for verb in ("set", "is")
+        for state in ("included", "excluded")
+    )
+    _library = torch._C._dispatch_library
+except (AttributeError, RuntimeError):
+    _KEY = None
 
 
 @runtime_checkable
@@ -40,6 +50,8 @@ class Watcher(Protocol):
 
 class _Local(threading.local):
     watchers: tuple[Watcher, ...] = ()
+    away = False
+    """Nobody is told of what runs; known by the key, where there is one."""
 
 
 _local = _Local()
@@ -55,6 +67,10 @@ def watching(watcher: Watcher, names: Iterable[str]) -> Iterator[None]:
 
     An operator need not be there yet: it is seen from the moment that its library is loaded.
     """
+    if _KEY is None:
+        with _Mode(watcher, names):
+            yield
+        return
     _choose(names)
     before = _local.watchers
     _local.watchers = (*before, watcher)
@@ -69,6 +85,13 @@ def watching(watcher: Watcher, names: Iterable[str]) -> Iterator[None]:
 @contextmanager
 def unwatched() -> Iterator[None]:
     """Tell nobody of what runs in the block."""
+    if _KEY is None:
+        away, _local.away = _local.away, True
+        try:
+            yield
+        finally:
+            _local.away = away
+        return
     before = _included(_KEY)
     _include(_KEY, False)
     try:
@@ -79,11 +102,13 @@ def unwatched() -> Iterator[None]:
 
 def within_watched() -> bool:
     """Whether the operator at hand is a part of one that is watched as a whole."""
-    return not _included(_KEY)
+    return _local.away if _KEY is None else not _included(_KEY)
 
 
 def seen_from_mode(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call an operator out of a dispatch mode, where PyTorch hides the key, so that what it is made of is watched."""
+    if _KEY is None:
+        return operator(*args, **kwargs)
     before = _excluded(_KEY)
     _exclude(_KEY, False)
     try:
@@ -92,15 +117,18 @@ def seen_from_mode(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         _exclude(_KEY, before)
 
 
+_graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
 def in_backward() -> bool:
     """Whether autograd runs a backward pass: an operator of a forward pass is then a recomputation of it."""
-    return torch._C._current_graph_task_id() != -1
+    return _graph_task() != -1
 
 
 def _choose(names: Iterable[str]) -> None:
     with _lock:
         if "_" not in _libraries:
-            _libraries["_"] = torch._C._dispatch_library("IMPL", "_", KEY, __file__, 0)
+            _libraries["_"] = _library("IMPL", "_", KEY, __file__, 0)
             _libraries["_"].fallback_fallthrough()  # no way into Python for what was not chosen
         for name in names:
             if name not in _chosen:
@@ -144,3 +172,26 @@ def _kernel(name: str, overload: str) -> Callable[..., Any]:
         return out
 
     return kernel
+
+
+class _Mode(TorchDispatchMode):
+    """Tells a watcher of chosen operators where there is no key for it, below autograd and in the pieces there."""
+
+    def __init__(self, watcher: Watcher, names: Iterable[str]) -> None:
+        super().__init__()
+        self._watcher, self._chosen = watcher, frozenset(names)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled while it is on, and the way around the compiler costs a third of this
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, func._schema.name
+        if name not in self._chosen or _local.away or in_backward():
+            return func(*args, **kwargs)
+        watcher, given = self._watcher, args
+        if name in watcher.intercepted:
+            given = watcher.before(name, given, kwargs)
+        out = func(*given, **kwargs)
+        watcher.after(name, args, kwargs, out)
+        return out
