@@ -1,10 +1,11 @@
 """What seeing costs: a forward pass with capture beside the bare one.
 
-    OMP_WAIT_POLICY=passive python benchmarks/capture.py [--large] [--rounds 21] [--processor-time]
+    OMP_WAIT_POLICY=passive python benchmarks/capture.py [--large | --attention] [--rounds 21] [--processor-time]
 
 The packaged detector on a photo of 451×300 px; with --large Faster R-CNN, ResNet-50-FPN with deformable layer2-4,
-freshly initialised with random offsets, on 1333×800 px. `capture` is a pass whose kind is known, `first capture` one
-that is traced, as the first of each kind is; the two floors are an empty dispatch mode and empty hooks on all modules.
+freshly initialised with random offsets, on 1333×800 px; with --attention RT-DETR, ResNet-18, of transformers, freshly
+initialised, on 640×640 px. `capture` is a pass whose kind is known, `first capture` one that is traced, as the first of
+each kind is; the two floors are an empty dispatch mode and empty hooks on all modules.
 """
 
 from __future__ import annotations
@@ -34,19 +35,27 @@ class Empty(TorchDispatchMode):
 def main() -> None:
     parser = arguments(__doc__, rounds=21)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--attention", action="store_true")
     parser.add_argument("--processor-time", action="store_true", help="not the clock's: for a busy machine")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     if settings.processor_time:
         timing.clock = time.process_time
-    detector = large() if settings.large else ds.load("packaged")
+    detector: nn.Module = large() if settings.large else ds.load("packaged")
     size = (1333, 800) if settings.large else (451, 300)
     noise = np.random.default_rng(0).integers(0, 255, (9, 14, 3), dtype=np.uint8)
     photo = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
 
+    if settings.attention:
+        detector, pixels = rt_detr(), torch.rand(1, 3, 640, 640)
+
+    @torch.no_grad()
+    def forward() -> None:
+        detector(pixel_values=pixels) if settings.attention else detector(photo)
+
     def captured() -> None:
         with ds.capture(detector):
-            detector(photo)
+            forward()
 
     def traced() -> None:
         known_passes.forget(detector)
@@ -55,19 +64,19 @@ def main() -> None:
 
     def in_mode() -> None:
         with Empty():
-            detector(photo)
+            forward()
 
     def hooked() -> None:
         hooks = (
             nn.modules.module.register_module_forward_pre_hook(lambda *_: None),
             nn.modules.module.register_module_forward_hook(lambda *_: None, always_call=True),
         )
-        detector(photo)
+        forward()
         for hook in hooks:
             hook.remove()
 
     candidates = {
-        "forward": lambda: detector(photo),
+        "forward": forward,
         "capture": captured,
         "first capture": traced,
         "empty hooks": hooked,
@@ -78,6 +87,29 @@ def main() -> None:
     print(f"torch {torch.__version__}, {settings.threads} threads, {settings.rounds} rounds, medians")
     for name in candidates:
         print(f"{name:20} {median(spent[name]):8.1f} ms  {1 / speed_up(spent, name, 'forward') - 1:+7.1%}")
+
+
+def rt_detr() -> nn.Module:
+    """RT-DETR, ResNet-18: the settings of its published configuration."""
+    import transformers
+
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[128, 256, 512],
+        hidden_expansion=0.5,
+        decoder_layers=3,
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+    )
+    return transformers.RTDetrForObjectDetection(config).eval()
 
 
 def large() -> nn.Module:

@@ -325,3 +325,18 @@ def test_unknown_functions_are_named_where_they_get_maps_of_offsets(shape, why):
         with pytest.warns(DeformscopeWarning, match=why), capture(model) as fields:
             model(x)
     assert list(fields) == ["0", "0#2"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("implementation", ["auto", "embedding_bag", "torchvision"])
+def test_the_function_within_deformscopes_own_operator_is_a_part_of_it(implementation, monkeypatch):
+    from deformscope.ops import deform_conv2d
+
+    class Own(nn.Module):
+        def forward(self, x):
+            return deform_conv2d(x, torch.zeros(1, 18, 9, 12), torch.ones(4, 4, 3, 3), padding=1, impl=implementation)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Own())
+    with capture(model) as fields:
+        model(torch.rand(1, 3, 9, 12))
+    assert list(fields) == ["1"]

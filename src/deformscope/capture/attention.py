@@ -8,7 +8,7 @@ every other ``grid_sample`` is none of its.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,19 +42,20 @@ class AttentionReader:
 
     def __init__(
         self,
-        model: nn.Module,
+        named: Iterable[tuple[str, nn.Module]],
         keep: Callable[[AttentionField], None],
         miss: Callable[[str, str], None],
         here: Callable[[], bool],
         away: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        """``keep`` gets the fields, without placements, and ``miss`` the name of a module that is not understood, and
-        why; ``here`` says whether what happens is to be seen, and while ``away`` nothing is."""
+        """``named``: all modules of the model, by name. ``keep`` gets the fields, without placements, and ``miss`` the
+        name of a module that is not understood, and why; ``here`` says whether what happens is to be seen, and while
+        ``away`` nothing is."""
         self._keep, self._miss, self._here, self._away = keep, miss, here, away
         self._running: list[AttentionCall] = []
         self._input: Pair | None = None
         self._hooks: list[Any] = []
-        modules = [(name, module) for name, module in model.named_modules() if is_attention(module)]
+        modules = [(name, module) for name, module in named if is_attention(module)]
         self._modules = [module for _, module in modules]
         self._names = {id(module): name or type(module).__name__ for name, module in modules}
 

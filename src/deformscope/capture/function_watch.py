@@ -17,7 +17,7 @@ from typing import Any
 
 from torch.autograd import Function
 
-from .operator_watch import in_backward
+from .operator_watch import in_backward, within_watched
 
 ARGUMENTS = frozenset({"offset", "offset_mask", "sampling_locations", "sampling_loc", "sampling_loc_attn"})
 """What samplers call the places where they sample."""
@@ -104,7 +104,7 @@ def _watched(function: type[Function], forward: Callable[..., Any]) -> Callable[
     @functools.wraps(forward)
     def told(*args: Any, **kwargs: Any) -> Any:
         run: Run = functools.partial(forward, *args, **kwargs)
-        if _local.watchers and not in_backward():
+        if _local.watchers and not within_watched() and not in_backward():
             try:
                 given = signature.bind(*args, **kwargs)
             except TypeError:  # the call will fail, and should with its own words

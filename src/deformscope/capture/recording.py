@@ -92,8 +92,8 @@ class Recorder:
         self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
         sees = self.missed, lambda: self.here, self.looking_away
-        self._attention = AttentionReader(model, self._record_attention, *sees)
-        self._modules = ModuleReader(model, self.whole_call, *sees)
+        self._attention = AttentionReader(named, self._record_attention, *sees)
+        self._modules = ModuleReader(named, self.whole_call, *sees)
         self._others = other_operators(look=not self._known.signatures)
         self.ran = False
         """Any part of the model has run."""

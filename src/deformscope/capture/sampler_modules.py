@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field as dataclass_field
 from typing import Any
@@ -43,20 +43,21 @@ class ModuleReader:
 
     def __init__(
         self,
-        model: nn.Module,
+        named: Iterable[tuple[str, nn.Module]],
         keep: Callable[[DeformCall, str], None],
         miss: Callable[[str, str], None],
         here: Callable[[], bool],
         away: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        """``keep`` gets the calls and the modules' names, ``miss`` the name of a module that is not understood, and
-        why; ``here`` says whether what happens is to be seen, and while ``away`` nothing is."""
+        """``named``: all modules of the model, by name. ``keep`` gets the calls and the modules' names, ``miss`` the
+        name of a module that is not understood, and why; ``here`` says whether what happens is to be seen, and while
+        ``away`` nothing is."""
         self._keep, self._miss, self._here, self._away = keep, miss, here, away
         self._running: list[_Call] = []
         self._hooks: list[Any] = []
         self._found = [
             (name or type(module).__name__, module, *kind)
-            for name, module in model.named_modules()
+            for name, module in named
             if (kind := _kind(module)) is not None
         ]
 
