@@ -109,6 +109,7 @@ def _backward(
     grad_offset = torch.empty_like(offset) if needs_offset else None
     grad_mask = torch.empty_like(mask) if mask is not None and needs_mask else None
     grad_matrix = torch.zeros_like(contraction.matrix, dtype=table.dtype) if needs_weight else None
+    leaf = rows.detach().requires_grad_()  # torch 2.4 fails if only the weights need a gradient; this one is not taken
     for block in _blocks(geometry, table, len(input)):
         samples = _sample(geometry, block, offset, mask, table)
         grad_block = block.of(grad).transpose(0, 1).reshape(len(weight), -1)
@@ -116,7 +117,7 @@ def _backward(
         if moves:
             weights = samples.weights.requires_grad_()
             with torch.enable_grad():
-                gathered = F.embedding_bag(samples.index, rows, mode="sum", per_sample_weights=weights)
+                gathered = F.embedding_bag(samples.index, leaf, mode="sum", per_sample_weights=weights)
             columns = gathered.detach()
         if grad_matrix is not None:
             if columns is None or not finite:
