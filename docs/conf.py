@@ -78,6 +78,8 @@ def generate(app) -> None:
         page = GENERATED / f"{name}.md"
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
+    catalogue = (HERE / "llms.txt").read_text(encoding="utf-8")
+    (EXTRA / "llms.txt").write_text(catalogue.replace(".md)", ".html)"), encoding="utf-8")
     explorer = EXTRA / "explorer-page.html"
     if not explorer.exists():
         import skimage.data

@@ -165,6 +165,7 @@ NAMES: dict[str, Callable[[], Any]] = {
     "targets": lambda: BOXES,
     "loader": lambda: [(images(), BOXES)],
     "criterion": lambda: lambda output, targets: output["logits"].square().mean(),
+    "image": lambda: torch.from_numpy(deformscope.photo.read("photo.jpg")).permute(2, 0, 1)[None] / 255,
     "photo": lambda: deformscope.photo.read("photo.jpg"),
     "photos": lambda: ["photo.jpg", "folder/coffee.jpg"],
     "fields": captured,

@@ -89,7 +89,7 @@ def test_the_commands_of_a_page_exist_with_these_options(page: Path):
 
 def arguments(words: list[str]) -> list[str] | None:
     """What a command line gives to deformscope; None if it does not call it."""
-    for name in ("deformscope", "deformscope.cli"):
+    for name in ("deformscope", "deformscope.cli", ".venv/bin/deformscope"):
         if name in words:
             tokens = words[words.index(name) + 1 :]
             return [re.sub(r"^cuda.*", "cpu", token) for token in tokens] if "install" not in words else None

@@ -38,7 +38,7 @@ def test_every_page_has_a_place_in_the_navigation():
     assert not gone, f"docs/index.md names pages that are not there: {gone}"
 
 
-@pytest.mark.parametrize("page", markdown_pages(), ids=name_of)
+@pytest.mark.parametrize("page", [*markdown_pages(), DOCS / "llms.txt"], ids=name_of)
 def test_links_lead_to_files_and_headings_that_are_there(page: Path):
     for link in links(page):
         if re.match(r"[a-z]+:", link):
