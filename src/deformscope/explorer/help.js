@@ -2,13 +2,13 @@
 import { el } from "./dom.js";
 
 const KEYS_HELP = [
-  ["1 – 6", "view"],
+  ["1 – 7", "view"],
   ["[ ]", "layer before, after"],
   [", .", "photo before, after"],
-  ["G", "offset group"],
+  ["G", "offset group, head"],
   ["K", "kernel point"],
   ["D", "layers deep"],
-  ["arrow keys", "from cell to cell, on the photo"],
+  ["arrow keys", "from cell to cell, or query to query, on the photo"],
   ["Enter", "pin the cell"],
   ["F", "follow the flow"],
   ["Escape", "remove pins, particle and explanation"],

@@ -1,11 +1,13 @@
 // Which of a photo's layers is shown, and which others its sampling points are followed into.
 
 // The layer that is asked for, or one whose cells are about a twentieth of the photo apart.
-export function layerNumber({ layers, size }, name) {
-  const found = layers.findIndex((layer) => layer.name === name);
-  if (found >= 0) return found;
+export function layerNumber({ layers, size, start }, name) {
+  for (const wanted of [name, start]) {
+    const found = layers.findIndex((layer) => layer.name === wanted);
+    if (found >= 0) return found;
+  }
   const far = (layer) =>
-    Math.abs(
+    layer.kind === "queries" ? Infinity : Math.abs(
       Math.log(
         (20 * Math.abs(layer.cells.reduction[0] * layer.stride[0])) / layer.placement.scale[0] / Math.max(...size),
       ),
@@ -17,7 +19,8 @@ export function layerNumber({ layers, size }, name) {
 export function stackNumbers(layers, top, depth) {
   const order = [top];
   while (order.length < depth) {
-    const { below } = layers[order[0]];
+    const { below, kind } = layers[order[0]];
+    if (kind === "queries") break;
     const next = below === null ? order[0] - 1 : layers.findIndex((layer) => below && layer.name === below);
     if (next < 0) break;
     order.unshift(next);

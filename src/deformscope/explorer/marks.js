@@ -3,6 +3,7 @@
 import { COLORS } from "./colors.js";
 import { follow, stackedPoints } from "./paths.js";
 import { shapes } from "./pens.js";
+import { chosenRow, drawQuery, drawReference } from "./queries.js";
 
 const FADING = [
   { radius: 3.8, alpha: 1 },
@@ -13,6 +14,14 @@ const FADING = [
 // Draw the place [y, x] (photo px) in true size. `letter` is that of a pin, whose dots are round (A) or square (B).
 export function drawPlace(pen, frame, app, place, { color, letter = "" }) {
   const { field, state } = app;
+  if (field.kind === "queries") {
+    drawReference(pen, frame, app, place);
+    return;
+  }
+  if (field.samples) {
+    drawQuery(pen, frame, field.samples, field.samples.nearest(place), state.group, { color, letter });
+    return;
+  }
   const theme = COLORS.dark; // on the photo itself, light marks with dark edges are seen everywhere
   const cell = field.cellAt(place);
   const centre = field.centre(cell);
@@ -73,6 +82,7 @@ function cloud(pen, frame, { points, weights }, { radius, alpha }, color, dot) {
 // The pinned places and the particle's way, of which `share` (0..1) is shown.
 export function drawMarks(pen, frame, app, share = 1) {
   const { state, field } = app;
+  if (field.kind === "queries") return;
   if (state.a) drawPlace(pen, frame, app, state.a, { color: COLORS.a, letter: "A" });
   if (state.b) drawPlace(pen, frame, app, state.b, { color: COLORS.b, letter: "B" });
   if (!state.from) return;
@@ -108,18 +118,21 @@ export function detectionsShown({ photo, state }) {
 
 // Boxes, masks, classes and scores of the detections that are switched on.
 export function drawDetections(pen, frame, app) {
-  for (const { box, label, score, index } of detectionsShown(app).reverse()) {
+  const chosen = app.field.kind === "queries" ? app.field.ids[chosenRow(app)] : null;
+  for (const { box, label, score, index, query } of detectionsShown(app).reverse()) {
+    const faint = chosen !== null && query !== chosen; // another query's
     const [x0, y0] = frame.xy([box[1], box[0]]);
     const [x1, y1] = frame.xy([box[3], box[2]]);
     const mask = app.photo.masks[index];
-    if (mask) {
+    if (mask && !faint) {
       const [left, top] = frame.xy([0, 0]);
       const [right, bottom] = frame.xy(app.photo.size);
       pen.image(maskPicture(mask), left, top, right - left, bottom - top, { alpha: 0.4 });
     }
     const d = shapes.box(x0, y0, x1, y1);
-    pen.stroke(d, { color: COLORS.dark.halo, width: 4, alpha: 0.45 });
-    pen.stroke(d, { color: COLORS.box, width: 1.8 });
+    pen.stroke(d, { color: COLORS.dark.halo, width: 4, alpha: faint ? 0.15 : 0.45 });
+    pen.stroke(d, { color: COLORS.box, width: faint ? 1.2 : 1.8, alpha: faint ? 0.55 : 1 });
+    if (faint) continue;
     const words = `${label} ${score.toFixed(2)}`.trim();
     pen.text(words, Math.max(x0, frame.left) + 6, Math.max(y0, frame.top) + 15, {
       color: "#00161b",

@@ -89,6 +89,7 @@ def explore(
 
 
 def _fields(source: object) -> Fields:
+    attention = source.attention if isinstance(source, Fields) else {}
     if isinstance(source, OffsetField):
         source = [source]
     several = list(source.values()) if isinstance(source, Mapping) else source
@@ -97,7 +98,7 @@ def _fields(source: object) -> Fields:
             f"source of type {type(source).__name__}: expected with a photo an OffsetField, a list of them or the "
             "captured fields"
         )
-    fields = Fields()
+    fields = Fields(attention=attention)
     for one in several:
         fields.add(one if one.name else replace(one, name="deformable convolution"))
     return fields

@@ -1,5 +1,6 @@
 // The numbers at a place: a table for the place under the pointer and the pinned ones, in cells and in photo px.
 import { byId, digits, el } from "./dom.js";
+import { queryNumbers } from "./queries.js";
 
 // Row key, heading, unit; pairs are y, x.
 const ROWS = [
@@ -13,6 +14,16 @@ const ROWS = [
   ["radius", "radius", "cells · px"],
   ["modulation", "Δm", "mean"],
   ["segment", "segment", "score"],
+];
+const QUERY_ROWS = [
+  ["query", "query", ""],
+  ["reference", "reference", "px"],
+  ["box", "its height, width", "px"],
+  ["mean", "weighted mean", "px"],
+  ["moved", "from reference", "px"],
+  ["deviation", "spread", "px"],
+  ["inside", "weight in box", "%"],
+  ["outside", "points off photo", ""],
 ];
 const COLUMNS = [["here", "here"], ["a", "A"], ["b", "B"]];
 
@@ -79,12 +90,16 @@ function difference(a, b) {
 
 // The same in words, for a screen reader.
 export function spoken(n) {
+  if (n.words) return n.words;
   const px = n.px.map((value) => digits(value, 1)).join(", ");
   return (
     `cell ${n.cell.join(", ")}: d f ${n.d_f.map((value) => digits(value)).join(", ")} cells, ${px} pixels; ` +
     `divergence ${digits(n.divergence, 3)}; radius ${digits(n.radius[0])} cells`
   );
 }
+
+const POINT = "Point at the photo, or touch it. A click pins a place, a second one is compared with it.";
+const CHOOSE = "A click chooses the query of the detection there, or the nearest; arrow keys go through detections.";
 
 export class Numbers {
   constructor(unpin) {
@@ -104,7 +119,7 @@ export class Numbers {
       this.shown[key] = { title, button };
       return el("th", { scope: "col", "data-column": key }, title, button);
     });
-    const body = ROWS.map(([row, words, unit]) => {
+    const body = [...ROWS, ...QUERY_ROWS].map(([row, words, unit]) => {
       this.cells[row] = Object.fromEntries(
         COLUMNS.map(([column]) => [column, el("td", { "data-row": row, "data-column": column })]),
       );
@@ -137,11 +152,7 @@ export class Numbers {
       ),
     );
     this.list.addEventListener("toggle", () => this.listPoints());
-    this.hint = el(
-      "p",
-      { class: "hint" },
-      "Point at the photo, or touch it. A click pins a place, a second one is compared with it.",
-    );
+    this.hint = el("p", { class: "hint" }, POINT);
     const table = el(
       "table",
       { class: "numbers" },
@@ -155,22 +166,36 @@ export class Numbers {
   update(app, hover) {
     const { field, state } = app;
     const places = { here: hover, a: state.a, b: state.b };
-    const found = Object.fromEntries(
-      COLUMNS.map(([key]) => [key, places[key] ? numbersAt(field, state.group, places[key], app.photo.size) : null]),
-    );
+    const queries = field.kind === "queries";
+    const found = queries
+      ? queryNumbers(app, hover)
+      : Object.fromEntries(
+          COLUMNS.map(([key]) => [
+            key,
+            places[key] ? numbersAt(field, state.group, places[key], app.photo.size) : null,
+          ]),
+        );
     const compared = !hover && found.a && found.b;
     for (const [key] of COLUMNS) {
-      const shown = key === "here" && compared ? difference(found.a, found.b) : found[key] ? texts(found[key]) : null;
+      const own = found[key] ? (found[key].texts ?? texts(found[key])) : null;
+      const shown = key === "here" && compared ? difference(found.a, found.b) : own;
       const empty = key === "here" && !found.a ? "–" : "";
-      for (const [row] of ROWS) write(this.cells[row][key], shown ? shown[row] : empty);
+      for (const [row] of queries ? QUERY_ROWS : ROWS) write(this.cells[row][key], shown ? shown[row] : empty);
       const { title, button } = this.shown[key];
-      if (button) button.hidden = !found[key];
+      if (button) button.hidden = !found[key] || (queries && state.query < 0);
       title.parentNode.classList.toggle("empty", !shown);
     }
     write(this.shown.here.title, compared ? "B − A" : "here");
-    this.rows.modulation.hidden = !field.modulation;
-    this.rows.segment.hidden = !field.segments;
-    this.hint.hidden = Boolean(found.a || found.b);
+    write(this.shown.a.title, queries ? "chosen" : "A");
+    this.shown.b.title.hidden = queries;
+    for (const [row] of ROWS) this.rows[row].hidden = queries;
+    for (const [row] of QUERY_ROWS) this.rows[row].hidden = !queries || (row === "box" && !field.boxes);
+    this.rows.modulation.hidden ||= !field.modulation;
+    this.rows.segment.hidden ||= !field.segments;
+    this.hint.hidden = !queries && Boolean(found.a || found.b);
+    write(this.hint, queries ? CHOOSE : POINT);
+    this.list.hidden = queries;
+    if (queries) return found;
     this.listed = { field, state, one: found.here || found.b || found.a };
     if (this.list.open) this.listPoints();
     return found;

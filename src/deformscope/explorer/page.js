@@ -9,8 +9,10 @@ import { Panel } from "./panel.js";
 import { Photo, readIndex } from "./payload.js";
 import { CanvasPen } from "./pens.js";
 import { captionOf, download, drawGround, pngOf, svgOf } from "./save.js";
+import { rowAt, stepped } from "./queries.js";
 import { Stage } from "./stage.js";
 import { VIEWS, fromHash, toHash } from "./state.js";
+import { viewFor } from "./views.js";
 
 const PAN = 60;
 const HASH_PAUSE = 200; // ms: browsers refuse a history that changes faster
@@ -30,7 +32,7 @@ const app = {
   drawn: null,
 };
 const stage = new Stage({ hover, click, view: set, resized: () => stage.fit() && redraw() });
-const numbers = new Numbers((pin) => set({ [pin]: null }));
+const numbers = new Numbers((pin) => set(app.field.kind === "queries" ? { query: -1 } : { [pin]: null }));
 const panel = new Panel({ set, theme: turnTheme, png: savePng, svg: saveSvg, link: copyLink, help: openHelp });
 let wanted = 0; // counts the openings, so that a slow one does not overtake a later one
 
@@ -40,7 +42,7 @@ function set(patch) {
   const before = app.state;
   app.state = { ...before, ...patch };
   if ("photo" in patch && patch.photo !== before.photo)
-    Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [], why: -1 });
+    Object.assign(app.state, { zoom: 1, centre: null, a: null, b: null, from: null, hide: [], why: -1, query: -1 });
   if ("layer" in patch || "photo" in patch || "depth" in patch) open();
   else show();
 }
@@ -75,8 +77,8 @@ function show() {
   state.photo = photo.number;
   state.group = clamp(state.group, 0, field.groups - 1);
   for (const key of ["k", "mk"]) state[key] = clamp(Math.round(state[key]), -1, field.points - 1);
-  if ((state.view === "modulation" && !field.modulation) || (state.view === "segments" && !field.segments))
-    state.view = "flow";
+  state.view = viewFor(field, state.view);
+  if (field.kind === "queries") state.from = null;
   for (const key of ["a", "b", "from"]) if (state[key] && !field.onPhoto(state[key], photo.size)) state[key] = null;
   if (!photo.whys.has(state.why)) state.why = -1;
   app.state = state;
@@ -151,6 +153,10 @@ function click(place) {
   if (!app.field) return;
   app.hover = place;
   const { state } = app;
+  if (app.field.kind === "queries") {
+    set({ query: app.field.ids[rowAt(app, place)] });
+    return say(spoken(numbers.update(app, place).a));
+  }
   if (state.follow) return send(place);
   const { scale } = stage.frame(app);
   const far = (pin) => (state[pin] ? Math.hypot(state[pin][0] - place[0], state[pin][1] - place[1]) * scale : Infinity);
@@ -194,6 +200,10 @@ function tellParticle() {
 
 function moveCursor(down, across) {
   const { field, photo, state } = app;
+  if (field.kind === "queries") {
+    set({ query: stepped(app, down + across) });
+    return say(spoken(numbers.update(app, null).a));
+  }
   const from = app.hover || state.b || state.a || photo.size.map((length) => length / 2);
   const cell = field
     .cellAt(from)
@@ -298,7 +308,7 @@ function onKey(event) {
     stage.panBy(...ARROWS[event.key].map((value) => -value * PAN).reverse());
   else if (event.key in ARROWS && onStage) moveCursor(...ARROWS[event.key]);
   else if (event.key === "Enter" && event.target === stage.node && app.hover) click(app.hover);
-  else if (/^[1-6]$/.test(event.key)) set({ view: VIEWS[Number(event.key) - 1] });
+  else if (/^[1-7]$/.test(event.key)) set({ view: VIEWS[Number(event.key) - 1] });
   else if (event.key in ACTIONS) ACTIONS[event.key]();
   else done = false;
   if (done) event.preventDefault();

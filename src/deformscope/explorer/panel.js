@@ -2,7 +2,10 @@
 import { COLORS } from "./colors.js";
 import { brief, byId, digits, el } from "./dom.js";
 import { cached, maskArea, spreadOf } from "./maps.js";
+import { queryButton } from "./queries.js";
 import { VIEWS, defaults } from "./state.js";
+import { viewFor } from "./views.js";
+import { whyButton } from "./whys.js";
 
 const NAMES = {
   flow: ["d_f", "divergence"],
@@ -11,14 +14,22 @@ const NAMES = {
   sampling: ["sampling", "all points"],
   modulation: ["modulation", "Δm"],
   segments: ["segments", "regions"],
+  queries: ["queries", "attention"],
 };
 
+// Views that are of no use where no layer has cells.
+const ONLY_QUERIES = Object.fromEntries(VIEWS.map((view) => [view, view === "queries"]));
 const BINS = 80; // of the histogram
 const FARTHEST = 600; // cells, as Python cuts offsets
 
 function choice(name, value, words, set, ...more) {
   const input = el("input", { type: "radio", name, value, change: () => set(value) });
   return el("label", { class: `choice ${name}` }, input, el("span", {}, ...words), ...more);
+}
+
+function sizeOf({ cells, stride, size }) {
+  const px = cells.reduction.map((value, axis) => brief(value * stride[axis]));
+  return `${size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`;
 }
 
 function toggle(id, words, set) {
@@ -41,7 +52,8 @@ export class Panel {
     this.layers = fieldset("Layer");
     this.gaps = el("p", { class: "hint" });
     this.groups = el("select", { id: "group", change: () => set({ group: Number(this.groups.value) }) });
-    this.groupRow = el("p", { class: "row" }, el("label", { for: "group" }, "Offset group"), this.groups);
+    this.groupWords = el("label", { for: "group" }, "Offset group");
+    this.groupRow = el("p", { class: "row" }, this.groupWords, this.groups);
     this.kernel = fieldset("Kernel point");
     this.controls = {};
     this.drawing = fieldset(
@@ -139,11 +151,9 @@ export class Panel {
     this.title.textContent = photo.title;
     this.about.textContent = [photo.detector, `${photo.size[1]} × ${photo.size[0]} px`].filter(Boolean).join(" · ");
     const rows = photo.layers.map((layer) => {
-      const px = layer.cells.reduction.map((value, axis) => brief(value * layer.stride[axis]));
-      const words = [
-        el("b", { title: layer.name }, layer.name),
-        el("small", {}, `${layer.size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`),
-      ];
+      const shown = photo.shortName(layer.name);
+      const size = layer.kind === "queries" ? `${layer.ids.length} queries, ${layer.heads} heads` : sizeOf(layer);
+      const words = [el("b", { title: layer.name }, shown), el("small", {}, size)];
       return choice("layer", layer.name, words, () => set({ layer: layer.name }));
     });
     this.layers.replaceChildren(
@@ -160,6 +170,7 @@ export class Panel {
           {},
           el("label", { class: "toggle" }, input, el("span", {}, label || "object"), el("small", {}, score.toFixed(2))),
           photo.whys.has(index) ? whyButton(photo, index, () => this.state, set) : null,
+          queryButton(photo, index, () => this.state, set),
         );
       }),
     );
@@ -173,13 +184,14 @@ export class Panel {
     this.state = state;
     const usable = {
       modulation: photo.layers.some((one) => one.modulation),
+      queries: photo.layers.some((one) => one.kind === "queries"),
+      ...(photo.layers.every((one) => one.kind === "queries") ? ONLY_QUERIES : {}),
       segments: photo.layers.some((one) => one.segments),
     };
     for (const input of this.views.querySelectorAll("input")) {
       input.checked = input.value === state.view;
       input.closest("label").hidden = usable[input.value] === false;
-      input.disabled =
-        (input.value === "modulation" && !field.modulation) || (input.value === "segments" && !field.segments);
+      input.disabled = viewFor(field, input.value) !== input.value;
     }
     this.views.lastChild.dataset.count = VIEWS.filter((view) => usable[view] !== false).length;
     for (const input of this.layers.querySelectorAll("input")) {
@@ -192,16 +204,23 @@ export class Panel {
       field.cut ? `${field.cut} lie beyond ${FARTHEST} cells: cut there` : "",
     ].filter(Boolean).join("; ");
     this.groupRow.hidden = field.groups < 2;
-    if (this.groups.options.length !== field.groups) {
+    if (this.groupsOf !== field) {
+      this.groupsOf = field;
+      const words = (g) => field.group_names?.[g] ?? `${g}`;
       this.groups.replaceChildren(
-        ...Array.from({ length: field.groups }, (_, g) => el("option", { value: g }, `${g}`)),
+        ...Array.from({ length: field.groups }, (_, g) => el("option", { value: g }, words(g))),
       );
+      this.groupWords.textContent = field.group_names ? "Heads" : "Offset group";
     }
     this.groups.value = state.group;
     this.kernel.hidden = state.view !== "points" && state.view !== "modulation";
     if (!this.kernel.hidden) this.kernelGrid(app);
     this.mask.hidden = state.view !== "flow";
-    this.threshold(app);
+    if (!this.mask.hidden) this.threshold(app);
+    const queries = field.kind === "queries";
+    this.place.hidden = queries;
+    for (const key of ["density", "length"]) this.controls[key].input.parentNode.hidden = queries;
+    byId("true").closest("label").hidden = queries;
     for (const input of this.place.querySelectorAll("input[name=depth]"))
       input.checked = Number(input.value) === state.depth;
     for (const id of ["true", "mask", "boxes", "follow"]) byId(id).checked = state[id];
@@ -273,18 +292,6 @@ export class Panel {
     }
     for (const input of this.kernel.querySelectorAll("input")) input.checked = Number(input.value) === state[own];
   }
-}
-
-// Shows and hides what a detection's sampling points add, in the last layer on which it depends if not in this one.
-function whyButton(photo, index, state, set) {
-  const names = [...photo.whys.get(index).layers.keys()];
-  const click = () => {
-    if (state().why === index) set({ why: -1 });
-    else set({ why: index, ...(names.includes(state().layer) ? {} : { layer: names[names.length - 1] }) });
-  };
-  const { label, score } = photo.detections[index];
-  const words = `Why ${label || "object"} ${score.toFixed(2)}: what each sampling point adds`;
-  return el("button", { type: "button", class: "quiet why", title: words, "aria-label": words, click }, "why");
 }
 
 // An arrow in a 34 px square: the mean offset, the longest 12 px.

@@ -1,6 +1,7 @@
 // Reading what Python packed into the page: JSON between script tags, arrays in it deflated and in base64.
 import { byId } from "./dom.js";
 import { Field } from "./field.js";
+import { Queries } from "./queries.js";
 
 const MISSING = -32768;
 const NO_MODULATION = 255;
@@ -46,7 +47,22 @@ async function readWhy({ of, value, layers }) {
   return { of, value, layers: found };
 }
 
+// A layer's queries: displacements and weights of their samples.
+async function readQueries(record) {
+  const width = record.heads * record.points;
+  const [moved, weights] = await Promise.all([
+    unpackSteps(record.moved, 2 * width),
+    record.weights ? unpackSteps(record.weights, width) : null,
+  ]);
+  return new Queries(
+    record,
+    Float64Array.from(moved, (q) => (q === MISSING ? NaN : q * record.step)),
+    weights && Float64Array.from(weights, (q) => q / -(MISSING + 1)),
+  );
+}
+
 async function readField(record) {
+  if (record.kind === "queries") return readQueries(record);
   const [steps, modulation, segments] = await Promise.all([
     unpackSteps(record.offset, record.size[1]),
     record.modulation ? unpackBytes(record.modulation.data) : null,
@@ -58,7 +74,9 @@ async function readField(record) {
     const { low, step } = record.modulation;
     scalars = Float64Array.from(modulation, (q) => (q === NO_MODULATION ? NaN : low + q * step));
   }
-  return new Field(record, offset, scalars, segments);
+  const field = new Field(record, offset, scalars, segments);
+  field.samples = record.samples ? await readQueries(record.samples) : null; // of an encoder's cells
+  return field;
 }
 
 // One photo: its picture, its layers (decoded when first looked at) and its detections.
@@ -70,6 +88,7 @@ export class Photo {
     this.detector = record.detector;
     this.size = record.size;
     this.layers = record.layers;
+    this.start = record.start ?? ""; // the layer that is shown first
     this.detections = record.detections;
     this.uri = record.image;
     this.picture = new Image();
@@ -77,6 +96,15 @@ export class Photo {
     this.whys = new Map(); // by detection
     this.record = record;
     this.fields = new Map();
+  }
+
+  // A layer's name without what those of attention begin with, all alike: it would fill the list's rows.
+  shortName(name) {
+    const kinds = this.layers.filter((layer) => layer.kind === "queries" || layer.samples);
+    if (kinds.length < 2 || kinds.length < this.layers.length) return name;
+    const parts = kinds.map((layer) => layer.name.split("."));
+    const alike = parts[0].findIndex((part, at) => parts.some((one) => one[at] !== part));
+    return name.split(".").slice(Math.max(alike - 1, 0)).join(".");
   }
 
   async open() {

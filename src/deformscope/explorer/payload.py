@@ -26,6 +26,7 @@ from ..fields.cell_maps import finite
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..fields.segments import Segments, segments as grow
+from .attention import encoder_level, queries_record
 from .attributions import why_records
 from .packing import packed_bytes, packed_steps
 
@@ -126,18 +127,36 @@ def photo_record(
 
     ``explanations`` are of some of its detections, by row.
     """
-    if not analysis.fields:
-        raise DeformscopeError(f"analysis of {title!r}: no offset field; expected at least one deformable convolution")
+    if not analysis.fields and not analysis.fields.attention:
+        raise DeformscopeError(
+            f"analysis of {title!r}: no offset field; expected at least one deformable convolution or attention"
+        )
     for name in segments:
         analysis.fields[name]  # raises, naming the layers there are
+    layers = [layer_record(field, segments.get(name)) for name, field in analysis.fields.items()]
+    attention = _attention(analysis)
     return {
         "title": title,
         "detector": analysis.detector,
         "size": list(analysis.photo.shape[:2]),
         "image": data_uri(analysis.photo, MOST_PX, 86),
-        "layers": [layer_record(field, segments.get(name)) for name, field in analysis.fields.items()],
+        "layers": layers + attention,
+        "start": attention[-1]["name"] if attention and not layers else "",
         **_detections(analysis, explanations or {}),
     }
+
+
+def _attention(analysis: Analysis) -> list[dict[str, Any]]:
+    """The layers of attention: each level of an encoder's as a field, object queries as they are."""
+    records: list[dict[str, Any]] = []
+    for field in analysis.fields.attention.values():
+        if not field.is_dense:
+            records.append(queries_record(field))
+            continue
+        for level in range(len(field.level_sizes)):
+            together, more = encoder_level(field, level)
+            records.append(layer_record(together) | more)
+    return records
 
 
 def data_uri(photo: np.ndarray, most: int, quality: int) -> str:
@@ -180,13 +199,14 @@ def _detections(analysis: Analysis, explanations: Mapping[int, Explanation]) -> 
     labels = found["labels"].tolist() if "labels" in found else [-1] * len(boxes)
     usable = (boxes.isfinite().all(dim=1) & scores.isfinite()).nonzero().flatten()
     kept = usable[scores[usable].argsort(descending=True, stable=True)][:MOST_DETECTIONS].tolist()
-    names = analysis.class_names
+    names, queries = analysis.class_names, analysis.queries()
     record: dict[str, Any] = {
         "detections": [
             {
                 "box": [round(value, 2) for value in boxes[i].tolist()],
                 "score": round(float(scores[i]), 4),
                 "label": names[labels[i]] if 0 <= labels[i] < len(names) else str(labels[i]) if labels[i] >= 0 else "",
+                **({"query": queries[i]} if queries else {}),
             }
             for i in kept
         ]

@@ -8,6 +8,19 @@ export const shapes = {
   polyline: (points) => (points.length ? `M${points.map(([x, y]) => `${at(x)} ${at(y)}`).join("L")}` : ""),
   circle: (x, y, r) =>
     `M${at(x - r)} ${at(y)}a${at(r)} ${at(r)} 0 1 0 ${at(2 * r)} 0a${at(r)} ${at(r)} 0 1 0 ${at(-2 * r)} 0`,
+  ellipse: (x, y, rx, ry) =>
+    rx > 0 && ry > 0
+      ? `M${at(x - rx)} ${at(y)}a${at(rx)} ${at(ry)} 0 1 0 ${at(2 * rx)} 0a${at(rx)} ${at(ry)} 0 1 0 ${at(-2 * rx)} 0`
+      : "",
+  diamond(x, y, r) {
+    const side = at(1.25 * r);
+    return `M${at(x)} ${at(y - side)}l${side} ${side}l${-side} ${side}l${-side} ${-side}Z`;
+  },
+  triangle: (x, y, r) => `M${at(x)} ${at(y - 1.3 * r)}l${at(1.25 * r)} ${at(2.2 * r)}h${at(-2.5 * r)}Z`,
+  times(x, y, r) {
+    const [left, right, top, bottom] = [x - r, x + r, y - r, y + r].map(at);
+    return `M${left} ${top}L${right} ${bottom}M${left} ${bottom}L${right} ${top}`;
+  },
   square: (x, y, r) => `M${at(x - r)} ${at(y - r)}h${at(2 * r)}v${at(2 * r)}h${at(-2 * r)}Z`,
   box: (x0, y0, x1, y1) => `M${at(x0)} ${at(y0)}H${at(x1)}V${at(y1)}H${at(x0)}Z`,
   cross: (x, y, r) => `M${at(x - r)} ${at(y)}H${at(x + r)}M${at(x)} ${at(y - r)}V${at(y + r)}`,

@@ -3,6 +3,7 @@ import { brief, el } from "./dom.js";
 import { COLORS } from "./colors.js";
 import { drawDetections, drawMarks } from "./marks.js";
 import { CanvasPen, SvgPen, shapes } from "./pens.js";
+import { queriesCaption } from "./queries.js";
 import { framed } from "./stage.js";
 import { drawView } from "./views.js";
 import { drawWhy, whyCaption, whyOf } from "./whys.js";
@@ -15,6 +16,10 @@ export function drawGround(pen, frame, app) {
   const veil = shapes.box(frame.left, frame.top, frame.left + frame.width, frame.top + frame.height);
   pen.fill(veil, { color: COLORS[frame.theme].ground, alpha: 1 - app.state.light });
   const shown = whyOf(app) ? { ...app, state: { ...app.state, opacity: 0 } } : app; // the points stand for themselves
+  if (app.field.kind === "queries") {
+    drawDetections(pen, frame, app);
+    return drawView(pen, frame, app); // also beyond the photo, where some of their points lie
+  }
   const drawn = pen.clipped(veil, () => drawView(pen, frame, shown));
   drawDetections(pen, frame, app);
   pen.clipped(veil, () => drawWhy(pen, frame, app));
@@ -25,6 +30,7 @@ const togetherOf = ({ together }) => `|r| of kernels drawn together, up to ${bri
 
 // What a view shows, in words, with its factor.
 export function captionOf({ state, field, photo }, drawn) {
+  if (field.kind === "queries") return queriesCaption({ state, field, photo });
   const px = field.cells.reduction.map((value, axis) => brief(value * field.stride[axis]));
   const times = drawn.factor === 1 ? "" : ` × ${brief(drawn.factor)}`;
   const what = {
@@ -39,7 +45,7 @@ export function captionOf({ state, field, photo }, drawn) {
     segments: `${drawn.count ?? 0} segments`,
   }[state.view];
   const why = whyOf({ state, field, photo });
-  const group = field.groups > 1 && !why ? ` · group ${state.group}` : "";
+  const group = field.groups > 1 && !why ? ` · ${field.group_names?.[state.group] ?? `group ${state.group}`}` : "";
   const cell = px[0] === px[1] ? px[0] : px.join("×");
   return `${why ? whyCaption(why) : what} · ${field.name}${group} · ${cell} px/cell · ${photo.title}`;
 }

@@ -1,7 +1,7 @@
 // What is looked at, and how: one plain object, kept in the URL's hash so that a view can be linked.
 import { clamp } from "./dom.js";
 
-export const VIEWS = ["flow", "circles", "points", "sampling", "modulation", "segments"];
+export const VIEWS = ["flow", "circles", "points", "sampling", "modulation", "segments", "queries"];
 
 const number = (low, high) => ({
   read: (text) => (text.trim() !== "" && Number.isFinite(Number(text)) ? clamp(Number(text), low, high) : undefined),
@@ -50,6 +50,7 @@ const KEYS = {
   boxes: [flag, true],
   score: [number(0, 1), 0.4],
   hide: [list, []],
+  query: [number(-1, 99999), -1], // query whose samples are shown; −1: the best detection's
   why: [number(-1, 99999), -1], // detection whose sampling points are shown; −1: none
   zoom: [number(1, 40), 1],
   centre: [place, null],

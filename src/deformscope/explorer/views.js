@@ -4,6 +4,7 @@ import { COLORS, REGIONS, scaleColor } from "./colors.js";
 import { brief, clamp, nice, percentile } from "./dom.js";
 import { cached, contour, divergenceVeil, painted, raised, rasterOn } from "./maps.js";
 import { shapes } from "./pens.js";
+import { drawQueries } from "./queries.js";
 
 const TRUE_HEAD = 5;
 const LEVELS = 24; // of colour
@@ -47,9 +48,24 @@ export function factorOf(field, state, size) {
   return view.factors[kind] * 2 ** state.length;
 }
 
+// The view in which a layer is shown, if another was asked for that it does not have.
+export function viewFor(field, view) {
+  if (field.kind === "queries") return "queries";
+  const lacks = {
+    modulation: !field.modulation,
+    segments: !field.segments,
+    queries: true,
+    points: field.samples, // kernels that stand for an encoder's samples
+    sampling: field.samples,
+  };
+  return lacks[view] ? "flow" : view;
+}
+
 // Draw the chosen view; returns what the legend says of it.
 export function drawView(pen, frame, app) {
   const { state, field, photo } = app;
+  if (field.kind === "queries")
+    return { factor: 1, ...drawQueries({ pen, frame, field, state, photo, alpha: state.opacity }) };
   const theme = COLORS[frame.theme];
   const factor = factorOf(field, state, photo.size);
   const context = {

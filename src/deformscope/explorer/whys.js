@@ -1,5 +1,6 @@
 // What each sampling point adds to a chosen detection (deformscope.explain), by layer, and how it is drawn.
 import { COLORS } from "./colors.js";
+import { el } from "./dom.js";
 import { shapes } from "./pens.js";
 
 const SHARE_STEPS = 127; // a point's attribution is a share of its layer's strongest
@@ -46,4 +47,16 @@ export function whyCaption({ detection, layer }) {
   const what = `${detection.label || "object"} ${detection.score.toFixed(2)}`;
   if (!layer) return `${what} does not depend on this layer`;
   return `what sampling points add to ${what}: red adds, blue takes away`;
+}
+
+// Shows and hides what a detection's sampling points add, in the last layer on which it depends if not in this one.
+export function whyButton(photo, index, state, set) {
+  const names = [...photo.whys.get(index).layers.keys()];
+  const click = () => {
+    if (state().why === index) set({ why: -1 });
+    else set({ why: index, ...(names.includes(state().layer) ? {} : { layer: names[names.length - 1] }) });
+  };
+  const { label, score } = photo.detections[index];
+  const words = `Why ${label || "object"} ${score.toFixed(2)}: what each sampling point adds`;
+  return el("button", { type: "button", class: "quiet why", title: words, "aria-label": words, click }, "why");
 }
