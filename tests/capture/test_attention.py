@@ -43,6 +43,11 @@ FAMILIES = {
     "rt_detr_v2": ("RTDetrV2MultiscaleDeformableAttention", (CONFIG,)),
     "d_fine": ("DFineMultiscaleDeformableAttention", (CONFIG,)),
     "deimv2": ("Deimv2MultiscaleDeformableAttention", (CONFIG,)),
+    "lw_detr": ("LwDetrMultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
+    "rf_detr": ("RfDetrMultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
+    "pp_doclayout_v2": ("PPDocLayoutV2MultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
+    "pp_doclayout_v3": ("PPDocLayoutV3MultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
+    "pp_doclayout_v4": ("PPDocLayoutV4MultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
     "omdet_turbo": ("OmDetTurboMultiscaleDeformableAttention", (CONFIG, HEADS, POINTS)),
 }
 V2 = "rt_detr_v2", "d_fine", "deimv2"

@@ -91,6 +91,8 @@ class _Call:
     """A deformable call's tensors, with gradients: the offset that it got, and the ones in its modulation."""
 
     number: int
+    place: int
+    """Number of its field in the block: other samplers, which cannot be changed, have fields too."""
     offset: Tensor
     ones: Tensor
 
@@ -158,7 +160,7 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
         like = call.offset if call.mask is None else call.mask
         ones = torch.ones(n, channels // 2, h, w, dtype=like.dtype, device=like.device, requires_grad=True)
         offset = call.offset if call.offset.requires_grad else call.offset.detach().requires_grad_()
-        calls.append(_Call(number, offset, ones))
+        calls.append(_Call(number, len(fields), offset, ones))
         # Nobody asks for the weight's gradient, which costs as much as the points'.
         return Inputs(call.input, offset, call.weight.detach(), ones if call.mask is None else call.mask * ones)
 
@@ -180,9 +182,11 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
 
 
 def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
+    named = list(run.fields.items())
+    placed_calls = [(*named[call.place], call) for call in run.calls]
     pairs = {
         name: (field, call)
-        for (name, field), call in zip(run.fields.items(), run.calls, strict=True)
+        for name, field, call in placed_calls
         if field.offset.shape[0] == 1  # a call inside a region-of-interest head has its own count of maps
     }
     if layers:
