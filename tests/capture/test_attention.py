@@ -76,7 +76,7 @@ class Network(nn.Module):
         self.cross = module
 
     def forward(self, images, reference, queries, values):
-        flow = torch.zeros(len(images), 4, 6, 2)
+        flow = images.new_zeros(len(images), 4, 6, 2)
         F.grid_sample(self.stem(images), flow, align_corners=False)  # a sampler that is no attention
         shapes = torch.tensor(SIZES)
         arguments = {
@@ -308,3 +308,26 @@ def test_attention_of_another_convention_is_named_and_not_recorded(rule, why):
         module(*arguments)
         network(torch.randn(2, 3, 40, 56), torch.rand(2, 51, 3, 2), cells, cells)
     assert list(fields.attention) == ["network.cross"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["points", "boxes"])
+def test_attention_in_any_float_type_is_understood(kind, dtype):
+    torch.manual_seed(3)
+    network = Network(attention("deformable_detr")).to(dtype)
+    cells = torch.randn(2, 51, WIDTH, dtype=dtype)
+    reference = torch.rand(2, 51, 3, 2 if kind == "points" else 4).to(dtype)
+    with torch.no_grad(), deformscope.capture(network) as fields:
+        network(torch.randn(2, 3, 40, 56, dtype=dtype), reference, cells, cells)
+        wanted = literal_locations(network.cross, "deformable_detr", cells, reference).flatten(3, 4).flip(-1)
+    apart = (fields.attention["cross"].points / torch.tensor([40.0, 56.0]) - wanted).abs()
+    assert apart.max() < 16 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_under_autocast_is_understood(dtype):
+    torch.manual_seed(3)
+    network, cells = Network(attention("deformable_detr")), torch.randn(2, 51, WIDTH)
+    with torch.no_grad(), torch.autocast("cpu", dtype), deformscope.capture(network) as fields:
+        network(torch.randn(2, 3, 40, 56), torch.rand(2, 51, 3, 4), cells, cells)
+    assert list(fields.attention) == ["cross"]

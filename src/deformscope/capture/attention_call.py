@@ -174,10 +174,14 @@ def _moved(module: nn.Module, offsets: Tensor, reference: Tensor, sizes: list[Pa
 
 
 def _rounding(call: AttentionCall, locations: Tensor) -> float:
-    """How far two computations of the same locations may differ, in the coarsest of the types that they pass."""
+    """How far two computations of the same locations may differ, in the coarsest of the types that they pass.
+
+    Fields are float32.
+    """
     assert call.offsets is not None
     passed = [call.offsets, *(grid for grid, _, _ in call.samplers), *call.kernel.values()]
-    coarsest = max(torch.finfo(one.dtype).eps for one in passed if isinstance(one, Tensor) and one.is_floating_point())
+    types = {torch.float32, *(one.dtype for one in passed if isinstance(one, Tensor) and one.is_floating_point())}
+    coarsest = max(torch.finfo(dtype).eps for dtype in types)
     largest = locations.nan_to_num(0, 0, 0).abs().max().item() if locations.numel() else 0.0
     return 16 * coarsest * max(1.0, largest)
 
