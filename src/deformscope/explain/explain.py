@@ -1,8 +1,8 @@
 """Attribute one output to sampling points and pixels: one forward and one backward pass for all layers.
 
 Every deformable call's modulation is multiplied by ones, of which the gradient is taken: a_n = ∂y/∂1_n =
-m_n · ⟨w_nᵀ ∂y/∂z, x(P_n)⟩, exact, for v1 and v2 alike. The lower layers' gradients of the same pass are the answer
-through the stack.
+m_n · ⟨w_nᵀ ∂y/∂z, x(P_n)⟩, exact, for v1 and v2 alike; and so are the weights of deformable attention. The lower
+layers' gradients of the same pass are the answer through the stack.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..fields.field import OffsetField, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
+from .attention import AttentionAttribution, Ones, weights_times_ones
 from .explanation import Attribution, Explanation
 from .receptive_field import ReceptiveField
 from .targets import checked, of_detection, row_of
@@ -37,7 +38,8 @@ def explain(
     layers: Sequence[str] = (),
     min_score: float = 0.05,
 ) -> Explanation:
-    """Why this detection? Attribute one of its outputs to every sampling point of every deformable convolution.
+    """Why this detection? Attribute one of its outputs to the sampling points of all deformable convolutions, and of
+    deformable attention.
 
     ``detection`` is its number on the photo, best first; ``at``, a place (y, x) in photo px, chooses the best whose box
     holds it instead. ``of`` is what is explained of it: ``score`` (the class's log-odds), ``iou`` (the IoU branch's
@@ -79,6 +81,7 @@ class _Run:
     image: Tensor
     fields: Fields
     calls: list[_Call]
+    ones: Ones
     of: str
     value: Tensor
     placement: Placement
@@ -117,7 +120,7 @@ def _of_detector(
             given = {key: value.to(batch.device) for key, value in detection.items()}
             return given | model.repredict(batch, placements[0], given)
 
-    found, fields, calls = _recorded(model, forward)
+    found, fields, calls, ones = _recorded(model, forward)
     name = of if isinstance(of, str) else getattr(of, "__name__", "function")
     chosen: int | None = 0
     if isinstance(detection, int):
@@ -126,7 +129,7 @@ def _of_detector(
         chosen = None if optional else row_of(found, detection, at, (array.shape[0], array.shape[1]), min_score)
     value = of(found) if callable(of) else of_detection(found, chosen or 0, of)
     row = {} if chosen is None else {key: tensor[chosen : chosen + 1].detach().cpu() for key, tensor in found.items()}
-    return _Run(model, batch, fields, calls, name, checked(value, name), placements[0], array, row)
+    return _Run(model, batch, fields, calls, ones, name, checked(value, name), placements[0], array, row)
 
 
 def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str | Callable[[Any], Tensor]) -> _Run:
@@ -144,15 +147,16 @@ def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str 
             "tensor [1 c h w] of one image, or a list, dict or tuple of arguments that holds one"
         )
     arguments = prepared if isinstance(prepared, tuple) else (prepared,)
-    output, fields, calls = _recorded(model, lambda: model(*arguments))
+    output, fields, calls, ones = _recorded(model, lambda: model(*arguments))
     name = getattr(of, "__name__", "function")
     size = (images[0].shape[-2], images[0].shape[-1])
     row = {} if isinstance(detection, int) else {key: value.cpu() for key, value in detection.items()}
-    return _Run(model, images[0], fields, calls, name, checked(of(output), name), Placement(size), None, row)
+    return _Run(model, images[0], fields, calls, ones, name, checked(of(output), name), Placement(size), None, row)
 
 
-def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call]]:
-    """Run ``forward`` with ones in every modulation; a model without deformable calls has fields and calls of none."""
+def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], Ones]:
+    """Run ``forward`` with ones in every modulation and attention's weights; a model without deformable calls has
+    fields and calls of none."""
     calls: list[_Call] = []
 
     def change(number: int, call: Inputs) -> Inputs:
@@ -164,9 +168,9 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
         # Nobody asks for the weight's gradient, which costs as much as the points'.
         return Inputs(call.input, offset, call.weight.detach(), ones if call.mask is None else call.mask * ones)
 
-    output, fields = None, Fields()
+    output, fields, ones = None, Fields(), Ones({})
     try:
-        with capture(model) as fields, intercepting(change):
+        with capture(model) as fields, intercepting(change), weights_times_ones(model) as ones:
             output = forward()
     except NoDeformableCall:
         if calls:
@@ -178,7 +182,7 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
             f"model {type(model).__name__}: has no gradient path; its weights or its input were made in "
             "inference_mode; make them outside of it"
         ) from None
-    return output, fields, calls
+    return output, fields, calls, ones
 
 
 def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
@@ -189,18 +193,27 @@ def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
         for name, field, call in placed_calls
         if field.offset.shape[0] == 1  # a call inside a region-of-interest head has its own count of maps
     }
-    if layers:
-        chosen = Fields({name: field for name, (field, _) in pairs.items()}).matching(layers)
-        pairs = {name: pairs[name] for name in chosen}
+    attention = {name: field for name, field in run.fields.attention.items() if field.points.shape[0] == 1}
+    weighed = run.ones.of(attention)
+    chosen = Fields(
+        {name: field for name, (field, _) in pairs.items()}, {name: attention[name] for name in weighed}
+    ).matching(layers)
+    pairs, weighed = {name: pairs[name] for name in chosen}, {name: weighed[name] for name in chosen.attention}
     wanted = [run.image, *(call.ones for _, call in pairs.values()), *(call.offset for _, call in pairs.values())]
-    image, *rest = torch.autograd.grad(run.value, wanted, allow_unused=True)
+    image, *rest = torch.autograd.grad(run.value, [*wanted, *weighed.values()], allow_unused=True)
     image = torch.zeros_like(run.image) if image is None else image
     found = {}
-    for (name, (field, call)), ones, offset in zip(pairs.items(), rest[: len(pairs)], rest[len(pairs) :], strict=True):
+    for (name, (field, call)), ones, offset in zip(pairs.items(), rest, rest[len(pairs) :], strict=False):
         found[name] = _attribution(field, call, ones, offset)
+    through = {}
+    for (name, ones), gradient in zip(weighed.items(), rest[2 * len(pairs) :], strict=True):
+        points = (torch.zeros_like(ones) if gradient is None else gradient).detach().cpu()
+        layer = chosen.attention[name].to("cpu")
+        through[name] = AttentionAttribution(layer, points.reshape(layer.points.shape[1:4]))
     energy = image.detach().reshape(-1, *run.image.shape[-2:]).abs().sum(dim=0).cpu()
     return Explanation(
         layers=found,
+        attention=through,
         receptive_field=ReceptiveField(energy, run.placement),
         of=run.of,
         value=float(run.value.detach()),

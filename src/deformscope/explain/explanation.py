@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
+from .attention import AttentionAttribution
 from .receptive_field import ReceptiveField, on_photo
 
 
@@ -85,6 +86,8 @@ class Explanation:
     """The explained detection: one row of ``boxes``, ``labels``, ``scores`` and what else the detector says of it."""
     class_names: tuple[str, ...] = ()
     detector: str = ""
+    attention: Mapping[str, AttentionAttribution] = dataclass_field(default_factory=dict)
+    """The same of deformable attention, by the layer's name."""
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
@@ -111,7 +114,10 @@ class Explanation:
         """The attribution in one layer: the one named, by default the last on which y depends."""
         if name is None:
             if not self.reached:
-                raise DeformscopeError("layer=None: the output depends on no captured deformable convolution")
+                attention = "; deformable attention is in explanation.attention" if self.attention else ""
+                raise DeformscopeError(
+                    f"layer=None: the output depends on no captured deformable convolution{attention}"
+                )
             return list(self.reached.values())[-1]
         if name not in self.layers:
             known = ", ".join(map(repr, self.layers)) or "none"
