@@ -88,6 +88,25 @@ def test_a_p_conv_with_points_of_its_own_is_named_and_not_recorded():
     model = nn.Sequential(Arbitrary())
     with pytest.raises(NoDeformableCall, match="not understood: 0: its p_conv makes 10 channels"), capture(model):
         model(torch.randn(1, 4, 8, 8))
+    model[0].num_param = 5
+    with pytest.raises(NoDeformableCall, match="its p_conv moves num_param points that lie on no"), capture(model):
+        model(torch.randn(1, 4, 8, 8))
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_of_these_names_in_other_modules_are_nothing():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p_conv, self.conv = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.conv(self.p_conv(x))
+
+    model = nn.Sequential(Other(), Copied())
+    with capture(model) as fields:
+        model(torch.randn(1, 4, 8, 8))
+    assert list(fields) == ["1"]
 
 
 class DCNv3(nn.Module):

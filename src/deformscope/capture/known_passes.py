@@ -187,6 +187,25 @@ class Steps:
         return grids.get(size, (by_ratio(size if first is None else first[1], size), False))
 
 
+@dataclass
+class Pass:
+    """One forward pass of the model, or what runs around it."""
+
+    signature: Signature | None
+    first: int
+    """Number of its first deformable call in the block."""
+    steps: Steps
+    recognized: bool = False
+    """It is known from an earlier pass, and not traced."""
+    steady: bool = True
+    """What is traced of it would be the same another time."""
+    missed: bool = False
+    """It was taken for a known one, and is none."""
+    attended: bool = False
+    """Deformable attention ran in it."""
+    calls: dict[int, TracedCall] = dataclass_field(default_factory=dict)
+
+
 def _frozen(value: Any) -> Any:
     """Something to hash."""
     return tuple(value) if isinstance(value, list) else value

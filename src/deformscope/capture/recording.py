@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field as dataclass_field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from .attention_call import NotUnderstood
 from .function_watch import Run
 from .grid_rules import RULES, moves
 from .kernels import kernel_call
-from .known_passes import Signature, Steps, TracedCall, known_passes, signature
+from .known_passes import Pass, Signature, Steps, TracedCall, known_passes, signature
 from .operator_watch import in_backward, unwatched
 from .sampler_modules import ModuleReader
 from .samplers import (
@@ -50,25 +50,6 @@ placements_now: ContextVar[tuple[Placement, ...]] = ContextVar("placements", def
 """How the photos of the batch lie in the network's input, where somebody has said so."""
 
 
-@dataclass
-class _Pass:
-    """One forward pass of the model, or what runs around it."""
-
-    signature: Signature | None
-    first: int
-    """Number of its first deformable call in the block."""
-    steps: Steps
-    recognized: bool = False
-    """It is known from an earlier pass, and not traced."""
-    steady: bool = True
-    """What is traced of it would be the same another time."""
-    missed: bool = False
-    """It was taken for a known one, and is none."""
-    attended: bool = False
-    """Deformable attention ran in it."""
-    calls: dict[int, TracedCall] = dataclass_field(default_factory=dict)
-
-
 class Recorder:
     """Sees chosen operators (as a watcher) and, while it traces, all operators and (by global hooks) all modules."""
 
@@ -87,7 +68,7 @@ class Recorder:
         self._begin_hook: Any = None
         self._end_hook: Any = None
         self._running: list[nn.Module] = []
-        self._passes = [_Pass(None, 0, Steps(None, self._owners))]
+        self._passes = [Pass(None, 0, Steps(None, self._owners))]
         self._thread = threading.get_ident()
         self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
@@ -155,7 +136,7 @@ class Recorder:
         if signature is not None:
             signature = (*signature, intercepted(), self._passes[-1].signature)
         known = signature in self._known.signatures
-        self._passes.append(_Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
+        self._passes.append(Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
         self.trace_on(not known)
         self._trace.input = None
 

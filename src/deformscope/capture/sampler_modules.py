@@ -124,14 +124,19 @@ class ModuleReader:
         return left
 
 
-def p_conv_call(module: Any, image: Tensor, parts: Parts, output: Any, aligned: bool) -> DeformCall:
-    """The pure-PyTorch module: offsets are planar (all dy, then all dx), and the map's first cell is counted 1."""
+def p_conv_call(module: Any, image: Tensor, parts: Parts, output: Any, aligned: bool) -> DeformCall | None:
+    """The pure-PyTorch module: offsets are planar (all dy, then all dx), and the map's first cell is counted 1.
+
+    None for a module that only has layers of these names.
+    """
     size, last = getattr(module, "kernel_size", None), module.conv
     offset = parts.get("p_conv")
     if isinstance(size, (tuple, list)) and len(set(size)) == 1:
         size = size[0]
+    if isinstance(getattr(module, "num_param", None), int):
+        raise NotUnderstood("its p_conv moves num_param points that lie on no kernel's grid")  # AKConv, LDConv
     if offset is None or not isinstance(size, int) or not isinstance(last, nn.Conv2d):
-        raise NotUnderstood("it has a p_conv, and is not the module that samples kernel_size² points with it")
+        return None
     points, channels = size * size, offset.shape[1]
     if channels != 2 * points or last.stride != (size, size) or last.kernel_size != (size, size):
         raise NotUnderstood(f"its p_conv makes {channels} channels for a kernel of {size}×{size}")
