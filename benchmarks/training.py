@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import timing
 import torch
 from timing import interleaved, median, speed_up
 from torch import Tensor, nn
@@ -69,9 +71,10 @@ def split(recipe: Recipe, rounds: int) -> None:
             module(x.detach().requires_grad_()).sum().backward()
 
     def trunk() -> None:
-        part = detector.trunk if hasattr(detector, "trunk") else detector.backbone
+        part: Any = detector.backbone if detector.trunk is None else detector.trunk
         if batch.images is not None:
-            maps = part(batch.images)
+            last = torch.contiguous_format if detector.trunk is None else torch.channels_last
+            maps = part(batch.images.to(memory_format=last))
         elif batch.maps is not None and isinstance(part, Trunk):
             maps = part.above(batch.maps)
         else:
@@ -198,7 +201,7 @@ def _inputs(detector: nn.Module, batch: Batch) -> list[tuple[nn.Module, Tensor]]
 
 
 def _trunk_has_deformable(detector: nn.Module) -> bool:
-    part = detector.trunk if hasattr(detector, "trunk") else detector.backbone
+    part = detector.backbone if detector.trunk is None else detector.trunk
     return any(isinstance(module, DeformConv) for module in part.modules())  # type: ignore[union-attr]
 
 
@@ -207,10 +210,14 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cpu", action="store_true", help="processor time, of one thread")
     parser.add_argument("--epoch", type=Path, help="compare an epoch on this folder in COCO's layout")
     parser.add_argument("--split", default="train")
     parser.add_argument("--photos", type=int, default=160)
     args = parser.parse_args()
+    if args.cpu:
+        torch.set_num_threads(1)
+        timing.clock = time.process_time
     recipe = read(args.recipe, args.overrides)
     if args.epoch is None:
         split(recipe, args.rounds)

@@ -76,7 +76,7 @@ STEPS = {
 PLAN = [
     *[("animals", arm, 0) for arm in ("cut10-none", "cut10-full")],
     *[("shapes", arm, 0) for arm in ("none", "full")],
-    *[("animals", f"cut{cut}-{mode}", 0) for cut in (8, 13) for mode in ("none", "full")],
+    *[("animals", f"cut{cut}-{mode}", 0) for cut in (13, 8) for mode in ("none", "full")],
     *[("animals", arm, 1) for arm in ("cut10-none", "cut10-full", "cut8-none", "cut8-full")],
     *[("animals", arm, 0) for arm in ("cut10p-none", "cut10p-full", "cut10-full-rate10", "cut10-full-rate.1")],
     ("animals", "cut10-full-start", 0),
