@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
 
-LAYER = "heads.stride16.deform"
+LAYER, TRUNK_LAYER = "heads.stride16.deform", "trunk.features.10.conv.1.0"
 GROWTH = (0, 300, 1000, 6000)
 """Steps after which the field is shown."""
 
@@ -36,7 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     FIGURES.mkdir(exist_ok=True)
     montage(load("packaged")).save(FIGURES / "montage.jpg", quality=85, optimize=True)
-    print(FIGURES / "montage.jpg")
+    montage(load("trunk"), TRUNK_LAYER).save(FIGURES / "montage_trunk.jpg", quality=85, optimize=True)
+    print(FIGURES / "montage.jpg", FIGURES / "montage_trunk.jpg")
     drawn = growth(arguments.run) if arguments.run else None
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # where the page's code finds its photos and leaves its pictures
@@ -60,7 +61,7 @@ def stacked(analysis: Analysis, name: str) -> list[OffsetField]:
     return [*fields, composed(fields)]
 
 
-def montage(detector: Detector) -> Image.Image:
+def montage(detector: Detector, layer: str = LAYER) -> Image.Image:
     """Figures 2 and 3 of one layer on public-domain photos: a cat whole, off centre, small, twice; a person, twice."""
     size = (450, 300)
     cat, astronaut, coffee = (
@@ -79,7 +80,7 @@ def montage(detector: Detector) -> Image.Image:
         astronaut.crop((0, 0, 512, 341)).resize(size),
         astronaut.crop((100, 0, 370, 180)).resize(size),
     ]
-    pairs = [_pair(detector, np.asarray(photo)) for photo in photos]
+    pairs = [_pair(detector, np.asarray(photo), layer) for photo in photos]
     width, height = pairs[0].size
     sheet = Image.new("RGB", (3 * width, 2 * height), "white")
     for place, picture in enumerate(pairs):
@@ -87,15 +88,15 @@ def montage(detector: Detector) -> Image.Image:
     return sheet
 
 
-def _pair(detector: Detector, photo: np.ndarray) -> Image.Image:
+def _pair(detector: Detector, photo: np.ndarray, name: str) -> Image.Image:
     """Figure 2 above Figure 3."""
     analysis = analyse(detector, photo)
     found = {"detection": analysis.detection, "class_names": analysis.class_names, "min_score": 0.4}
-    layer = stacked(analysis, LAYER)[-1]
+    layer = stacked(analysis, name)[-1]
     parts = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, figure in (("2", draw.figure2(layer, photo, **found)), ("3", draw.figure3(layer, photo))):
-            picture = Image.open(draw.save(figure, Path(folder) / f"{name}.png", dpi=75)).convert("RGB")
+        for number, figure in (("2", draw.figure2(layer, photo, **found)), ("3", draw.figure3(layer, photo))):
+            picture = Image.open(draw.save(figure, Path(folder) / f"{number}.png", dpi=75)).convert("RGB")
             parts.append(picture)
     pair = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white")
     pair.paste(parts[0], (0, 0))

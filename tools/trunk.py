@@ -4,8 +4,8 @@
     python tools/trunk.py table FOLDER                     # docs/results/trunk_runs.{json,md} and a figure
 
 A run's folder is FOLDER/RECIPE/ARM-seedN, as `deformscope train` makes it. `offsets.json` beside the result has the
-rms of the offsets while they learn, the effective dilation and the receptive field; `score/` the claims, where the
-uppermost layer is not dead. The numbers of the paper's claims are of the layers composed.
+rms of the offsets while they learn, the effective dilation and the receptive field; `score/` the claims of layers that
+are not dead, each composed with up to two below it.
 """
 
 import argparse
@@ -33,6 +33,9 @@ DEAD = 0.1
 SNAPSHOTS = (50, 150, 400, 800)
 PHOTOS, SCORED, SEEN = 150, 150, 30
 """Validation photos for effective dilation, for the claims, and for receptive fields and snapshots."""
+MEASURED = {"animals": slice(2, 3), "shapes": slice(0, 2)}
+"""Layers whose claims are measured, and the last of them with its effective dilation: stride 32 predicts no object of
+the shapes, which are too small."""
 SMALL, LARGE = 64.0, 140.0
 """√area in network px: limits of small, medium and large objects, those of the heads' levels."""
 
@@ -133,11 +136,11 @@ def measured(recipe: Recipe, folder: Path, photos: Path) -> dict[str, Any]:
         saved = {step: folder / f"step-{step}.safetensors" for step in SNAPSHOTS}
         grown = {step: rms(ds.load(file), val, indices[:SEEN]) for step, file in saved.items() if file.exists()}
         found |= {"growth": grown, "rms": rms(detector, val, indices[:PHOTOS])}
-        last = list(found["rms"])[-1]
-        found["dilation"] = effective_dilation(detector, last, val, indices[:PHOTOS])
-        if found["rms"][last] >= DEAD:
-            settings = Settings(layers=(last,), max_photos=SCORED, composed=len(found["rms"]) > 1)
-            score(detector, photos, folder / "score", settings)
+        layers = list(found["rms"])[MEASURED[recipe.name]]
+        found["dilation"] = effective_dilation(detector, layers[-1], val, indices[:PHOTOS])
+        alive = tuple(layer for layer in layers if found["rms"][layer] >= DEAD)
+        if alive:
+            score(detector, photos, folder / "score", Settings(layers=alive, max_photos=SCORED, composed=True))
     write_json(path, found)
     return found
 

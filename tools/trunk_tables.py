@@ -24,6 +24,7 @@ PYRAMID = 32
 """What the pyramid's 3×3 convolution adds to it at stride 16, px."""
 CLAIMS = ("pointing", "cosine", "auroc", "auroc_ring", "spearman_centre")
 NULLS = ("fresh", "shuffled", "noise", "centre")
+AP = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 VIEWS = {"whole": "whole", "crop": "off-centre crops"}
 Draws = dict[tuple[str, str, int], np.ndarray]
 
@@ -45,7 +46,10 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
                 "seed": int(seed),
                 "steps": result["steps"],
                 "seconds": result["seconds"],
-                **{key: result["scores"].get(key) for key in ("ap", "ap50", "ap75", "small", "medium", "large")},
+                **{
+                    key: result["scores"].get(key)
+                    for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+                },
                 **json.loads(offsets.read_text()),
                 "claims": list(_claims(json.loads(scored.read_text()))) if scored.exists() else [],
             }
@@ -151,7 +155,7 @@ def _offsets(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 def _dilation(runs: list[dict[str, Any]]) -> Iterator[str]:
     kinds = ("small", "medium", "large", "background")
-    yield "Effective dilation of the uppermost layer, cells (1: no offsets), by what is at the cell."
+    yield "Effective dilation of the uppermost layer that is measured, cells (1: no offsets), by what is at the cell."
     yield ""
     yield f"| arm | seed | {' | '.join(kinds)} |"
     yield "|---|---:|---:|---:|---:|---:|"
@@ -175,17 +179,20 @@ def _receptive(runs: list[dict[str, Any]]) -> Iterator[str]:
 def _claim_rows(runs: list[dict[str, Any]]) -> Iterator[str]:
     if not any(run["claims"] for run in runs):
         return
-    yield "The claims, on the layers composed; only where the uppermost layer is not dead. 95 % intervals over photos."
+    yield "The claims, of layers that are not dead, composed with up to two below. 95 % intervals over photos."
     yield ""
-    yield f"| arm | seed | photos | metric | offsets | {' | '.join(NULLS)} | verdict |"
-    yield "|---|---:|---|---|---:|" + "---:|" * len(NULLS) + "---|"
+    yield f"| arm | seed | layer | photos | metric | offsets | {' | '.join(NULLS)} | verdict |"
+    yield "|---|---:|---|---|---|---:|" + "---:|" * len(NULLS) + "---|"
     for run in runs:
         for row in run["claims"]:
             nulls = [f"{row['sources'][null][0]:.2f}" if _known(row, null) else "–" for null in NULLS]
             value, low, high = row["sources"]["field"]
+            if value is None or low is None:  # circles are not defined where kernels narrow
+                continue
             field = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            cells = [run["arm"], str(run["seed"]), VIEWS[row["view"]], row["metric"], field, *nulls, row["verdict"]]
-            yield "| " + " | ".join(cells) + " |"
+            layer = row["layer"].removeprefix("trunk.")
+            cells = [run["arm"], str(run["seed"]), layer, VIEWS[row["view"]], row["metric"]]
+            yield "| " + " | ".join([*cells, field, *nulls, row["verdict"]]) + " |"
 
 
 def _known(row: dict[str, Any], null: str) -> bool:

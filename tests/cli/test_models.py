@@ -9,7 +9,15 @@ def test_detectors_lists_what_a_name_stands_for(command, monkeypatch, tmp_path):
     monkeypatch.setenv("DEFORMSCOPE_CACHE", str(tmp_path))
     code, table, _ = command("detectors")
     assert code == 0
-    for text in ("packaged", "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5", "41.3", "detectron2/", "cached", str(tmp_path)):
+    for text in (
+        "packaged",
+        "trunk",
+        "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5",
+        "41.3",
+        "detectron2/",
+        "cached",
+        str(tmp_path),
+    ):
         assert text in table
 
 

@@ -17,8 +17,8 @@ ELSEWHERE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "ben
 
 def markdown_pages() -> list[Path]:
     found = [path for path in DOCS.rglob("*.md") if "generated" not in path.parts]
-    card = ROOT / "src/deformscope/weights/MODEL_CARD.md"
-    return sorted([*found, *(ROOT / name for name in ELSEWHERE), card])
+    cards = (ROOT / "src/deformscope/weights").glob("*.md")
+    return sorted([*found, *(ROOT / name for name in ELSEWHERE), *cards])
 
 
 def name_of(path: Path) -> str:

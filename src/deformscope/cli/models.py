@@ -24,7 +24,8 @@ def detectors() -> int:
         table.add_column(
             column, justify="right" if column in ("box AP", "mask AP", "size") else "left", overflow="fold"
         )
-    table.add_row(PACKAGED, "deformscope", "", "", "", "yes")
+    for name in PACKAGED:
+        table.add_row(name, "deformscope", "", "", "", "yes")
     for row in rows():
         table.add_row(*row)
     console().print(table)

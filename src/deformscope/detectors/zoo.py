@@ -14,7 +14,8 @@ from .detector import Detector
 from .download import cache_folder, fetch
 from .offset_mode import OffsetMode
 
-PACKAGED = "packaged"
+PACKAGED = ("packaged", "trunk")
+"""Detectors that come with the package: with deformable heads, and with a deformable trunk."""
 MMDETECTION_FILES = "https://download.openmmlab.com/mmdetection/v2.0/"
 HUGGING_FACE, FACTORY = "hf:", "python:"
 """Beginnings of what names a model of transformers, and a user's own."""
@@ -109,7 +110,7 @@ def load(
 ) -> Detector:
     """Load a detector, in eval mode on the CPU, by name or from a checkpoint file.
 
-    ``detector`` is ``packaged``, a published name (:data:`PUBLISHED`; downloaded once to
+    ``detector`` is one of :data:`PACKAGED`, a published name (:data:`PUBLISHED`; downloaded once to
     :func:`.download.cache_folder`), or a file of MMDetection (``.pth``), Detectron2 (``.pkl``, ``.pth``) or deformscope
     (``.safetensors``), from which the architecture is read. No code in a file is run. ``hf:FOLDER`` or ``hf:NAME`` is
     an object detector of transformers with its image processor (extra ``transformers``), and
@@ -140,19 +141,19 @@ def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
     text = os.fspath(detector)
     if text.startswith((HUGGING_FACE, FACTORY)):
         return _load_other(text, weights)
-    if text == PACKAGED:
+    if text in PACKAGED:
         if weights != "plain":
-            raise DeformscopeError(f"weights={weights!r}: the packaged detector has one set of weights; leave it out")
+            raise DeformscopeError(f"weights={weights!r}: the {text} detector has one set of weights; leave it out")
         from .checkpoints import native
 
-        return native.packaged()
+        return native.packaged(text)
     if text in known:
         published = known[text]
         return load_file(fetch(published.url, published.path, published.sha256), published.name, weights)
     path = Path(text).expanduser()
     if path.exists():
         return load_file(path, path.stem, weights)
-    near = difflib.get_close_matches(text, [PACKAGED, *known], n=3, cutoff=0.3)
+    near = difflib.get_close_matches(text, [*PACKAGED, *known], n=3, cutoff=0.3)
     hint = f"nearest names: {', '.join(near)}" if near else "`deformscope detectors` lists the names"
     raise DeformscopeError(f"detector={text!r}: no such file and no known name; {hint}")
 

@@ -36,10 +36,13 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 """Configuration and network for each kind of detector."""
 
 
-def packaged() -> Detector:
-    """Load the packaged detector, in eval mode; ``weights/MODEL_CARD.md`` describes its data, recipe and AP."""
-    with as_file(files("deformscope") / "weights" / "packaged.safetensors") as path:
-        return load(path, "packaged")
+def packaged(name: str = "packaged") -> Detector:
+    """Load a detector that comes with the package, ``packaged`` or ``trunk``, in eval mode.
+
+    ``weights/MODEL_CARD.md`` and ``weights/MODEL_CARD_TRUNK.md`` describe data, recipe and AP.
+    """
+    with as_file(files("deformscope") / "weights" / f"{name}.safetensors") as path:
+        return load(path, name)
 
 
 def load(path: Path, name: str | None = None) -> Detector:
