@@ -199,3 +199,36 @@ def test_other_users_of_grid_sample_are_no_attention():
     flow = nn.Sequential(nn.Identity())
     with pytest.raises(NoDeformableCall, match="grid_sample ran 1×, in no module"), deformscope.capture(flow):
         F.grid_sample(flow(torch.rand(1, 3, 4, 4)), torch.zeros(1, 4, 4, 2), align_corners=True)
+
+
+def test_cudnns_sampler_has_no_flags_and_aligned_corners():
+    from deformscope.capture.attention import aligned_corners
+
+    assert aligned_corners("aten::cudnn_grid_sampler", (None, None), {})
+    assert not aligned_corners("aten::grid_sampler_2d", (None, None, 0, 0, False), {})
+    assert aligned_corners("aten::grid_sampler", (None, None, 0, 0), {"align_corners": True})
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_grids_with_aligned_corners_are_converted(aligned):
+    class Aligned(Original):
+        def attend(self, query, reference, value, shapes):
+            n, q, _ = query.shape
+            offsets = self.sampling_offsets(query).view(n, q, HEADS, len(SHAPES), POINTS, 2)
+            self.attention_weights(query)
+            for level, (h, w) in enumerate(SHAPES):
+                cells = torch.tensor([w, h])
+                place = reference[:, :, None, level, None] + offsets[:, :, :, level] / cells
+                # Where the corners' centres are ±1.
+                grid = (place * cells - 0.5) / (cells - 1) * 2 - 1 if aligned else 2 * place - 1
+                F.grid_sample(torch.rand(n * HEADS, 1, h, w), grid.transpose(1, 2).flatten(0, 1), align_corners=aligned)
+            return offsets
+
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"cross": Aligned("none")})
+    query, reference = torch.randn(2, 6, WIDTH), torch.rand(2, 6, 2, 2)
+    with torch.no_grad(), deformscope.capture(model) as fields:
+        offsets = model["cross"].call(query, reference, torch.randn(2, 47, WIDTH))
+    wanted = reference[:, :, None, :, None] + offsets / torch.tensor([[7, 5], [4, 3]])[:, None]
+    size = torch.tensor([5.0, 7.0])  # of the finest map, since no convolution ran
+    torch.testing.assert_close(fields.attention["cross"].points, wanted.flatten(3, 4).flip(-1) * size)
