@@ -19,7 +19,8 @@ def places() -> list[str]:
     entries = []
     for block in blocks(DOCS / "index.md"):
         if block.language == "{toctree}":
-            entries += [line for line in block.code.splitlines() if line and not line.startswith(":")]
+            lines = [line for line in block.code.splitlines() if line and not line.startswith(":")]
+            entries += [re.sub(r"^.* <(.+)>$", r"\1", line) for line in lines]
     return entries
 
 
