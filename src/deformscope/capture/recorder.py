@@ -1,6 +1,7 @@
-"""Capture the offsets of every deformable convolution of any PyTorch model, without touching its code.
+"""Capture the offsets of every deformable convolution and attention of any PyTorch model, without touching its code.
 
-Calls are seen at the operator (``torchvision::deform_conv2d``) and at deformscope's own, whichever module makes them.
+Calls are seen at operators (``torchvision::deform_conv2d``, ``grid_sample`` inside attention), at autograd Functions of
+compiled kernels, and at deformscope's own operator, whichever module makes them.
 """
 
 from __future__ import annotations
@@ -56,12 +57,14 @@ def placed(placements: Sequence[Placement]) -> Iterator[None]:
 
 @contextmanager
 def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
-    """Record every deformable convolution that runs inside the block::
+    """Record every deformable convolution and deformable attention that runs inside the block::
 
         with capture(model) as fields:
             model(images)
 
-    Works with torchvision's operator, functional or by module, and deformscope's own, under grad, no_grad and
+    Convolutions are in ``fields`` (torchvision's operator and deformscope's own, compiled ones such as mmcv's and
+    DCNv3's, DAT and others), attention in ``fields.attention``; docs/samplers.md says which, and how each was verified.
+    What is seen and follows no known convention is named in a DeformscopeWarning. Works under grad, no_grad and
     inference_mode, for any float type (offsets are kept as float32 or float64), on any device. Neither the model's
     mode nor any seed is touched, and no hook is left behind. The fields carry the photos' placements where the model is
     a deformscope detector or resizes with torchvision's ``GeneralizedRCNNTransform``.
@@ -74,7 +77,7 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
     With ``broken``, offsets that are NaN or infinite, on which torchvision's operator crashes the process, reach it as
     far beyond the map instead; the fields have them as they were.
 
-    Raises NoDeformableCall at the end of a block in which no deformable convolution ran.
+    Raises NoDeformableCall at the end of a block in which nothing of this kind ran.
 
     Example:
         >>> with ds.capture(model) as fields:
@@ -153,6 +156,6 @@ def _nothing_seen(model: nn.Module, ran: bool) -> str:
     return (
         f"{name}: no deformable convolution was called inside the block"
         f"{', in which the model ran' if ran else ', and the model did not run in it'}; expected at least one call of "
-        "torchvision.ops.deform_conv2d or deformscope.ops.deform_conv2d. Offsets of other operators go in through "
-        "OffsetField.from_tensor"
+        "torchvision.ops.deform_conv2d, deformscope.ops.deform_conv2d, deformable attention or another sampler of "
+        "docs/samplers.md. Offsets of other operators go in through OffsetField.from_tensor"
     )
