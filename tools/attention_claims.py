@@ -236,6 +236,7 @@ def summary(objects: Objects, layer: int) -> dict[str, Any]:
     reference = objects.reference(layer)
     rank = rankdata(objects.size)
     residual = (objects.centre - reference[:, :2]) / reference[:, 2:]
+    to_mask = (objects.centroid - reference[:, :2]) / reference[:, 2:]
     too_small = np.log(objects.size / np.sqrt(reference[:, 2:].prod(axis=1)))
     errors: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {"sources": {}, "over": {}}
@@ -249,6 +250,7 @@ def summary(objects: Objects, layer: int) -> dict[str, Any]:
             "centre_error": objects.mean(errors[source]),
             "centroid_error": objects.mean(np.linalg.norm(mean - objects.centroid, axis=1) / objects.size),
             "towards": [np.nan] * 3 if still else objects.correlation(moved, residual),
+            "towards_mask": [np.nan] * 3 if still else objects.correlation(moved, to_mask),
             "in_box": objects.mean(objects.of(layer, source, "box")),
             "in_mask": objects.mean(objects.of(layer, source, "mask")),
             "radius_rank": objects.correlation(rankdata(radius), rank),
@@ -297,6 +299,7 @@ COLUMNS = {
     "centre_error": "mean to box's centre, in object sizes",
     "centroid_error": "mean to mask's centroid, in object sizes",
     "towards": "d_f towards the object, correlation",
+    "towards_mask": "d_f towards the mask's centroid, correlation",
     "in_box": "weight in the object's box",
     "in_mask": "weight on its mask",
     "radius_rank": "radius and size, rank correlation",

@@ -6,6 +6,7 @@ from .own_settings import own_settings as own_settings
 # isort: split
 from .explanation import explanation as explanation, receptive_field as receptive_field
 from .figures import figure1 as figure1, figure2 as figure2, figure3 as figure3
+from .flow import flow as flow
 from .growth import growth as growth
 from .overview import overview as overview
 from .primitives import (
