@@ -125,7 +125,7 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
     """As ``set_stance("force_eager")``, for torch 2.4 and 2.5: the model's compiled modules call what was compiled."""
     kept: list[tuple[dict[str, Any], str, Any]] = []
     for module in model.modules():
-        own, inner = vars(module), module._modules.get("_orig_mod")
+        own, inner = vars(module), dict(module._modules.items()).get("_orig_mod")  # a scripted module's are no dict
         if inner is not None and "forward" in own:
             kept.append((own, "forward", own["forward"]))
             own["forward"] = inner.__call__
