@@ -31,6 +31,9 @@ def expected(name: str, group: int, place: tuple[float, float]) -> dict[str, lis
     per_cell = torch.tensor(field.pixels_per_cell())
     height, width = (part[0, 0, y, x].item() for part in extent(d_k, field.kernel_size))
     r = radius(d_k, field.kernel_size)[0, 0, y, x].item()
+    if min(height, width) < 0:  # drawn together
+        assert r == 0
+        r = -math.sqrt(abs(height * width))
     rows = {
         "cell": [y, x],
         "centre": field.to_pixels(field.centres()[y, x]).tolist(),

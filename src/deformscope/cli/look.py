@@ -225,8 +225,12 @@ def demo(*, out: Annotated[Path, Parameter(help="Output folder.")] = Path("defor
 
 
 def _draw(photos: list[Path], detector: Any, out: Path, settings: Any, jobs: int = 1) -> int:
+    import gc
+
     from ..draw.batch import MANIFEST, figures as draw
 
+    # The libraries' million objects are not looked through again at each collection: 7 % of the time of a folder.
+    gc.freeze()
     failed = 0
     with ProgressBar("photos", len(photos)) as bar:
         for outcome in draw(detector, photos, out, settings, jobs):

@@ -34,13 +34,15 @@ export function numbersAt(field, group, place, size) {
   const view = field.viewpoint(group);
   const d_f = [view.dy[i], view.dx[i]];
   const px = d_f.map((value, axis) => value * field.perCell[axis]);
+  // As in Figure 3, −|r| stands for a kernel that is drawn together.
+  const radius = view.together[i] > 0 ? -view.together[i] : view.radius[i];
   return {
     cell, d_f, px, i,
     centre: field.centre(cell),
     length: [Math.hypot(...d_f), Math.hypot(...px)],
     divergence: view.div[i],
     spread: [view.height[i], view.width[i]],
-    radius: [view.radius[i], view.radius[i] * field.radiusScale],
+    radius: [radius, radius * field.radiusScale],
     modulation: field.modulation ? view.modulation[i] : null,
     segment: field.segments ? regionAt(field.segments, place, size) : null,
   };
@@ -92,9 +94,10 @@ function difference(a, b) {
 export function spoken(n) {
   if (n.words) return n.words;
   const px = n.px.map((value) => digits(value, 1)).join(", ");
+  const together = n.radius[0] < 0 ? "kernel drawn together, " : "";
   return (
     `cell ${n.cell.join(", ")}: d f ${n.d_f.map((value) => digits(value)).join(", ")} cells, ${px} pixels; ` +
-    `divergence ${digits(n.divergence, 3)}; radius ${digits(n.radius[0])} cells`
+    `divergence ${digits(n.divergence, 3)}; ${together}radius ${digits(Math.abs(n.radius[0]))} cells`
   );
 }
 
