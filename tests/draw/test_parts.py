@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -70,7 +71,11 @@ def test_many_arrows_of_one_colour_are_drawn_as_one_shape_and_gaps_are_left_out(
     assert (canvas_of(artist.figure)[..., 0] > canvas_of(artist.figure)[..., 1] + 60).mean() > 0.02
 
 
-@pytest.mark.parametrize("how", ["ours", "matplotlib's"])
+# matplotlib 3.10.0 itself draws a magnified photo beside its place.
+AT_FAULT = pytest.mark.xfail(matplotlib.__version__ == "3.10.0", reason="a fault of this matplotlib", strict=False)
+
+
+@pytest.mark.parametrize("how", ["ours", pytest.param("matplotlib's", marks=AT_FAULT)])
 @pytest.mark.parametrize("ylim", [(120, 0), (60, 20), (150, -30)])
 def test_each_pixel_of_a_photo_is_shown_where_it_is(ylim, how, photo):
     """Also magnified, and with room beside it."""
