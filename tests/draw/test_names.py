@@ -88,3 +88,11 @@ def test_a_font_that_has_the_letters_is_found(without_other_fonts, field, photo)
     title = next(text for text in draw.overview(field, photo, title=letter).findobj(Text) if text.get_text() == letter)
     assert title.get_fontfamily() == list(families(letter))
     assert drawable(CHINESE) == "" and families(CHINESE) == ()
+
+
+def test_a_title_in_several_fonts_has_one_weight_that_all_have(field, photo, monkeypatch):
+    """Fonts of other letters rarely have a bold one, of which matplotlib warns on stderr."""
+    title = draw.overview(field, photo, title="cat.png").texts[0]
+    assert (title.get_text(), title.get_weight()) == ("cat.png", "bold")
+    monkeypatch.setattr("deformscope.draw.sheet.families", lambda text: ("DejaVu Sans", "DejaVu Serif"))
+    assert draw.overview(field, photo, title="cat.png").texts[0].get_weight() == "normal"

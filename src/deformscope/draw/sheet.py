@@ -142,7 +142,10 @@ def sheet(
     panels = [[figure.add_axes((0, 0, 1, 1), axes_class=Panel) for _ in range(columns)] for _ in range(rows)]
     above = None
     if title:
-        style: dict[str, Any] = {"fontsize": 10, "color": INK, "weight": "bold", "fontfamily": list(families(title))}
+        fonts = list(families(title))
+        # Fonts of other letters often have one weight, and matplotlib says so on stderr; all of the title has the same.
+        weight = "bold" if len(fonts) == 1 else "normal"
+        style: dict[str, Any] = {"fontsize": 10, "color": INK, "weight": weight, "fontfamily": fonts}
         above = figure.text(0, 1, title, va="top", ha="left", parse_math=False, **style)
     result = Sheet(figure, panels, panel, panel * aspect, above, gap)
     result.fit(caption, foot)
