@@ -15,10 +15,11 @@ def test_figures_draws_what_the_network_has(command, photo, tmp_path):
     )
     assert (code, complaints) == (0, "")
     drawn = sorted(path.name for path in (tmp_path / "all" / photo.stem).iterdir())
-    assert drawn == ["figure2.png", "figure3.png", "queries.png"]
+    assert drawn == ["figure2.png", "figure3.png", "queries.png", "query-sizes.png"]
     code, *_ = command("figures", photo, "--detector", DECODER, "--out", tmp_path / "queries", "--dpi", 40, "--head", 1)
     assert code == 0
-    assert [path.name for path in (tmp_path / "queries" / photo.stem).iterdir()] == ["queries.png"]
+    drawn = sorted(path.name for path in (tmp_path / "queries" / photo.stem).iterdir())
+    assert drawn == ["queries.png", "query-sizes.png"]
     manifest = json.loads((tmp_path / "queries" / "manifest.json").read_text())
     assert manifest["settings"]["head"] == 1 and manifest["detector"] == "queries"
 
@@ -27,6 +28,13 @@ def test_layers_lists_attention(command, photo):
     code, printed, _ = command("layers", photo, "--detector", OWN)
     assert code == 0
     assert "75, of all cells" in printed and "net.decoder.1" in printed and "weight per map" in printed
+
+
+def test_explore_and_diagnose_take_them(command, photo, tmp_path):
+    code, printed, complaints = command("explore", photo, "--detector", OWN, "--out", tmp_path / "page.html")
+    assert (code, complaints) == (0, "") and '"kind":"queries"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    code, printed, complaints = command("diagnose", photo, "--detector", DECODER)
+    assert code in (0, 1) and complaints == "" and "net.decoder.1" in printed
 
 
 @pytest.mark.parametrize(

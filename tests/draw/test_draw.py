@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from matplotlib.text import Text
+from PIL import Image
 
 from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, extent, radius, split
 from deformscope.draw import primitives, style
@@ -237,6 +238,20 @@ def test_a_notebook_shows_the_figure_as_a_picture():
     figure = draw.figure2(field_on(), PHOTO)
     assert isinstance(figure, Figure)
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "dpi"), [(3 * 3.3, 3.4, 100), (7.19, 2.57, 133), (4.005, 3.995, 100), (5.0, 4.0, 80)]
+)
+def test_a_png_of_any_size_is_not_sheared(width, height, dpi, tmp_path):
+    figure = Figure(figsize=(width, height))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.axvspan(0.4, 0.6, color="black", lw=0)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set_axis_off()
+    pixels = np.asarray(Image.open(draw.save(figure, tmp_path / "a.png", dpi)))
+    assert abs(pixels.shape[1] - width * dpi) <= 1 and abs(pixels.shape[0] - height * dpi) <= 1
+    assert (pixels == pixels[:1]).all()
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):

@@ -107,3 +107,34 @@ def test_what_cannot_be_drawn_is_said(change, said):
     arguments = {"fields": planted(), "photo": np.zeros((60, 80, 3), np.uint8), "chosen": [0]} | change
     with pytest.raises(deformscope.DeformscopeError, match=said):
         draw.queries(**arguments)
+
+
+def test_radius_and_size_are_those_of_the_photo_and_an_even_box_lies_on_the_line():
+    grid = (torch.arange(40) + 0.5) / 40 - 0.5
+    y, x = torch.meshgrid(grid, grid, indexing="ij")
+    boxes = torch.tensor([[30.0, 40.0, 20.0, 30.0], [30.0, 40.0, 8.0, 16.0]])
+    points = boxes[:, None, None, :2] + torch.stack([y, x], -1).view(1, 1, -1, 2) * boxes[:, None, None, 2:]
+    field = AttentionField(
+        points[None],
+        None,
+        boxes[None, :, None],
+        torch.zeros(1600, dtype=torch.int64),
+        ((8, 10),),
+        (60, 80),
+        (deformscope.Placement((120, 240), (0.5, 1 / 3)),),
+        "even",
+    )
+    figure = draw.query_sizes([field, field], [1], titles=["cat 0.90"])
+    assert len(figure.axes) == 2
+    every, chosen = [c.get_offsets() for c in figure.axes[0].collections]
+    wanted = np.sqrt([20 * 30, 8 * 16]) * np.sqrt(6)
+    np.testing.assert_allclose(every[:, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(every[:, 1], wanted / np.sqrt(3), rtol=2e-3)
+    np.testing.assert_allclose(chosen, every[1:])
+    line = figure.axes[0].lines[0].get_xydata()
+    np.testing.assert_allclose(line[:, 1] / line[:, 0], 1 / np.sqrt(3))
+    assert "cat 0.90" in [text.get_text() for text in figure.legends[0].get_texts()]
+    with pytest.raises(deformscope.DeformscopeError, match="chosen=2: expected 0 to 1"):
+        draw.query_sizes(field, [2])
+    with pytest.raises(deformscope.DeformscopeError, match="which have no size"):
+        draw.query_sizes(planted(boxes=False))

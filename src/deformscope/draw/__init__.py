@@ -18,6 +18,7 @@ from .primitives import (
     points as points,
 )
 from .queries import queries as queries
+from .query_sizes import query_sizes as query_sizes
 from .regions import segments as segments
 from .sampling_points import sampling as sampling
 from .save import save as save

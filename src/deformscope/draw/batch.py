@@ -256,7 +256,7 @@ def _drawings(
         shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
     for view in views_of(analysis, settings):
         if view == QUERIES:
-            drawings[view] = partial(_queries, analysis, backdrop, settings)
+            drawings |= _queries(analysis, backdrop, settings)
         elif view == "figure1":
             for layer, name in zip(shown, file_names(shown), strict=True):
                 drawings[f"figure1-{name}"] = partial(draw.figure1, layer, backdrop, **shaped)
@@ -282,7 +282,7 @@ def _drawings(
     return drawings
 
 
-def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> Figure:
+def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> dict[str, Callable[[], Figure]]:
     """The object queries of the best detections, or of the best one where none has a score of ``min_score``."""
     from .. import draw
 
@@ -297,7 +297,12 @@ def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> Figure:
     queries, labels, names = analysis.queries(), analysis.detection["labels"].tolist(), analysis.class_names
     titles = [f"{names[labels[n]] if 0 <= labels[n] < len(names) else labels[n]} {scores[n]:.2f}" for n in found]
     boxes = analysis.detection["boxes"][found].tolist()
-    return draw.queries(decoder, backdrop, [queries[n] for n in found], titles=titles, boxes=boxes, head=settings.head)
+    chosen = [queries[n] for n in found]
+    shown: dict[str, Any] = {"titles": titles, "boxes": boxes, "head": settings.head}
+    drawings: dict[str, Callable[[], Figure]] = {QUERIES: partial(draw.queries, decoder, backdrop, chosen, **shown)}
+    if all(field.has_boxes for field in decoder.values()):
+        drawings["query-sizes"] = partial(draw.query_sizes, decoder, chosen, titles=titles)
+    return drawings
 
 
 def file_names(layers: Sequence[OffsetField]) -> list[str]:

@@ -66,7 +66,7 @@ def queries(
         >>> decoder = [field for name, field in fields.attention.items() if "decoder" in name]
         >>> ds.draw.queries(decoder, photo, best).savefig("queries.png")
     """
-    layers = _as_list(fields)
+    layers = attention_layers(fields)
     backdrop = Backdrop.of(photo)
     _check(layers, chosen, image, head)
     for argument, given in (("titles", titles), ("boxes", boxes)):
@@ -196,7 +196,10 @@ def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[in
     return np.concatenate([start, start + side])
 
 
-def _as_list(fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField]) -> list[AttentionField]:
+def attention_layers(
+    fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
+) -> list[AttentionField]:
+    """One field, several, or those of a capture, as a list."""
     if isinstance(fields, AttentionField):
         return [fields]
     return list(fields.values()) if isinstance(fields, Mapping) else list(fields)

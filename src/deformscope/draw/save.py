@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -47,10 +48,18 @@ def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
 def _write_png(figure: Figure, path: Path, dpi: int) -> None:
     raw = io.BytesIO()
     figure.savefig(raw, format="rgba", dpi=dpi)
-    width = int(figure.get_figwidth() * dpi)
-    size = (width, raw.tell() // (4 * width))
+    size = _size(raw.tell() // 4, figure.get_figwidth() * dpi, figure.get_figheight() * dpi)
     image = Image.frombuffer("RGBA", size, raw.getvalue(), "raw", "RGBA", 0, 1).convert("RGB")
     path.write_bytes(png(np.asarray(image), dpi))
+
+
+def _size(count: int, width: float, height: float) -> tuple[int, int]:
+    """Width and height of ``count`` pixels, which matplotlib may round up or down: a figure of 3 · 3.3 inches has 990
+    columns at 100 dots per inch, though the product is 989.99…"""
+    near = sorted(
+        {int(width), round(width), math.ceil(width)}, key=lambda wide: (count % wide != 0, abs(count / wide - height))
+    )
+    return near[0], count // near[0]
 
 
 def png(pixels: UInt8[np.ndarray, "h w 3"], dpi: float) -> bytes:
