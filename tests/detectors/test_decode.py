@@ -116,7 +116,7 @@ def test_the_tasks_gradient_into_the_offsets_is_scaled_where_boxes_are_decoded_f
     for factor in (1.0, 0.1, 0.0):
         head.task_gradient = factor
         x = torch.randn(1, 16, 6, 5, generator=torch.Generator().manual_seed(2))
-        logits, _, _, offsets = head(x)
+        logits, _, _, offsets, _ = head(x)
         (decode.seen(offsets, 8).half.sum() + 0 * logits.sum()).backward()
         grad = head.deform.conv_offset.weight.grad
         found.append(0.0 if grad is None else grad.abs().sum().item())

@@ -1,5 +1,7 @@
 """The commands that measure, as a person uses them."""
 
+import sys
+
 
 def test_diagnose_prints_a_verdict_a_layer_and_leaves_with_0_when_nothing_is_broken(command, cat):
     code, table, complaints = command("diagnose", cat)
@@ -13,6 +15,13 @@ def test_score_names_a_folder_that_is_none(command, tmp_path):
     assert code == 2
     assert str(tmp_path / "nowhere") in complaints
     assert complaints.count("\n") == 1
+
+
+def test_masks_are_asked_for_before_anything_is_measured(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    code, _, complaints = command("score", tmp_path, "--masks", "--out", tmp_path / "out")
+    assert code == 2 and "GrabCut needs OpenCV" in complaints and complaints.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_segments_are_a_view_of_figures(command, cat, tmp_path):

@@ -80,7 +80,7 @@ def test_a_missing_key_is_named(recipe_file):
         ("{architecture: dense_rcnn, rois_per_image: 0}", "network.rois_per_image: 0; expected at least 1"),
         ("{architecture: dense, deform_layers: -1}", "network.deform_layers: -1; expected at least 0"),
         ("{architecture: dense, proposals: 9}", "network.proposals, .* of dense_rcnn, not of dense; leave"),
-        ("{architecture: small, masks: true}", "network.masks: settings of dense_rcnn, not of small; leave them out"),
+        ("{architecture: faster_rcnn_r50_fpn, masks: true}", "network.masks: a setting of small, dense and dense_rcnn"),
     ],
 )
 def test_a_network_takes_only_what_it_has(recipe_file, network, message):
@@ -141,7 +141,9 @@ def test_the_table1_recipes_are_the_papers_settings():
 
 
 def test_an_unknown_name_lists_the_recipes():
-    expected = "recipes by name: animals, animals_masks, animals_two_stage, packaged, shapes, table1_coco/"
+    expected = (
+        "recipes by name: animals, animals_box_masks, animals_masks, animals_two_stage, packaged, shapes, table1_coco/"
+    )
     with pytest.raises(DeformscopeError, match=expected):
         read("shape")
 

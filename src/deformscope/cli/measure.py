@@ -31,6 +31,14 @@ def score(
         "deformscope-score"
     ),
     crops: Annotated[bool, Parameter(help="Also measure on off-centre crops.", negative="--no-crops")] = True,
+    masks: Annotated[
+        bool,
+        Parameter(
+            help="Also measure the detector's masks, if it has any, beside filled boxes, ellipses, GrabCut (needs "
+            "OpenCV) and the segments of offsets.",
+            show_default=False,
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         Parameter(
@@ -50,11 +58,15 @@ def score(
     """
     from .. import load
     from ..score import Settings, score as measure
+    from ..score.masks import MaskSettings, check_masks, measure_masks
     from ..score.report.html import write_report
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     model = load(detector).to(device)
+    of_masks = MaskSettings(split=split, max_photos=max_photos, seed=seed, broken=broken)
+    if masks:
+        check_masks(data, of_masks)
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
     settings = Settings(
         tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed, broken=broken
@@ -69,6 +81,9 @@ def score(
         )
     if scores is None:  # under torchrun the first process has the scores
         return 0
+    if masks:
+        with ProgressBar("masks") as bar:
+            print(measure_masks(model, data, out, of_masks, progress=lambda n, total: bar.update(n, total=total)))
     print(f"{scores}\n\nAll tables: {out / 'tables.md'}, all numbers: {out / 'scores.json'}, the report:")
     print(write_report(scores, out))
     return 0

@@ -29,6 +29,8 @@ class Batch:
     placements: tuple[Placement, ...] = ()
     maps: dict[str, Tensor] | None = None
     """Feature maps of the detector's :attr:`~.detector.Detector.frozen_trunk` by name [n c h w], instead of images."""
+    colours: Float[Tensor, "n 3 _ _"] | None = None
+    """With ``maps``, for detectors that need them: LAB, as :func:`.dense.box_losses.colours_of` makes them."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -37,6 +39,7 @@ class Batch:
             None if self.images is None else self.images.to(device, non_blocking=True),
             self.placements,
             None if self.maps is None else {k: v.to(device, non_blocking=True) for k, v in self.maps.items()},
+            None if self.colours is None else self.colours.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -46,4 +49,5 @@ class Batch:
             None if self.images is None else self.images.pin_memory(),
             self.placements,
             None if self.maps is None else {key: value.pin_memory() for key, value in self.maps.items()},
+            None if self.colours is None else self.colours.pin_memory(),
         )

@@ -74,7 +74,9 @@ class Detector(nn.Module):
     trunk: nn.Module | None
     """The backbone of a dense detector, which gives feature maps by name."""
     has_masks: bool
-    """Detections have masks, and so must the targets."""
+    """Detections have masks, and so must the targets. Where masks are learned from boxes alone, it is False."""
+    sees_colours: bool = False
+    """The losses need the images or, with a :class:`.batch.Batch` of feature maps, their colours."""
     source: Source | None = None
     """The file that the detector was loaded from."""
     torchvision_trunk: str | None = None
@@ -135,6 +137,9 @@ class Detector(nn.Module):
 
     def set_task_gradient(self, share: float) -> None:
         """Set the factor on the boxes' gradient into the offsets, where boxes are decoded from offsets."""
+
+    def set_training_progress(self, done: float) -> None:
+        """Tell the losses how far the training is, from 0 to 1."""
 
     @property
     def weights_sha256(self) -> str | None:

@@ -70,12 +70,16 @@ def average_precision(
 def scores(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], classes: Sequence[str] = (), photos: int | None = None
 ) -> dict[str, float | None]:
-    """The metrics of a run for boxes and, if there are any, masks (``mask_…``), on the first ``photos`` photos."""
+    """The metrics of a run for boxes and, if detections and all objects have any, masks (``mask_…``).
+
+    Of the first ``photos`` photos.
+    """
     kept = truth["images"][:photos]
     ids = {image["id"] for image in kept}
     truth = truth | {"images": kept, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
     found = average_precision(truth, results, classes)
-    if any("segmentation" in one for one in results):
+    objects = [one for one in truth["annotations"] if not one.get("iscrowd")]
+    if any("segmentation" in one for one in results) and all(one.get("segmentation") for one in objects):
         masks = average_precision(truth, results, classes, kind="segm")
         found |= {f"mask_{name}": value for name, value in masks.items()}
     return found

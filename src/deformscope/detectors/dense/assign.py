@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 LEVEL_RANGES = ((0.0, 64.0), (48.0, 140.0), (110.0, float("inf")))
 """Ranges of sqrt(box area), network px, of each level's positive cells. They overlap."""
@@ -25,11 +25,12 @@ def assign(
     level: Tensor,
     target: dict[str, Tensor],
     ranges: Sequence[tuple[float, float]] = LEVEL_RANGES,
-) -> tuple[Tensor, Tensor]:
-    """Label ([p]; −1 background, −2 ignored) and box ([p 4]) of each cell: the smallest box of its level around it."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Label ([p]; −1 background, −2 ignored), box ([p 4]) and object ([p]) of each cell: the smallest box of its level
+    around it."""
     boxes, labels = target["boxes"], target["labels"]
     if not len(boxes):
-        return level.new_full(level.shape, BACKGROUND), centres.new_zeros(len(centres), 4)
+        return level.new_full(level.shape, BACKGROUND), centres.new_zeros(len(centres), 4), torch.zeros_like(level)
     x, y = centres[:, None].unbind(-1)
     inside = (x > boxes[:, 0]) & (x < boxes[:, 2]) & (y > boxes[:, 1]) & (y < boxes[:, 3])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -39,4 +40,17 @@ def assign(
     smallest, index = torch.where(fits, area, torch.inf).min(dim=1)
     if "ignore" in target:
         labels = torch.where(target["ignore"], IGNORED, labels)
-    return torch.where(smallest.isfinite(), labels[index], BACKGROUND), boxes[index]
+    return torch.where(smallest.isfinite(), labels[index], BACKGROUND), boxes[index], index
+
+
+def share_of_positives(inside: Tensor) -> Tensor:
+    """Number of cells that learn a box, at least 1; with several processes, the mean over them.
+
+    Gradients are averaged over processes, so each divides by the mean number of cells, not by its own.
+    """
+    count = inside.sum()
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return count.clamp(min=1)
+    count = count.float()
+    distributed.all_reduce(count)
+    return count.clamp(min=1) / distributed.get_world_size()

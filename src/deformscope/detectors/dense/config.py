@@ -9,12 +9,22 @@ from ...errors import DeformscopeError
 from ..offset_mode import OffsetMode, checked_offset_mode
 from ..preparation import chosen_sides
 from .decode import DECODES, FROM_CELL, Decode
+from .masks import MASK_TERMS, OF_OFFSETS, MaskTerm
 from .trunk_config import TrunkConfig
 
 MOST_LAYERS = 32
 """Most deformable convolutions per head; files with more are refused."""
 
 Config = TypeVar("Config", bound="DenseConfig")
+
+
+def check_mask_terms(terms: tuple[str, ...], name: str) -> None:
+    """Raise DeformscopeError for unknown or repeated terms, and for two first ones."""
+    unknown = [term for term in terms if term not in MASK_TERMS]
+    if unknown:
+        raise DeformscopeError(f"{name}: {unknown[0]!r}; expected some of {', '.join(map(repr, MASK_TERMS))}")
+    if len(set(terms)) < len(terms) or {"vote", "box"} <= set(terms):
+        raise DeformscopeError(f"{name}: {', '.join(terms)}; expected each term once, and one of 'vote' and 'box'")
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,15 @@ class DenseConfig:
     decode: Decode = "D0"
     """How boxes are predicted; see :mod:`.decode`."""
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    mask_terms: tuple[MaskTerm, ...] = ()
+    """What masks are made of, learned from boxes alone; see :mod:`.masks`. Without any, there are none."""
 
     def __post_init__(self) -> None:
         chosen_sides(self.shorter_side, self.longer_side)
         checked_offset_mode(self.offset_mode)
         if self.decode not in DECODES:
             raise DeformscopeError(f"decode={self.decode!r}: expected one of {', '.join(map(repr, DECODES))}")
+        check_mask_terms(self.mask_terms, "mask_terms")
         if not self.class_names:
             raise DeformscopeError("class_names=(): expected at least one class")
         if self.channels < 8 or self.channels % 8:
@@ -50,6 +63,13 @@ class DenseConfig:
             raise DeformscopeError(
                 f"decode={self.decode!r}: with deform_layers=0 the heads have no offsets; expected "
                 f"{' or '.join(map(repr, FROM_CELL))}"
+            )
+
+        of_offsets = [term for term in self.mask_terms if term in OF_OFFSETS]
+        if self.deform_layers == 0 and of_offsets:
+            raise DeformscopeError(
+                f"mask_terms={self.mask_terms}: with deform_layers=0 the heads have no offsets; leave out "
+                f"{', '.join(map(repr, of_offsets))}"
             )
 
     def resized_to(self: Config, shorter_side: int | None, longer_side: int | None) -> Config:
@@ -73,6 +93,8 @@ class DenseRCNNConfig(DenseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mask_terms:
+            raise DeformscopeError(f"mask_terms={self.mask_terms}: only of a detector with one stage; leave it out")
         for name in ("proposals", "rois_per_image", "width"):
             if getattr(self, name) < 1:
                 raise DeformscopeError(f"{name}={getattr(self, name)}: expected at least 1")

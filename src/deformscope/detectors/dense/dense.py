@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchvision.ops import (
     FeaturePyramidNetwork,
     batched_nms,
@@ -26,18 +26,24 @@ from torchvision.ops import (
 )
 
 from ...capture.recorder import placed
+from ...errors import DeformscopeError
 from ...fields.field import Placement
 from ..batch import Batch
 from ..detector import Detection, Detector
-from . import decode, trunk_config
-from .assign import IGNORED, assign, level_ranges
+from . import box_losses, decode, trunk_config
+from .assign import IGNORED, assign, level_ranges, share_of_positives
 from .config import DenseConfig
 from .heads import LevelHead, share
+from .masks import MaskBranch, MaskInputs, in_photo, upsampled
+from .sizes import MULTIPLE, on_photo, own_sizes
 from .trunk import SideWays, Trunk
 
 STRIDES = trunk_config.STRIDES
 """Strides of the levels of a whole trunk, px."""
-MULTIPLE = 32
+MOST_MASKS = 32
+"""Largest number of objects of a batch whose masks have a loss, drawn at random."""
+PAIRWISE_WARMUP = 1 / 9
+"""Share of the training in which the masks' pairwise loss rises to its whole weight (BoxInst)."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -57,6 +63,8 @@ class Predictions:
     """Level index of each cell [p]."""
     pyramid: dict[str, Tensor]
     """The feature maps that the heads read, by name [n c h w]."""
+    masks: MaskInputs | None = None
+    """What masks are made of, where there are any."""
 
 
 class DenseDetector(Detector):
@@ -82,6 +90,10 @@ class DenseDetector(Detector):
             self.fpn = SideWays(trunk.channels, config.channels)
         classes = len(config.class_names) if classes is None else classes
         self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in self.strides})
+        # Created last, so that the others have the same initial weights with and without masks.
+        self.masks = MaskBranch(config.mask_terms, config.channels, self.strides) if config.mask_terms else None
+        self.sees_colours = bool(config.mask_terms)
+        self.pairwise_share = 1.0
         if config.shared:
             _share_heads(self)
             # With load_state_dict(..., assign=True), each level has its own weights.
@@ -150,6 +162,10 @@ class DenseDetector(Detector):
             own = {"boxes": box[chosen], "labels": label[index], "index": index}
             # The score of the ranking is used, since computing it again for a few cells may change its last bit.
             found.append(own | _traces(cls, iou, boxes, placement, own) | {"scores": best[index]})
+            if self.masks is not None:
+                with torch.no_grad():
+                    logits = self._mask_logits(predictions, len(found) - 1, index)
+                    found[-1]["masks"] = in_photo(logits, found[-1]["unclipped"], placement, self.strides[0])
         return found
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
@@ -161,9 +177,11 @@ class DenseDetector(Detector):
         """Dense predictions from the trunk's feature maps, which may come from a cache."""
         maps = self.fpn(maps)
         cls, boxes, iou, centres, level = [], [], [], [], []
+        kernels: list[decode.Kernels | None] = []
+        weights: list[Tensor | None] = []
         for index, stride in enumerate(self.strides):
             head = self.heads[f"stride{stride}"]
-            logits, raw, quality, offsets = head(maps[f"stride{stride}"])
+            logits, raw, quality, offsets, weight = head(maps[f"stride{stride}"])
             _, _, h, w = logits.shape
             # A cell's receptive field is centred on pixel stride · index, whose centre is half a pixel further.
             y, x = (torch.arange(size, device=logits.device) * stride + 0.5 for size in (h, w))
@@ -177,8 +195,28 @@ class DenseDetector(Detector):
             iou.append(quality.flatten(1).float())
             centres.append(centre)
             level.append(torch.full((h * w,), index, device=logits.device))
+            kernels.append(kernel)
+            weights.append(None if weight is None else weight.flatten(2).transpose(1, 2))
         return Predictions(
-            torch.cat(cls, 1), torch.cat(boxes, 1), torch.cat(iou, 1), torch.cat(centres), torch.cat(level), maps
+            torch.cat(cls, 1),
+            torch.cat(boxes, 1),
+            torch.cat(iou, 1),
+            torch.cat(centres),
+            torch.cat(level),
+            maps,
+            None if self.masks is None else self.masks.prepare(maps, kernels, weights),
+        )
+
+    def _mask_logits(self, predictions: Predictions, image: int, index: Tensor) -> Tensor:
+        """Of the detections made in the cells ``index`` of an image [k h w], at the first stride."""
+        assert self.masks is not None and predictions.masks is not None
+        return self.masks.logits(
+            predictions.masks,
+            image,
+            index,
+            predictions.level[index],
+            predictions.centres[index],
+            predictions.boxes[image, index],
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -188,7 +226,58 @@ class DenseDetector(Detector):
             maps = self.trunk(batch.images.to(memory_format=torch.channels_last))
         else:
             maps = self.trunk.above(batch.maps) if isinstance(self.trunk, Trunk) else batch.maps
-        return self.prediction_losses(self.predict(maps), batch.targets)
+        predictions = self.predict(maps)
+        losses = self.prediction_losses(predictions, batch.targets)
+        if self.masks is None:
+            return losses
+        colours = batch.colours
+        if colours is None:
+            if batch.images is None:
+                raise DeformscopeError("batch: feature maps without colours, which masks learn from; give colours too")
+            colours = box_losses.colours_of(batch.images, MEAN, STD)
+        return losses | self.mask_losses(predictions, batch.targets, colours)
+
+    def mask_losses(
+        self, predictions: Predictions, targets: list[dict[str, Tensor]], colours: Tensor
+    ) -> dict[str, Tensor]:
+        """``loss_projection`` and ``loss_pairwise`` of a mask of each object, at most :data:`MOST_MASKS`; with a vote
+        and a unary term ``loss_outside`` of the unary one.
+
+        The mask is that of one of the cells that learn the object's box, drawn at random. ``colours`` is LAB
+        ``[n 3 h w]`` at :data:`.box_losses.STRIDE`.
+        """
+        ranges = level_ranges(self.strides)
+        logits, images, boxes = [], [], []
+        for image, target in enumerate(targets):
+            label, box, of = assign(predictions.centres, predictions.level, target, ranges)
+            luck = torch.where(label >= 0, torch.rand(len(label), device=label.device), -1.0)
+            cells = [torch.where(of == number, luck, -1.0).argmax() for number in of[label >= 0].unique()]
+            index = torch.stack(cells) if cells else of[:0]
+            logits.append(self._mask_logits(predictions, image, index))
+            images += [image] * len(cells)
+            boxes.append(box[index])
+        whole = torch.cat(logits)
+        chosen = torch.randperm(len(whole), device=whole.device)[:MOST_MASKS]
+        of = torch.tensor(images, dtype=torch.int64, device=whole.device)[chosen]
+        fine = upsampled(whole[chosen][None], self.strides[0] // box_losses.STRIDE)[0]
+        count = share_of_positives(torch.ones(len(chosen), dtype=torch.bool, device=whole.device))
+        projection, pairwise = box_losses.losses(fine, torch.cat(boxes)[chosen], colours, of)
+        assert self.masks is not None
+        # Every parameter has a gradient, for which DistributedDataParallel waits.
+        none = torch.stack([p.sum() for p in self.masks.parameters()]).sum() * 0 + predictions.cls.sum() * 0
+        found = {
+            "loss_projection": projection.sum() / count + none,
+            "loss_pairwise": self.pairwise_share * pairwise + none,
+        }
+        if "unary" in self.masks.terms and self.masks.votes:
+            assert predictions.masks is not None
+            own = [target["boxes"].float() for target in targets]
+            found["loss_outside"] = box_losses.outside(predictions.masks.maps[:, 0], own, self.strides[0])
+        return found
+
+    def set_training_progress(self, done: float) -> None:
+        """The pairwise loss is warmed up over the first ninth of the training."""
+        self.pairwise_share = min(1.0, done / PAIRWISE_WARMUP)
 
     def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Focal, GIoU and IoU-branch losses: ``loss_cls``, ``loss_box``, ``loss_iou``.
@@ -200,7 +289,7 @@ class DenseDetector(Detector):
         label = torch.stack([a[0] for a in assigned])
         box = torch.stack([a[1] for a in assigned])
         inside = label >= 0
-        count = _share_of_positives(inside)
+        count = share_of_positives(inside)
         onehot = F.one_hot(label.clamp(min=0), predictions.cls.shape[-1]) * inside[..., None]
         focal = sigmoid_focal_loss(predictions.cls, onehot.to(predictions.cls.dtype))
         focal = (focal * (label > IGNORED)[..., None]).sum() / count
@@ -243,26 +332,8 @@ def _share_heads(detector: DenseDetector, *_: object) -> None:
         share(first, other)
 
 
-def _share_of_positives(inside: Tensor) -> Tensor:
-    """Number of cells that learn a box, at least 1; with several processes, the mean over them.
-
-    Gradients are averaged over processes, so each divides by the mean number of cells, not by its own.
-    """
-    count = inside.sum()
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return count.clamp(min=1)
-    count = count.float()
-    distributed.all_reduce(count)
-    return count.clamp(min=1) / distributed.get_world_size()
-
-
 def _confidence(cls: Tensor, iou: Tensor) -> Tensor:
     return (cls.sigmoid() * iou.sigmoid()).sqrt()
-
-
-def on_photo(boxes: Tensor, placement: Placement) -> Tensor:
-    """Convert xyxy from network px to photo px [d 4]."""
-    return placement.to_photo(boxes.view(-1, 2).flip(-1)).flip(-1).view(-1, 4)
 
 
 def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found: Detection) -> Detection:
@@ -271,15 +342,3 @@ def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found
     logits, quality = cls[index, found["labels"]], iou[index]
     unclipped = on_photo(boxes[index], placement)
     return {"scores": _confidence(logits, quality), "logits": logits, "iou_logits": quality, "unclipped": unclipped}
-
-
-def own_sizes(placements: Sequence[Placement]) -> list[tuple[int, int]]:
-    """(h, w), network px, of each photo in the input if it were padded alone."""
-    found = []
-    for placement in placements:
-        h, w = (
-            -(-round(size * scale) // MULTIPLE) * MULTIPLE
-            for size, scale in zip(placement.size, placement.scale, strict=True)
-        )
-        found.append((h, w))
-    return found

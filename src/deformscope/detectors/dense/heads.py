@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,22 @@ from ...ops.gradient import graded
 from ..deform import DeformConv
 from . import decode
 from .config import DenseConfig
+from .masks import OF_OFFSETS, PARAMETERS
+
+
+class HeadOutput(NamedTuple):
+    """What a head gives for every cell of its level, ``[n c h w]``."""
+
+    logits: Tensor
+    """Of the classes."""
+    box: Tensor | None
+    """The input of the box decoder; None without a box layer."""
+    iou: Tensor
+    """IoU logits."""
+    offsets: list[Tensor]
+    """Of the head's layers, lowest first; left out where nothing is made of them."""
+    mask: Tensor | None
+    """The weights of the masks' dynamic layer, if there is one."""
 
 
 class LevelHead(nn.Module):
@@ -47,17 +65,20 @@ class LevelHead(nn.Module):
         if config.decode == "D4":
             self.told = nn.utils.skip_init(nn.Conv2d, 4, 2 * channels, 1, bias=False)  # draws no random numbers
             nn.init.zeros_(self.told.weight)
+        self.gives_offsets = config.decode not in decode.FROM_CELL or any(
+            term in OF_OFFSETS for term in config.mask_terms
+        )
+        if "dynamic" in config.mask_terms:
+            self.controller = nn.Conv2d(2 * channels, PARAMETERS, 1)
+            nn.init.normal_(self.controller.weight, std=0.01)
         self.task_gradient = 1.0
         """Factor on the boxes' gradient into the offsets, where boxes are decoded from them."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
-        """Class logits, the input of the box decoder, IoU logits, and the offsets of the head's layers, lowest first.
-
-        The offsets are left out if boxes are not decoded from them.
-        """
-        if self.decoding in decode.FROM_CELL:
+    def forward(self, x: Tensor) -> HeadOutput:
+        """The predictions of a level of the pyramid."""
+        if not self.gives_offsets:
             x = F.relu(self.mix(F.relu(self.norm(self.deform(self.before(x))))))
-            return self.cls(x), self.box(x), self.iou(x), []
+            return self._predicted(x, [])
         offsets = []
         for layer in (*self.before, self.deform):
             if isinstance(layer, DeformConv):
@@ -69,8 +90,12 @@ class LevelHead(nn.Module):
         x = self.mix(F.relu(self.norm(x)))
         if self.decoding == "D4":
             x = x + self.told(decode.numbers(offsets).to(x.dtype))
-        x = F.relu(x)
-        return self.cls(x), None if self.decoding in decode.FROM_KERNEL_ALONE else self.box(x), self.iou(x), offsets
+        return self._predicted(F.relu(x), offsets)
+
+    def _predicted(self, x: Tensor, offsets: list[Tensor]) -> HeadOutput:
+        box = None if self.decoding in decode.FROM_KERNEL_ALONE else self.box(x)
+        mask = self.controller(x) if hasattr(self, "controller") else None
+        return HeadOutput(self.cls(x), box, self.iou(x), offsets, mask)
 
 
 def share(own: nn.Module, other: nn.Module) -> None:

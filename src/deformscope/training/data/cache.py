@@ -17,6 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ...datasets.segmentation import mask_library, run_lengths
+from ...detectors.dense.box_losses import colours_of
+from ...detectors.dense.dense import MEAN, STD
 from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ...files import whole_folder
@@ -28,24 +30,30 @@ from .sample import Item, Prepare, Source, collate, prepared
 
 VERSION = 1
 BATCH = 16
+COLOURS = "colours.npy"
 INDEX = "index.pt"
 """File with the objects of every view, and the levels in the trunk's order."""
 
 
 class CachedMaps(Dataset[Item]):
-    """The trunk's feature maps of every photo in every view; item ``photo + photos · view``."""
+    """The trunk's feature maps of every photo in every view; item ``photo + photos · view``.
 
-    def __init__(self, folder: Path) -> None:
+    ``colours`` is the file of the views' colours, for detectors that need them.
+    """
+
+    def __init__(self, folder: Path, colours: Path | None = None) -> None:
         kept = torch.load(folder / INDEX, weights_only=True)
         self._objects: list[dict[str, torch.Tensor]] = kept["objects"]
         self._maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kept["levels"]}
+        self._colours = None if colours is None else np.load(colours, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._objects)
 
     def __getitem__(self, slot: Slot) -> Item:
         maps = {name: torch.from_numpy(values[slot.index].copy()) for name, values in self._maps.items()}
-        return Item(_unpacked(self._objects[slot.index]), maps=maps)
+        colours = None if self._colours is None else torch.from_numpy(self._colours[slot.index].copy())
+        return Item(_unpacked(self._objects[slot.index]), maps=maps, colours=colours)
 
 
 class Views(Dataset[Item]):
@@ -81,6 +89,28 @@ def cached(detector: Detector, source: Source, data: Data, workers: int | None =
     return folder
 
 
+def cached_colours(detector: Detector, source: Source, data: Data, workers: int | None = None) -> Path:
+    """The file with the colours of the same views (LAB, half precision); created, with a bar, if it is not there."""
+    assert data.cache is not None and detector.frozen_trunk is not None
+    digest = _digest(detector.frozen_trunk, source, data, detector.has_masks)
+    folder = Path(data.cache).expanduser() / f"colours-{digest}"
+    if not folder.is_dir():
+        views = Views(source, data, detector.prepare)
+        with whole_folder(folder) as beside:
+            values = None
+            for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers, "colours"):
+                images = collate(items).images
+                assert images is not None
+                colours = colours_of(images, MEAN, STD).half().numpy()
+                if values is None:
+                    shape = (len(views), *colours.shape[1:])
+                    values = np.lib.format.open_memmap(beside / COLOURS, "w+", np.float16, shape)
+                values[start : start + len(colours)] = colours
+            if values is not None:
+                values.flush()
+    return folder / COLOURS
+
+
 def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, folder: Path, workers: int | None) -> None:
     views = Views(source, data, detector.prepare, detector.has_masks)
     device = next(detector.parameters()).device
@@ -108,9 +138,9 @@ def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, fold
         torch.save({"objects": objects, "levels": list(files)}, beside / INDEX)
 
 
-def _parts(views: Views, workers: int) -> Iterator[tuple[int, list[Item]]]:
+def _parts(views: Views, workers: int, label: str = "the trunk's maps") -> Iterator[tuple[int, list[Item]]]:
     loader = DataLoader(views, BATCH, num_workers=workers, collate_fn=list)
-    for number, items in enumerate(track(loader, "the trunk's maps", len(loader))):
+    for number, items in enumerate(track(loader, label, len(loader))):
         yield number * BATCH, items
 
 

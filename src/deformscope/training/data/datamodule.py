@@ -16,7 +16,7 @@ from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ..recipe.recipe import Recipe
 from .augment import integer, pasted, uniform, view
-from .cache import CachedMaps, cached
+from .cache import CachedMaps, cached, cached_colours
 from .coco import CocoFolder
 from .order import Order, Slot, Steps, aspect_groups
 from .sample import Item, Prepare, Source, collate, prepared
@@ -89,6 +89,8 @@ class RecipeData(lightning.LightningDataModule):
         """Make the cache of feature maps, in one process per machine."""
         if self.recipe.data.cache is not None:
             cached(self.detector, self.train_source, self.recipe.data)
+            if self.detector.sees_colours:
+                cached_colours(self.detector, self.train_source, self.recipe.data)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """The batches up to the next checkpoint."""
@@ -96,7 +98,10 @@ class RecipeData(lightning.LightningDataModule):
         assert trainer is not None
         if self._items is None:
             if data.cache is not None:
-                self._items = CachedMaps(cached(self.detector, self.train_source, data))
+                colours = None
+                if self.detector.sees_colours:
+                    colours = cached_colours(self.detector, self.train_source, data)
+                self._items = CachedMaps(cached(self.detector, self.train_source, data), colours)
             else:
                 self._items = SeededItems(self.train_source, self.recipe, self.detector.prepare)
         first = trainer.global_step

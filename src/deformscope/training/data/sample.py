@@ -65,6 +65,8 @@ class Item:
     image: Float[Tensor, "3 h w"] | None = None
     placement: Placement | None = None
     maps: dict[str, Tensor] | None = None
+    colours: Float[Tensor, "3 _ _"] | None = None
+    """LAB, beside ``maps``."""
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -72,7 +74,9 @@ def collate(items: Sequence[Item]) -> Batch:
     targets = [item.target for item in items]
     if items[0].maps is not None:
         stacked = {name: torch.stack([item.maps[name] for item in items if item.maps]) for name in items[0].maps}
-        return Batch(targets, maps={name: value.float() for name, value in stacked.items()})
+        colours = [item.colours.float() for item in items if item.colours is not None]
+        maps = {name: value.float() for name, value in stacked.items()}
+        return Batch(targets, maps=maps, colours=torch.stack(colours) if colours else None)
     images = [item.image for item in items if item.image is not None]
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     batch = torch.zeros(len(images), 3, height, width)

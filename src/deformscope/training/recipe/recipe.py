@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from ...detectors.checkpoints.former_names import ARCHITECTURES
 from ...detectors.dense.decode import FROM_CELL, Decode
+from ...detectors.dense.masks import MaskTerm
 from ...detectors.dense.trunk_config import TrunkConfig
 from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
+from .mask_terms import chosen_terms
 
 OffsetLoss = Literal["centre", "extent", "box", "inside", "lattice"]
 DENSE = ("small", "dense", "dense_rcnn")
@@ -50,17 +52,24 @@ class Network:
     rois_per_image: int | None = None
     """For ``dense_rcnn``: regions per image sampled for the second stage's losses; null for 64."""
     masks: bool = False
-    """For ``dense_rcnn``: predict masks too, as Mask R-CNN does; the objects of the photos need masks."""
+    """Predict masks too: ``dense_rcnn`` as Mask R-CNN does, for which the objects of the photos need masks; ``small``
+    and ``dense`` out of offsets, learned from boxes alone."""
+    mask_terms: tuple[MaskTerm, ...] | None = None
+    """For ``small`` and ``dense`` with ``masks``: what they are made of; null for ``[vote, divergence, unary]``. See
+    :mod:`deformscope.detectors.dense.masks`."""
     weights: str | None = None
     """Initial weights of the trunk (the backbone without its pyramid): a file; ``packaged``, the packaged detector's;
     ``torchvision``, a ResNet trained on ImageNet, downloaded by torchvision; null for random weights."""
+    start: str | None = None
+    """Initial weights of the whole network: a file that deformscope saved, or ``packaged``. What it lacks begins at
+    random; null for the trunk's ``weights`` alone."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of the names of parameters to freeze, besides those that the architecture freezes itself."""
 
     @property
     def has_masks(self) -> bool:
-        """The network learns masks."""
-        return self.masks or self.architecture.startswith("mask_")
+        """The network learns from masks."""
+        return (self.masks and self.architecture == "dense_rcnn") or self.architecture.startswith("mask_")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", ARCHITECTURES.get(self.architecture, self.architecture))
@@ -269,12 +278,13 @@ class Recipe:
                 f"run.evaluate_every: {run.evaluate_every}; expected a multiple of run.checkpoint_every, "
                 f"{run.checkpoint_every}, or 0 for the end only"
             )
-        second_stage = network.proposals, network.rois_per_image, network.masks
-        if network.architecture != "dense_rcnn" and second_stage != (None, None, False):
+        second_stage = network.proposals, network.rois_per_image
+        if network.architecture != "dense_rcnn" and second_stage != (None, None):
             raise DeformscopeError(
-                "network.proposals, network.rois_per_image, network.masks: settings of dense_rcnn, not of "
-                f"{network.architecture}; leave them out"
+                f"network.proposals, network.rois_per_image: settings of dense_rcnn, not of {network.architecture}; "
+                "leave them out"
             )
+        chosen_terms(network.architecture, network.masks, network.mask_terms, network.offset_mode)
         if network.decode != "D0" and network.architecture not in DENSE:
             raise DeformscopeError(
                 f"network.decode: {network.decode!r}; {self.network.architecture} has no dense heads; leave it "

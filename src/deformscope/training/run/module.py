@@ -54,6 +54,7 @@ class Learning(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The total loss, and its parts for the log."""
+        self.detector.set_training_progress(self.global_step / self.recipe.run.steps)
         with self._supervision or nullcontext():
             parts = self.detector.losses(batch)
         if self._supervision is not None:

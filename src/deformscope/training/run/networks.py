@@ -5,14 +5,17 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from ...detectors.checkpoints.native import KINDS
+from ...detectors.checkpoints.start import load_start
 from ...detectors.checkpoints.trunk import load_trunk
 from ...detectors.deform import DeformConv
 from ...detectors.detector import Detector
 from ...errors import DeformscopeError
+from ..recipe.mask_terms import chosen_terms
 from ..recipe.recipe import DENSE, Recipe
 
 
@@ -25,6 +28,11 @@ def build(recipe: Recipe, class_names: Sequence[str]) -> Detector:
         if network.weights is not None:
             try:
                 load_trunk(detector, network.weights)
+            except DeformscopeError as error:
+                raise DeformscopeError(f"network.{error}") from None
+        if network.start is not None:
+            try:
+                load_start(detector, network.start)
             except DeformscopeError as error:
                 raise DeformscopeError(f"network.{error}") from None
     for module in detector.modules():
@@ -45,11 +53,14 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
     network = recipe.network
     if network.architecture in DENSE:
         make_config, make = KINDS[network.architecture]
-        second_stage = {
+        second_stage: dict[str, Any] = {
             "proposals": network.proposals,
             "rois_per_image": network.rois_per_image,
-            "masks": network.masks or None,
+            "masks": (network.masks or None) if network.architecture == "dense_rcnn" else None,
         }
+        second_stage["mask_terms"] = (
+            chosen_terms(network.architecture, network.masks, network.mask_terms, network.offset_mode) or None
+        )
         config = make_config(
             tuple(class_names),
             network.channels,

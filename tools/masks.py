@@ -1,0 +1,168 @@
+"""Train and measure what docs/results/masks.md tells of: masks out of offsets, learned from boxes alone.
+
+    python tools/masks.py run FOLDER --animals PHOTOS     # goes on where it was broken off
+    python tools/masks.py table FOLDER                    # docs/results/masks_runs.{json,md}
+
+A run's folder is FOLDER/ARM-seedN, as `deformscope train` makes it, with `masks/` (what `deformscope.score` measures of
+its masks) and, where GrabCut was measured too, `grabcut/`. FOLDER/bars-packaged is the packaged detector.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deformscope as ds
+from deformscope.metrics import bootstrap
+from deformscope.score.masks import RECORDS, MaskSettings, measure_masks
+from deformscope.score.summary.masks import resampled_masks
+from deformscope.training.recipe.reading import read
+from deformscope.training.run.run_folder import DETECTOR
+from deformscope.training.run.train import train
+
+DOCS = Path(__file__).parents[1] / "docs/results"
+SIX = ("cat", "dog", "horse", "cow", "sheep", "person")
+ARMS = {
+    "full": [],
+    "unary": ["network.mask_terms=[unary]"],
+    "vote": ["network.mask_terms=[vote]"],
+    "vote-unary": ["network.mask_terms=[vote, unary]"],
+    "dynamic": ["network.mask_terms=[dynamic]"],
+    "box-unary": ["network.mask_terms=[box, divergence, unary]"],
+}
+"""By name: what differs from the recipe `animals_box_masks`."""
+PLAN: list[tuple[str, int, bool]] = [
+    ("full", 0, False),
+    ("unary", 0, False),
+    ("vote", 0, False),
+    ("vote-unary", 0, False),
+    ("full", 0, True),
+    ("dynamic", 0, False),
+    ("full", 1, False),
+    ("box-unary", 0, False),
+    ("unary", 1, False),
+    ("dynamic", 0, True),
+]
+"""Runs in their order, and whether their masks are refined by GrabCut."""
+BARS = ("filled", "ellipse", "grabcut", "grabcut_ellipse")
+"""Measured once: all runs have the packaged detector's boxes."""
+DIFFERENCES = (
+    ("full", "unary"),
+    ("full", "vote"),
+    ("full", "vote-unary"),
+    ("full", "dynamic"),
+    ("full", "box-unary"),
+    ("vote-unary", "unary"),
+)
+
+
+def main() -> None:
+    """One of the two commands."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--animals", help="photos of Pascal VOC in COCO's layout")
+    parser.add_argument("--cache", default="cache", help="folder of the frozen trunk's maps")
+    parser.add_argument("--steps", type=int, default=400)
+    chosen = parser.parse_args()
+    if chosen.command == "table":
+        tables(chosen.folder)
+        return
+    if chosen.animals is None:
+        parser.error("--animals is needed")
+    torch.set_num_threads(1)
+    settings = MaskSettings(split="val_masks", classes=SIX, segments=False)
+    for arm, seed, grabcut in PLAN:
+        folder = chosen.folder / f"{arm}-seed{seed}"
+        overrides = [f"run.steps={chosen.steps}", f"run.seed={seed}", "run.checkpoint_every=100", *ARMS[arm]]
+        # All photos are measured below, as GrabCut and the other bars are.
+        overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}", "evaluation.photos=50"]
+        train(read("animals_box_masks", overrides), folder, progress=False)
+        scores = measure_masks(
+            ds.load(folder / DETECTOR),
+            chosen.animals,
+            folder / ("grabcut" if grabcut else "masks"),
+            replace(settings, grabcut=grabcut, bars=("filled",)),
+        )
+        print(f"{arm} seed {seed}\n{scores}", flush=True)
+    measure_masks(
+        ds.load("packaged"), chosen.animals, chosen.folder / "bars-packaged", replace(settings, segments=True)
+    )
+
+
+def tables(folder: Path) -> None:
+    """Write what the finished runs measured, and their differences, paired over photos."""
+    found = {path.parent.parent.name: _records(path) for path in sorted(folder.glob(f"*/masks/{RECORDS}"))}
+    found |= {f"{path.parent.parent.name}+GrabCut": _records(path) for path in folder.glob(f"*/grabcut/{RECORDS}")}
+    found |= {path.parent.name: _records(path) for path in sorted(folder.glob(f"bars-*/{RECORDS}"))}
+    count = max(len(records) for records in found.values())
+    found = {name: records for name, records in found.items() if len(records) == count}
+    weights = bootstrap.draws(count, 300)
+    drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {
+        name: {
+            source: resampled_masks(records, source, SIX, weights)
+            for source in records[0]["sources"]
+            if not source.startswith("segments")
+        }
+        for name, records in found.items()
+    }
+    runs = [
+        {"run": name, "source": source, "photos": count}
+        | {key: [round(float(values[0]), 4), *(round(v, 4) for v in bootstrap.interval(values[1:]))]}
+        for name, sources in drawn.items()
+        for source, metrics in sources.items()
+        for key, values in [("ap", metrics["ap"])]
+    ]
+    for run in runs:
+        metrics = drawn[run["run"]][run["source"]]
+        run |= {key: round(float(values[0]), 4) for key, values in metrics.items() if key != "ap"}
+    (DOCS / "masks_runs.json").write_text(json.dumps(runs, indent=1) + "\n")
+    lines = ["# Masks from boxes: every run", "", "Written by `tools/masks.py table`.", ""]
+    lines += [f"{count} photos; AP in percent, mean of {', '.join(SIX)}.", ""]
+    lines += [
+        "| run | masks | AP [95 %] | AP50 | AP75 | IoU | IoU in true boxes |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for run in runs:
+        value, low, high = run["ap"]
+        cells = [f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{run['ap50']:.1f}", f"{run['ap75']:.1f}"]
+        cells += [f"{run[key]:.3f}" if key in run else "–" for key in ("iou", "true_iou")]
+        lines.append("| " + " | ".join([run["run"], run["source"], *cells]) + " |")
+    lines += ["", "| difference of AP, paired by seed | each seed | 95 % over photos |", "|---|---:|---:|"]
+    pairs = [((over, "masks"), (under, "masks")) for over, under in DIFFERENCES]
+    pairs += [((arm, "masks"), ("bars", bar)) for arm in ("full", "unary", "vote", "dynamic") for bar in BARS]
+    pairs += [(("full", "grabcut_masks"), ("bars", bar)) for bar in BARS[2:]]
+    pairs += [(("full", "grabcut_masks"), ("full", "masks"))]
+    for over, under in pairs:
+        line = _difference(drawn, over, under)
+        if line:
+            lines.append(line)
+    (DOCS / "masks_runs.md").write_text("\n".join(lines) + "\n")
+
+
+def _difference(drawn: dict[str, Any], over: tuple[str, str], under: tuple[str, str]) -> str | None:
+    def ap(arm: str, source: str, seed: int) -> np.ndarray | None:
+        name = "bars-packaged" if arm == "bars" else f"{arm}-seed{seed}"
+        name += "+GrabCut" if source == "grabcut_masks" else ""
+        return drawn.get(name, {}).get(source, {}).get("ap")
+
+    pairs = [(ap(*over, seed), ap(*under, seed)) for seed in range(3)]
+    gaps = [one - other for one, other in pairs if one is not None and other is not None]
+    if not gaps:
+        return None
+    low, high = bootstrap.interval(np.mean([gap[1:] for gap in gaps], axis=0))
+    each = ", ".join(f"{gap[0]:+.1f}" for gap in gaps)
+    names = [arm if source == "masks" else f"{arm}: {source}" for arm, source in (over, under)]
+    return f"| {names[0]} − {names[1]} | {each} | {low:+.1f} to {high:+.1f} |"
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    main()
