@@ -142,7 +142,7 @@ def test_what_is_missing_is_one_clear_line_before_anything_is_measured(tmp_path,
     with pytest.raises(DeformscopeError, match="no photo whose objects all have masks"):
         measure_masks(Planted(), bare, tmp_path / "out", QUICK)
     data = photos(tmp_path / "data")
-    with pytest.raises(DeformscopeError, match=r"classes=\['cow'\]: 'cow' known to both"):
+    with pytest.raises(DeformscopeError, match=r"classes=\['cow'\]: 'cow' not known to both"):
         measure_masks(Planted(), data, tmp_path / "out", MaskSettings(classes=("cow",)))
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DeformscopeError, match=r"GrabCut needs OpenCV; run: pip install 'deformscope\[masks\]'"):

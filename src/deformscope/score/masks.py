@@ -66,7 +66,7 @@ def measure_masks(
     shared = [name for name in photos.names if name in names]
     unknown = [name for name in chosen.classes if name not in shared]
     if unknown or not shared:
-        wrong = ", ".join(map(repr, unknown)) or "none"
+        wrong = f"{', '.join(map(repr, unknown))} not" if unknown else "none"
         raise DeformscopeError(
             f"classes={list(chosen.classes)}: {wrong} known to both data and detector; "
             f"expected some of {', '.join(shared) or 'the same classes'}"
