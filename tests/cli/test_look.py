@@ -95,6 +95,17 @@ def test_a_bad_photo_in_a_folder_is_reported_and_the_rest_go_on(command, photo, 
     assert sum(bool(error) for error in errors) == 1
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_photos_of_which_nothing_can_be_drawn_leave_nothing(command, weights, tmp_path, there):
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    code, printed, complaints = command("figures", tmp_path / "none.jpg", "--detector", weights, "--out", out)
+    assert (code, printed) == (2, "")
+    assert complaints.count("\n") == 1 and "none.jpg: no such file" in complaints
+    assert out.exists() == there and not list(out.rglob("*"))
+
+
 def test_jobs_draw_the_same_pictures_and_print_them_in_the_same_order(command, photo, weights, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

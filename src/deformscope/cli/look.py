@@ -240,5 +240,6 @@ def _draw(photos: list[Path], detector: Any, out: Path, settings: Any, jobs: int
                 complain(outcome.error)
             for file in outcome.files:
                 print(file)
-    print(out / MANIFEST)
+    if failed < len(photos):
+        print(out / MANIFEST)
     return 2 if failed else 0

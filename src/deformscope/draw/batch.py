@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field as dataclass_field
 from functools import partial
 from importlib import import_module
@@ -117,12 +118,13 @@ def figures(
     """Draw the figures of every photo into its own folder in ``out``, and write the manifest; yields an outcome per
     photo, in their order. ``jobs`` photos are drawn at once, each in a process.
 
-    A photo that cannot be used gives an outcome with an error, and the others follow. Invalid settings raise
-    DeformscopeError before anything is written.
+    A photo that cannot be used gives an outcome with an error, and the others follow. If nothing can be drawn, nothing
+    is left in ``out``. Invalid settings raise DeformscopeError before anything is written.
     """
     check(settings)
     if jobs < 1:
         raise DeformscopeError(f"jobs={jobs}: expected a whole number from 1")
+    made = not out.exists()
     make_folder(out)
     run = Run(out, detector, settings)
     tasks = [(photo, out / name) for photo, name in zip(photos, _folder_names(photos), strict=True)]
@@ -135,7 +137,11 @@ def figures(
                 run.write_manifest()
             yield outcome
     finally:  # of a run that is broken off, too
-        run.write_manifest()
+        if any(photo["files"] for photo in run.photos):
+            run.write_manifest()
+        elif made:
+            with suppress(OSError):  # somebody else put a file there
+                out.rmdir()
 
 
 def _outcome(detector: Detector, settings: Settings, task: tuple[Path, Path]) -> Outcome:
