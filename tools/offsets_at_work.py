@@ -101,7 +101,7 @@ PLAN = [
 """Runs in their order: whole comparisons of one seed first."""
 STEPS = {
     "shapes": ["run.steps=600"],
-    "animals": ["run.steps=1000", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
+    "animals": ["run.steps=1500", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
 }
 
 
@@ -112,13 +112,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--animals", help="photos in COCO's layout; without them the animals are left out")
     parser.add_argument("--cache", default="cache", help="folder of the frozen trunk's maps")
+    parser.add_argument("--recipe", choices=tuple(STEPS), help="only the runs of this recipe")
+    parser.add_argument("--arms", nargs="*", help="only these arms")
     chosen = parser.parse_args()
     if chosen.command == "table":
         tables(chosen.folder)
         return
     torch.set_num_threads(1)
     for name, arm, seed in PLAN:
-        if name == "animals" and chosen.animals is None:
+        if name == "animals" and chosen.animals is None or chosen.recipe not in (None, name):
+            continue
+        if chosen.arms and arm not in chosen.arms:
             continue
         overrides = [*STEPS[name], f"run.seed={seed}", *ARMS[arm]]
         if name == "animals":
