@@ -22,6 +22,7 @@ import deformscope as ds
 from deformscope.detectors.dense.assign import LEVEL_RANGES
 from deformscope.detectors.dense.dense import STRIDES, DenseDetector
 from deformscope.fields.stack import composed, upstream
+from deformscope.from_dict import from_dict
 from deformscope.metrics import bootstrap
 from deformscope.training.ablation.ap_bootstrap import resampled
 from deformscope.training.data.datamodule import evaluated, source
@@ -97,6 +98,7 @@ PLAN = [
     *[("shapes", arm, 1) for arm in ("D0-told2", "D2-told2", *CONTROLS[:4])],
     *[("shapes", arm, seed) for seed in (0, 1) for arm in (*CONTROLS[4:], *OTHERS)],
     *[("animals", arm, 1) for arm in FACTORIAL],
+    *[("animals", "D0c", seed) for seed in (0, 1)],
 ]
 """Runs in their order: whole comparisons of one seed first."""
 STEPS = {
@@ -120,7 +122,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     for name, arm, seed in PLAN:
-        if name == "animals" and chosen.animals is None or chosen.recipe not in (None, name):
+        if (name == "animals" and chosen.animals is None) or chosen.recipe not in (None, name):
             continue
         if chosen.arms and arm not in chosen.arms:
             continue
@@ -227,9 +229,7 @@ def tables(folder: Path) -> None:
 
 
 def _resampled(values: dict[str, Any], detections: Path) -> np.ndarray:
-    from deformscope.from_dict import build
-
-    recipe = build(Recipe, values)
+    recipe = from_dict(Recipe, values)
     recipe = replace(recipe, data=replace(recipe.data, cache=None))
     val = source(recipe, "val")
     truth = val.truth()
