@@ -29,16 +29,16 @@ def load(source: str) -> AdaptedDetector:
     The model comes with its image processor; the folder holds both. No code of the folder or the hub is run. A local
     folder needs no network. Raises DeformscopeError without transformers, and for what is no detector.
     """
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
+    if not source or (not local and (source.startswith((".", "/", "~")) or source.count("/") > 1)):
+        raise DeformscopeError(f"detector='hf:{source}': no such folder; expected one of save_pretrained, or a name")
     try:
         import transformers
     except ImportError:
         raise DeformscopeError(
             "transformers is not installed; get it with: pip install 'deformscope[transformers]'"
         ) from None
-    folder = Path(source).expanduser()
-    local = folder.is_dir()
-    if not source or (not local and (source.startswith((".", "/", "~")) or source.count("/") > 1)):
-        raise DeformscopeError(f"detector='hf:{source}': no such folder; expected one of save_pretrained, or a name")
     where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
         with _quiet(local):
