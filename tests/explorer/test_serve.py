@@ -139,3 +139,16 @@ def test_a_file_that_is_no_photo_is_named_without_its_folder(watch, address, tmp
     words = seen.page.get_by_text("broken.jpg:")
     words.wait_for(timeout=60_000)
     assert "/" not in words.inner_text()
+
+
+def test_a_folder_of_transformers_is_shown_without_the_folders_around_it(tmp_path):
+    folder = tmp_path / "secret" / "rtdetr"
+    folder.mkdir(parents=True)
+    given = [f"hf:{folder}", "hf:owner/model", "python:mine:detector"]
+    assert serve.shown_names(given) == {
+        "hf:rtdetr": given[0],
+        "hf:owner/model": given[1],
+        "python:mine:detector": given[2],
+    }
+    words = serve.without_folder(f"detector='hf:{folder}': not loaded", f"hf:{folder}")
+    assert words == "detector='hf:rtdetr': not loaded"
