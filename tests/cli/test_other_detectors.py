@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 OWN, DECODER = "python:queries_network:detector", "python:queries_network:without_encoder"
@@ -54,6 +55,39 @@ def test_what_attention_cannot_do_is_one_line(arguments, said, command, photo, m
     code, _, complaints = command(*[photo if one == "PHOTO" else one for one in arguments])
     assert code == 2
     assert said in complaints and complaints.count("\n") == 1
+
+
+def test_explain_draws_the_query_of_a_detection_of_transformers(command, photo, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    config = transformers.DeformableDetrConfig(
+        backbone_config=transformers.ResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"]),
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, d_model=32, encoder_layers=1,
+        decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        num_queries=7, num_feature_levels=3, id2label={0: "cat", 1: "dog"}, disable_custom_kernels=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.DeformableDetrForObjectDetection(config).save_pretrained(tmp_path / "model")
+    size = {"shortest_edge": 64, "longest_edge": 128}
+    transformers.DeformableDetrImageProcessor(size=size).save_pretrained(tmp_path / "model")
+    capsys.readouterr()  # progress bars
+    out, detector = tmp_path / "why.png", f"hf:{tmp_path / 'model'}"
+    arguments = ("explain", photo, "--detector", detector, "--min-score", 0.001, "--out", out, "--dpi", 40)
+    code, printed, complaints = command(*arguments, "--of", "left")
+    assert (code, complaints) == (0, "") and out.read_bytes()[:4] == b"\x89PNG"
+    assert "strongest query's sum" in printed and "left" in printed.split("\n")[0]
+    assert sum("encoder_attn" in line for line in printed.split("\n")) == 2
+    out.unlink()
+    for more, said in (
+        (("--compare",), "--compare: model has no deformable convolution whose offsets"),
+        (("--of", "iou"), "--of 'iou': expected one of 'score', 'left'"),
+    ):
+        code, printed, complaints = command(*arguments, *more)
+        assert code == 2 and said in complaints and complaints.count("\n") == 1 and not out.exists()
+    page = tmp_path / "page.html"
+    code, _, complaints = command("explore", photo, "--detector", detector, "--explain", 1, "--out", page)
+    assert code == 2 and not page.exists() and complaints.count("\n") == 1
+    assert "the page shows attributions of deformable convolutions alone" in complaints
 
 
 def test_score_needs_deformable_convolutions_and_writes_nothing_without(command, tmp_path):

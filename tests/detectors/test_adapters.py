@@ -13,7 +13,9 @@ from torch import nn
 
 import deformscope
 from deformscope.analysis import Analysis
+from deformscope.detectors.adapters import query_traces
 from deformscope.errors import DeformscopeError
+from deformscope.explain.targets import of_detection
 from deformscope.fields.field import Placement
 
 SMALL = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
@@ -155,6 +157,62 @@ def test_an_analysis_of_it_has_attention_and_is_saved_whole(saved, tmp_path):
             assert getattr(other, part) == getattr(field, part)
     assert torch.equal(again.detection["query"], analysis.detection["query"])
     assert again.queries() == analysis.queries() == analysis.detection["query"].tolist()
+
+
+def test_detections_of_transformers_are_explained_by_their_number(saved):
+    model, _, folder = saved
+    detector = deformscope.load(f"hf:{folder}")
+    found = detector(SMALL, min_score=0.2)[0]
+    batch, _ = detector.prepare([SMALL])
+    mask = {"pixel_mask": torch.ones(1, *batch.shape[-2:], dtype=torch.int64)} if folder.name != "rt_detr" else {}
+    for number in (0, len(found["scores"]) - 1):
+        query, label = int(found["query"][number]), int(found["labels"][number])
+        why = deformscope.explain(detector, SMALL, number, min_score=0.2)
+        leaf = batch.clone().requires_grad_()
+        output = model(pixel_values=leaf, **mask)
+        logit = output.logits[0, query, label]
+        assert why.value == pytest.approx(logit.item(), abs=1e-4)
+        assert float(why.detection["scores"][0]) == pytest.approx(logit.sigmoid().item(), abs=1e-5)
+        (slope,) = torch.autograd.grad(logit, leaf, retain_graph=True)
+        torch.testing.assert_close(why.receptive_field.gradient, slope[0].abs().sum(0), atol=1e-5, rtol=1e-3)
+        last = list(why.reached_attention.values())[-1]
+        assert last.by_query().nonzero()[:, 0].tolist() == [query] and last.strongest_query() == query
+        # The box's sides, and the same detection again, without its number.
+        cx, cy, w, h = output.pred_boxes[0, query].tolist()
+        sides = ((cx - w / 2) * 130, (cy - h / 2) * 90, (cx + w / 2) * 130, (cy + h / 2) * 90)
+        for side, value in zip(("left", "top", "right", "bottom"), sides, strict=True):
+            one = deformscope.explain(detector, SMALL, why.detection, side)
+            assert one.value == pytest.approx(value, abs=1e-3) and int(one.detection["query"][0]) == query
+    with pytest.raises(DeformscopeError, match="of='iou': expected one of 'score', 'left'"):
+        deformscope.explain(detector, SMALL, of="iou", min_score=0.2)
+    # Traces are no part of what a detector gives to others.
+    assert set(found) == {"boxes", "scores", "labels", "query"}
+
+
+def test_the_log_odds_of_a_query_are_those_of_its_score_or_left_out():
+    logits = torch.tensor([[[2.0, -1.0, 0.5, 1.0], [0.0, 3.0, -2.0, 1.5], [-4.0, 1.0, 0.0, 9.0]]], requires_grad=True)
+    output = {"logits": logits, "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.25, 0.5, 0.5, 0.5], [0.7] * 4]])}
+    boxes, size = torch.tensor([[0.0, 25.0, 100.0, 75.0], [80.0, 30.0, 120.0, 70.0]]), (100, 200)
+    softmax = logits[0].detach().softmax(-1)
+    found = {"boxes": boxes, "labels": torch.tensor([1, 0]), "scores": torch.stack([softmax[1, 1], softmax[0, 0]])}
+    traced = query_traces.with_query(found, output, 0, size, classes=3)  # the fourth is for nothing
+    assert traced["query"].tolist() == [1, 0]
+    torch.testing.assert_close(traced["logits"], (found["scores"] / (1 - found["scores"])).log())
+    torch.testing.assert_close(traced["unclipped"], boxes, atol=1e-4, rtol=0)
+    assert traced["logits"].requires_grad
+    again = query_traces.again(traced, output | {"logits": logits + 1}, size, classes=3)
+    torch.testing.assert_close(again["scores"], found["scores"])
+    # With four classes scores would be sigmoids, and these are none.
+    other = query_traces.with_query(found, output, 0, size, classes=4)
+    assert "logits" not in other and other["query"].tolist() == [1, 0]
+    sigmoid = found | {"scores": torch.tensor([3.0, 2.0]).sigmoid()}
+    assert query_traces.with_query(sigmoid, output, 0, size, classes=4)["logits"].tolist() == [3.0, 2.0]
+    assert "logits" not in query_traces.with_query(sigmoid | {"boxes": boxes + 4}, output, 0, size, classes=4)
+    with pytest.raises(
+        DeformscopeError, match="of='left': this detector doesn't tell what gave its detections"
+    ) as error:
+        of_detection(other, 0, "left")
+    assert "\n" not in str(error.value)
 
 
 def test_the_five_lines_of_the_page_for_transformers_run(saved, tmp_path, monkeypatch, cat):

@@ -15,6 +15,8 @@ from deformscope.draw.attribution import LEAST_SHARE, attributions, contours
 from deformscope.draw.backdrop import Backdrop
 from deformscope.draw.window import Window
 from deformscope.explain import Attribution, Explanation, ReceptiveField
+from deformscope.explain.attention import AttentionAttribution
+from deformscope.fields.attention import AttentionField
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
 PLACEMENT = Placement((120, 160), (0.5, 0.5))
@@ -135,6 +137,65 @@ def test_receptive_fields_stand_side_by_side():
     assert len(figure.axes) == 2
     assert "receptive field · without" in texts(figure)
     assert len(draw.receptive_field(why).axes) == 1
+
+
+def attention(name="decoder.1", queries=5, boxes=True, seed=0):
+    """Random attributions of object queries, or of an encoder's 12 + 6 cells."""
+    random = torch.Generator().manual_seed(seed)
+    field = AttentionField(
+        torch.rand(1, queries, 2, 3, 2, generator=random) * torch.tensor([60.0, 80.0]),
+        torch.full((1, queries, 2, 3), 1 / 3),
+        torch.tensor([30.0, 40.0, 20.0, 30.0])[: 4 if boxes else 2].expand(1, queries, 2, -1),
+        torch.tensor([0, 0, 1]),
+        ((3, 4), (2, 3)),
+        (60, 80),
+        (PLACEMENT,),
+        name,
+    )
+    return AttentionAttribution(field, torch.randn(queries, 2, 3, generator=random))
+
+
+def with_attention(*layers, query=None):
+    why = replace(explanation(), attention={one.field.name: one for one in layers})
+    return why if query is None else replace(why, detection=why.detection | {"query": torch.tensor([query])})
+
+
+@pytest.mark.parametrize(("query", "drawn"), [(3, 3), (None, None), (99, None)])
+def test_panels_of_a_decoder_show_the_detections_query_from_the_output_downwards(query, drawn):
+    layers = [attention(f"decoder.{number}", seed=number) for number in range(4)]
+    strongest = layers[-1].points.abs().sum(dim=(1, 2)).argmax().item()
+    drawn = strongest if drawn is None else drawn
+    figure = draw.explanation(with_attention(attention("encoder", 18), *layers, query=query))
+    titles = [text.get_text() for ax in figure.axes for text in ax.texts if "coder" in text.get_text()]
+    assert [title.split(" · ")[:2] for title in titles] == [
+        [f"decoder.{number}", f"query {drawn}"] for number in (3, 2, 1)
+    ]
+    for ax, layer in zip(figure.axes, layers[:0:-1], strict=False):
+        artist = dots(ax)
+        values = layer.points[drawn].flatten().numpy()
+        places = layer.places()[drawn].reshape(-1, 2).numpy()
+        order = np.argsort(np.abs(values))
+        order = order[np.abs(values[order]) >= LEAST_SHARE * np.abs(values).max()]
+        np.testing.assert_allclose(artist.get_offsets(), places[order][:, ::-1], rtol=1e-6)
+        assert (np.sign(artist.get_array()) == np.sign(values[order])).all()
+        areas = np.asarray(artist.get_widths()) ** 2  # proportional to magnitude, except of the weakest
+        assert areas[-1] / areas[-2] == pytest.approx(abs(values[order[-1]] / values[order[-2]]), rel=1e-5)
+        box = next(patch for patch in ax.patches if patch.get_linestyle() == "--")
+        assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((50, 40, 60, 40))
+    assert "the layer's magnitude is this query's; dashed: its reference box" in texts(figure)
+
+
+def test_a_named_encoder_shows_the_points_of_all_queries():
+    encoder = attention("encoder", 18)
+    why = with_attention(encoder, attention(boxes=False), query=1)
+    figure = draw.explanation(why, layers=["encoder"], receptive_field=False)
+    values = encoder.points.abs()
+    assert len(dots(figure.axes[0]).get_offsets()) == int((values >= LEAST_SHARE * values.max()).sum())
+    assert "query" not in texts(figure)
+    figure = draw.explanation(why, layers=["decoder.1"], receptive_field=False)
+    assert not [patch for patch in figure.axes[0].patches if patch.get_linestyle() == "--"]
+    with pytest.raises(DeformscopeError, match=r"layers='x': expected some of the explained layers: 'encoder', 'decod"):
+        draw.explanation(why, layers=["x"])
 
 
 def test_what_cannot_be_drawn_is_told():

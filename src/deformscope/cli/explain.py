@@ -9,6 +9,7 @@ from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 from rich.table import Table
 
+from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
 from .app import POSITIVE, Data, Detector, Device, Layers, Split, app, console
 from .look import XY, Format, places
@@ -68,15 +69,19 @@ def explain(
 ) -> int:
     """Explain a detection: draw what each sampling point adds to it, and its receptive field."""
     from .. import draw, explain as why, load
+    from ..detectors.deform import DeformConv
 
     place = None if at is None else (at.y, at.x)
-    explained = why(load(detector).to(device), photo, detection, of, at=place, layers=layers or (), min_score=min_score)
+    loaded = load(detector).to(device)
+    if compare and not any(isinstance(module, DeformConv) for module in loaded.modules()):
+        raise DeformscopeError(f"--compare: {loaded.name} has no deformable convolution whose offsets could be split")
+    explained = why(loaded, photo, detection, of, at=place, layers=layers or (), min_score=min_score)
+    fields = {"full offsets": explained}
+    for name, mode in PARTS.items() if compare else ():
+        fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of)
     console().print(_table(explained))
     files = [draw.save(draw.explanation(explained), out, dpi)]
     if compare:
-        fields = {"full offsets": explained}
-        for name, mode in PARTS.items():
-            fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of)
         beside = out.with_name(f"{out.stem}-receptive-fields{out.suffix}")
         files.append(draw.save(draw.receptive_field(fields), beside, dpi))
     for file in files:
@@ -133,7 +138,7 @@ def faithfulness(
 
 
 def _table(explained: Any) -> Table:
-    """The layers on which the output depends: the strongest cell's points, and the strongest point."""
+    """The layers on which the output depends: the points of the strongest cell or query, and the strongest point."""
     score = float(explained.detection["scores"][0])
     box = ", ".join(f"{value:.0f}" for value in explained.box)
     field = explained.receptive_field
@@ -147,16 +152,20 @@ def _table(explained: Any) -> Table:
         caption_justify="left",
     )
     table.add_column("layer", overflow="fold")
-    for heading in ("all |attribution|", "strongest cell's sum", "strongest point", "at x, y"):
+    whose = "query" if explained.attention else "cell"
+    for heading in ("all |attribution|", f"strongest {whose}'s sum", "strongest point", "at x, y"):
         table.add_column(heading, justify="right")
-    for name, layer in explained.reached.items():
-        y, x = layer.strongest_cell()
+    strongest = [(name, layer, layer.by_cell()[layer.strongest_cell()]) for name, layer in explained.reached.items()]
+    strongest += [
+        (name, layer, layer.by_query()[layer.strongest_query()]) for name, layer in explained.reached_attention.items()
+    ]
+    for name, layer, most in strongest:
         index = int(layer.points.abs().argmax())
         place = layer.places().reshape(-1, 2)[index].tolist()
         table.add_row(
             name,
             f"{float(layer.points.abs().sum()):.2f}",
-            f"{float(layer.points[:, :, y, x].sum()):+.2f}",
+            f"{float(most):+.2f}",
             f"{float(layer.points.reshape(-1)[index]):+.3f}",
             f"{place[1]:.0f}, {place[0]:.0f}",
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.contour import QuadContourSet
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from ..explain.attention import AttentionAttribution
 from ..explain.explanation import Attribution, Explanation
 from ..explain.receptive_field import ReceptiveField
 from . import primitives, style
 from .backdrop import Backdrop
+from .query_view import QueryView
 from .text import FAMILY, drawable, families
 from .window import Window
 
@@ -40,12 +45,34 @@ def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Windo
         regular = layer.field.to_pixels(layer.field.regular_points()[:, row, column]).numpy()
         for group in places[:, :, row, column]:
             primitives.lines(ax, regular, group, color="#222222", width=0.8)
-        y, x = regular.mean(axis=0)
-        mark = ax.plot(x, y, marker="+", color="white", ms=8, mew=1.4, zorder=3.6)[0]
-        mark.set_path_effects([withStroke(linewidth=3.0, foreground="black")])
+        _plus(ax, regular.mean(axis=0))
     signed_points(ax, places[shown], values[shown], max(window.height, window.width) / LARGEST)
     window.apply(ax)
     return int(shown.sum())
+
+
+def query_attributions(
+    ax: Axes, backdrop: Backdrop, layer: AttentionAttribution, window: Window, query: int | None
+) -> tuple[int, int]:
+    """Draw the sampling points of one query (None: of all) by their attribution, and the query's reference.
+
+    Returns the numbers of points drawn and of all that could be.
+    """
+    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
+    chosen = slice(None) if query is None else slice(query, query + 1)
+    values, places = layer.points[chosen].numpy(), layer.places()[chosen].numpy()
+    shown = (np.abs(values) >= LEAST_SHARE * np.abs(values).max(initial=0.0)) & (values != 0)
+    shown &= np.isfinite(places).all(axis=-1)
+    if query is not None:
+        view = QueryView.of(layer.field, query)
+        if view.box is not None:
+            (top, left), (high, wide) = view.box[:2], view.box[2:] - view.box[:2]
+            edge: dict[str, Any] = {"edgecolor": "#222222", "linewidth": 0.9, "linestyle": "--"}
+            ax.add_patch(Rectangle((left, top), wide, high, fill=False, zorder=3, **edge))
+        _plus(ax, view.reference)
+    signed_points(ax, places[shown], values[shown], max(window.height, window.width) / LARGEST)
+    window.apply(ax)
+    return int(shown.sum()), int(shown.size)
 
 
 def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, largest: float) -> EllipseCollection:
@@ -120,3 +147,9 @@ def outline(ax: Axes, explained: Explanation, window: Window) -> None:
         parse_math=False,
         zorder=3.4,  # below the points
     )
+
+
+def _plus(ax: Axes, place: np.ndarray) -> None:
+    """From where points were moved (y, x)."""
+    mark = ax.plot(place[1], place[0], marker="+", color="white", ms=8, mew=1.4, zorder=3.6)[0]
+    mark.set_path_effects([withStroke(linewidth=3.0, foreground="black")])

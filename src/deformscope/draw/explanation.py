@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..errors import DeformscopeError
+from ..explain.attention import AttentionAttribution
 from ..explain.explanation import Attribution, Explanation
 from ..explain.targets import SIDES
 from ..photo import Photo
 from . import primitives
-from .attribution import LEAST_SHARE, WASH, attributions, contours, outline
+from .attribution import LEAST_SHARE, WASH, attributions, contours, outline, query_attributions
 from .backdrop import Backdrop
 from .figures import row_of_panels
 from .own_settings import own_settings
@@ -21,7 +22,8 @@ from .sheet import caption
 from .window import Window
 
 MOST_LAYERS = 3
-"""Number of panels of layers; if the output depends on more layers, the last of each reduction is shown."""
+"""Number of panels of layers; if the output depends on more, the last of each reduction is shown, and a decoder's last.
+"""
 
 
 @own_settings()
@@ -41,28 +43,45 @@ def explanation(
     explanation has none; ``layers`` are names of layers (default: those on which the output depends, from the output
     downwards).
 
+    Of a decoder with deformable attention, panels show the points of the object query that made the detection (or the
+    query with the strongest points in the last layer), with the query's reference in that layer. Encoders, of which
+    the points of all queries are drawn, are shown if ``layers`` names them.
+
     Example:
         >>> figure = ds.draw.explanation(ds.explain(detector, "photo.jpg"))
     """
     backdrop = _backdrop(explained, photo)
-    chosen = [explained.layer(name) for name in layers] or _shown(explained)
+    chosen = [_named(explained, name) for name in layers] or [*_shown(explained), *_decoder(explained)]
     if not chosen and not receptive_field:
-        raise DeformscopeError("explained: depends on no deformable convolution, so there is nothing to draw")
+        raise DeformscopeError(
+            "explained: depends on no deformable convolution and on no decoder's deformable attention, so there is "
+            "nothing to draw"
+        )
     window = Window.around(explained.box if zoom and chosen else None, backdrop.size)
-    result = row_of_panels(len(chosen) + receptive_field, backdrop.size)
+    count = len(chosen) + receptive_field
+    result = row_of_panels(count, backdrop.size, 2 if count == 4 and backdrop.size[0] <= backdrop.size[1] else None)
     near = backdrop.within(result.inches * backdrop.size[1] / window.width)
     axes = result.flat()
     for index, layer in enumerate(chosen):
-        shown = attributions(axes[index], near, layer, window, grid=index == 0)
+        magnitude, told, whose = layer.points.abs(), "", ""
+        if isinstance(layer, Attribution):
+            shown, total = attributions(axes[index], near, layer, window, grid=index == 0), layer.points.numel()
+        else:
+            query = None if layer.field.is_dense else _query(explained, layer)
+            shown, total = query_attributions(axes[index], near, layer, window, query)
+            if query is not None:
+                share = float(magnitude[query].sum() / magnitude.sum().clamp(min=1e-12))
+                whose, told = f"query {query} · ", f"; {share:.0%} of the layer's magnitude is this query's"
+                told += "; dashed: its reference box" if layer.field.has_boxes else ""
+                magnitude = magnitude[query]
         outline(axes[index], explained, window)
-        magnitude = layer.points.abs()
         largest = float(magnitude.max())
         held = float(magnitude[magnitude >= LEAST_SHARE * largest].sum() / magnitude.sum().clamp(min=1e-12))
         caption(
             axes[index],
-            f"{primitives.escaped(layer.field.name)} · {_what(explained)}",
+            f"{primitives.escaped(layer.field.name)} · {whose}{_what(explained)}",
             f"sampling points: red adds, blue takes away, area by magnitude, strongest {largest:.2g}; "
-            f"{shown} of {layer.points.numel()} shown, which hold {held:.0%}",
+            f"{shown} of {total} shown, which hold {held:.0%}{told}",
         )
     if receptive_field:
         ax = axes[len(chosen)]
@@ -120,6 +139,28 @@ def _shown(explained: Explanation) -> list[Attribution]:
         return reached
     last = {layer.field.reduction: layer for layer in reached[::-1]}
     return [layer for layer in reached if any(layer is one for one in last.values())]
+
+
+def _decoder(explained: Explanation) -> list[AttentionAttribution]:
+    """A decoder's last layers, from the output downwards."""
+    return [layer for layer in explained.reached_attention.values() if not layer.field.is_dense][::-1][:MOST_LAYERS]
+
+
+def _named(explained: Explanation, name: str) -> Attribution | AttentionAttribution:
+    if name in explained.attention:
+        return explained.attention[name]
+    if name not in explained.layers and explained.attention:
+        known = ", ".join(map(repr, (*explained.layers, *explained.attention)))
+        raise DeformscopeError(f"layers={name!r}: expected some of the explained layers: {known}")
+    return explained.layer(name)
+
+
+def _query(explained: Explanation, layer: AttentionAttribution) -> int:
+    """The object query to draw: that of the detection, otherwise that with the strongest points in the last layer."""
+    if "query" in explained.detection and int(explained.detection["query"][0]) < len(layer.points):
+        return int(explained.detection["query"][0])
+    same = [one for one in _decoder(explained) if len(one.points) == len(layer.points)]
+    return (same or [layer])[0].strongest_query()
 
 
 def _what(explained: Explanation) -> str:

@@ -61,6 +61,10 @@ class AttentionAttribution:
         found = self.points.new_zeros(len(self.field.level_sizes))
         return found.index_add(0, self.field.level, self.points.sum(dim=(0, 1)))
 
+    def strongest_query(self) -> int:
+        """The query whose points' magnitudes sum to most: in a decoder's last layer, the one that made the output."""
+        return int(self.points.abs().sum(dim=(1, 2)).argmax())
+
     def places(self) -> Float[Tensor, "q h p 2"]:
         """Where the points lie, (y, x) in photo px."""
         return self.field.to_pixels(self.field.points)[0]

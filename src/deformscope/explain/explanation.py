@@ -110,6 +110,11 @@ class Explanation:
         """The layers on which y depends."""
         return {name: layer for name, layer in self.layers.items() if bool((layer.points != 0).any())}
 
+    @property
+    def reached_attention(self) -> dict[str, AttentionAttribution]:
+        """The layers of deformable attention on which y depends."""
+        return {name: layer for name, layer in self.attention.items() if bool((layer.points != 0).any())}
+
     def layer(self, name: str | None = None) -> Attribution:
         """The attribution in one layer: the one named, by default the last on which y depends."""
         if name is None:

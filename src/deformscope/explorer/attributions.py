@@ -25,12 +25,18 @@ def why_records(
 ) -> list[dict[str, Any]]:
     """The explanations, by the detection's row, of those detections that the page shows, in its order (``kept``).
 
-    ``names`` are the page's layers. Raises DeformscopeError for an explanation of another photo's layers.
+    ``names`` are the page's layers. Raises DeformscopeError for an explanation of another photo's layers, and for one
+    of deformable attention alone.
     """
     records = []
     for row, explained in explanations.items():
         if row not in kept:
             continue
+        if explained.attention and not explained.layers:
+            raise DeformscopeError(
+                "explanations: of deformable attention; the page shows attributions of deformable convolutions alone, "
+                "and draw.explanation those of object queries"
+            )
         layers = {}
         for name, layer in explained.reached.items():
             if name not in names:

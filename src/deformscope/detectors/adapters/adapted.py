@@ -37,7 +37,7 @@ class AdaptedConfig:
 class AdaptedDetector(Detector):
     """A network that detects by functions of its own library, or of its user; made by :func:`adapt`.
 
-    It cannot be trained, saved or explained here, and has the photos' sizes that its ``prepare`` chooses.
+    It cannot be trained or saved here, and has the photos' sizes that its ``prepare`` chooses.
     """
 
     kind: ClassVar[str] = "adapted"
@@ -51,10 +51,14 @@ class AdaptedDetector(Detector):
         run: Callable[[nn.Module, Tensor, Sequence[Placement], float], list[Detection]],
         class_names: Sequence[str],
         name: str,
+        repredict: Callable[[nn.Module, Tensor, Placement, Detection], Detection] | None = None,
     ) -> None:
-        """``run`` detects with ``net`` on a batch; its result is in photo px and has scores above the last argument."""
+        """``run`` detects with ``net`` on a batch; its result is in photo px and has scores above the last argument.
+
+        ``repredict`` is :meth:`repredict`; without it the detector's detections cannot be explained.
+        """
         super().__init__()
-        self.net, self._prepare, self._run = net, prepare, run
+        self.net, self._prepare, self._run, self._repredict = net, prepare, run, repredict
         self.class_names, self.name, self.config = tuple(class_names), name, AdaptedConfig()
         self.eval()
 
@@ -84,14 +88,16 @@ class AdaptedDetector(Detector):
         self._cannot("be resized: its own preparation chooses the size")
 
     def check_explainable(self) -> None:
-        self._cannot(
-            "be explained by a detection's number: its outputs have no names here; deformscope.explain(network, batch, "
-            "of=function) takes any network"
-        )
+        if self._repredict is None:
+            self._cannot(
+                "be explained by a detection's number: its outputs have no names here; deformscope.explain(network, "
+                "batch, of=function) takes any network"
+            )
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
         self.check_explainable()
-        return super().repredict(batch, placement, found)
+        assert self._repredict is not None
+        return self._repredict(self.net, batch, placement, found)
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         self._cannot("be trained here")

@@ -16,10 +16,8 @@ from ...errors import DeformscopeError
 from ...fields.field import Placement
 from ..detector import Detection, Source
 from ..preparation import network_size
+from . import query_traces
 from .adapted import AdaptedDetector, told
-
-NEAR = 1e-5
-"""Boxes of a detection and of a query that differ by no more, relative to the photo, are the same."""
 
 
 def load(source: str) -> AdaptedDetector:
@@ -81,7 +79,8 @@ def _quiet(on: bool) -> Iterator[None]:
 def of_transformers(model: nn.Module, processor: Any, name: str = "") -> AdaptedDetector:
     """A model of transformers with ``post_process_object_detection`` in its ``processor`` as a detector.
 
-    Detections carry ``query``, the object query that made each. Raises DeformscopeError for another processor.
+    Detections carry ``query``, the object query that made each, and can be explained: its class's log-odds and its box.
+    Raises DeformscopeError for another processor.
 
     Example:
         >>> detector = of_transformers(transformers_model, image_processor)
@@ -114,20 +113,27 @@ def of_transformers(model: nn.Module, processor: Any, name: str = "") -> Adapted
             row[:, : image.shape[1], : image.shape[2]] = image
         return batch, placements
 
-    def run(net: nn.Module, batch: Tensor, placements: Sequence[Placement], least: float) -> list[Detection]:
+    def forward(net: nn.Module, batch: Tensor, placements: Sequence[Placement]) -> Any:
         more = {"pixel_mask": _mask(batch, placements)} if takes_mask and masked else {}
-        output = net(pixel_values=batch, **more)
+        return net(pixel_values=batch, **more)
+
+    def run(net: nn.Module, batch: Tensor, placements: Sequence[Placement], least: float) -> list[Detection]:
+        output = forward(net, batch, placements)
         sizes = torch.tensor([place.size for place in placements], device=batch.device)
-        found = processor.post_process_object_detection(output, threshold=least, target_sizes=sizes)
+        with torch.no_grad():
+            found = processor.post_process_object_detection(output, threshold=least, target_sizes=sizes)
         return [
-            _with_query(one, output, image, place.size)
+            query_traces.with_query(one, output, image, place.size, classes)
             for image, (one, place) in enumerate(zip(found, placements, strict=True))
         ]
 
+    def again(net: nn.Module, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        return query_traces.again(found, forward(net, batch, [placement]), placement.size, classes)
+
     names = getattr(model.config, "id2label", None) or {}
-    count = max(names, default=-1) + 1
-    classes = tuple(str(names.get(index, index)) for index in range(count))
-    return AdaptedDetector(model, prepare, run, classes, name or type(model).__name__)
+    classes = max(names, default=-1) + 1
+    class_names = tuple(str(names.get(index, index)) for index in range(classes))
+    return AdaptedDetector(model, prepare, run, class_names, name or type(model).__name__, again)
 
 
 def _mask(batch: Tensor, placements: Sequence[Placement]) -> Tensor:
@@ -137,20 +143,3 @@ def _mask(batch: Tensor, placements: Sequence[Placement]) -> Tensor:
         high, wide = network_size(place)
         row[:high, :wide] = 1
     return mask
-
-
-def _with_query(found: dict[str, Any], output: Any, image: int, size: tuple[int, int]) -> Detection:
-    """Detections with the query of each: the processors don't tell, but boxes and scores do."""
-    detection = {key: found[key].detach() for key in ("boxes", "labels", "scores")}
-    boxes, logits = output.get("pred_boxes"), output.get("logits")
-    if boxes is None or logits is None or not len(detection["boxes"]):
-        return detection
-    scale = boxes.new_tensor([size[1], size[0]] * 2)
-    centre, half = boxes[image, :, :2], boxes[image, :, 2:] / 2
-    of_queries = torch.cat([centre - half, centre + half], dim=1) * scale
-    apart = (detection["boxes"].to(scale)[:, None] - of_queries).abs().div(scale).amax(dim=2)  # [d q]
-    same = apart <= apart.min(dim=1, keepdim=True).values + NEAR
-    of_class = logits[image].T[detection["labels"].clamp(max=logits.shape[-1] - 1)]  # [d q]
-    # Several queries may have one box, and then the detection's score is that of the best of its class.
-    detection["query"] = of_class.masked_fill(~same, -torch.inf).argmax(dim=1)
-    return detection
