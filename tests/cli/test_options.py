@@ -1,7 +1,10 @@
 """Options of all commands: help, choices, devices, and flags named by the command line alone."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -80,3 +83,27 @@ def test_only_the_command_line_names_flags():
                     one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
                 ]
                 assert not [text for text in texts if re.search(r"(?<!\w)--[a-z]", text)], (file, node.lineno)
+
+
+def test_ctrl_c_is_code_130_and_at_most_a_line(command, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deformscope, "load", interrupted)
+    code, printed, complaints = command("layers")
+    assert (code, printed) == (130, "") and complaints.count("\n") <= 1
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "deformscope.cli", "detectors"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -70,9 +70,15 @@ Device = Annotated[str, Parameter(help="Device to run on: cpu, cuda or cuda:N.",
 POSITIVE = Number(gte=1)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to :func:`main`: rich would exit with 1, which for ``diagnose`` means broken offsets."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """The console for tables on stdout; 160 columns wide where that is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return _Console(width=None if sys.stdout.isatty() else 160)
 
 
 def complain(message: str) -> None:

@@ -84,7 +84,7 @@ def boxes(
     stride: int,
     raw: Float[Tensor, "n p 4"] | None,
     kernels: Kernels | None,
-    log_scale: Float[Tensor, 2] | None,
+    log_scale: Float[Tensor, " 2"] | None,
 ) -> Float[Tensor, "n p 4"]:
     """xyxy, network px, of cells with ``centre`` (x, y) px.
 
