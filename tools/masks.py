@@ -27,7 +27,7 @@ from deformscope.training.run.train import train
 DOCS = Path(__file__).parents[1] / "docs/results"
 SIX = ("cat", "dog", "horse", "cow", "sheep", "person")
 ARMS = {
-    "full": [],
+    "full": ["network.mask_terms=[vote, divergence, unary]"],
     "unary": ["network.mask_terms=[unary]"],
     "vote": ["network.mask_terms=[vote]"],
     "vote-unary": ["network.mask_terms=[vote, unary]"],
@@ -39,13 +39,13 @@ PLAN: list[tuple[str, int, bool]] = [
     ("full", 0, False),
     ("unary", 0, False),
     ("vote", 0, False),
+    ("unary", 0, True),
     ("vote-unary", 0, False),
-    ("full", 0, True),
     ("dynamic", 0, False),
     ("full", 1, False),
     ("box-unary", 0, False),
     ("unary", 1, False),
-    ("dynamic", 0, True),
+    ("full", 0, True),
 ]
 """Runs in their order, and whether their masks are refined by GrabCut."""
 BARS = ("filled", "ellipse", "grabcut", "grabcut_ellipse")
@@ -95,69 +95,71 @@ def main() -> None:
 
 
 def tables(folder: Path) -> None:
-    """Write what the finished runs measured, and their differences, paired over photos."""
+    """Write what the finished runs measured, and their differences, paired over the photos that both measured."""
     found = {path.parent.parent.name: _records(path) for path in sorted(folder.glob(f"*/masks/{RECORDS}"))}
     found |= {f"{path.parent.parent.name}+GrabCut": _records(path) for path in folder.glob(f"*/grabcut/{RECORDS}")}
+    found |= {f"first {path.parent.parent.name}": _records(path) for path in folder.glob(f"first/*/masks/{RECORDS}")}
     found |= {path.parent.name: _records(path) for path in sorted(folder.glob(f"bars-*/{RECORDS}"))}
-    count = max(len(records) for records in found.values())
-    found = {name: records for name, records in found.items() if len(records) == count}
-    weights = bootstrap.draws(count, 300)
-    drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {
-        name: {
-            source: resampled_masks(records, source, SIX, weights)
-            for source in records[0]["sources"]
-            if not source.startswith("segments")
-        }
-        for name, records in found.items()
-    }
-    runs = [
-        {"run": name, "source": source, "photos": count}
-        | {key: [round(float(values[0]), 4), *(round(v, 4) for v in bootstrap.interval(values[1:]))]}
-        for name, sources in drawn.items()
-        for source, metrics in sources.items()
-        for key, values in [("ap", metrics["ap"])]
-    ]
-    for run in runs:
-        metrics = drawn[run["run"]][run["source"]]
-        run |= {key: round(float(values[0]), 4) for key, values in metrics.items() if key != "ap"}
+    runs: list[dict[str, Any]] = []
+    for name, records in found.items():
+        weights = bootstrap.draws(len(records), 300)
+        for source in records[0]["sources"]:
+            if source.startswith("segments"):
+                continue
+            drawn = resampled_masks(records, source, SIX, weights)
+            numbers = {key: round(float(values[0]), 4) for key, values in drawn.items()}
+            low, high = bootstrap.interval(drawn["ap"][1:])
+            runs.append({"run": name, "source": source, "photos": len(records), **numbers, "ap_interval": [low, high]})
     (DOCS / "masks_runs.json").write_text(json.dumps(runs, indent=1) + "\n")
     lines = ["# Masks from boxes: every run", "", "Written by `tools/masks.py table`.", ""]
-    lines += [f"{count} photos; AP in percent, mean of {', '.join(SIX)}.", ""]
-    lines += [
-        "| run | masks | AP [95 %] | AP50 | AP75 | IoU | IoU in true boxes |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    lines += [f"AP in percent, mean of {', '.join(SIX)}.", ""]
+    lines += ["| run | masks | photos | AP [95 %] | AP50 | AP75 | IoU | IoU in true boxes |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|"]
     for run in runs:
-        value, low, high = run["ap"]
-        cells = [f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{run['ap50']:.1f}", f"{run['ap75']:.1f}"]
+        low, high = run["ap_interval"]
+        cells = [f"{run['ap']:.1f} [{low:.1f}, {high:.1f}]", f"{run['ap50']:.1f}", f"{run['ap75']:.1f}"]
         cells += [f"{run[key]:.3f}" if key in run else "–" for key in ("iou", "true_iou")]
-        lines.append("| " + " | ".join([run["run"], run["source"], *cells]) + " |")
-    lines += ["", "| difference of AP, paired by seed | each seed | 95 % over photos |", "|---|---:|---:|"]
+        lines.append("| " + " | ".join([run["run"], run["source"], str(run["photos"]), *cells]) + " |")
+    lines += [
+        "",
+        "| difference of AP, paired by seed | photos | each seed | 95 % over photos |",
+        "|---|---:|---:|---:|",
+    ]
     pairs = [((over, "masks"), (under, "masks")) for over, under in DIFFERENCES]
     pairs += [((arm, "masks"), ("bars", bar)) for arm in ("full", "unary", "vote", "dynamic") for bar in BARS]
-    pairs += [(("full", "grabcut_masks"), ("bars", bar)) for bar in BARS[2:]]
-    pairs += [(("full", "grabcut_masks"), ("full", "masks"))]
-    for over, under in pairs:
-        line = _difference(drawn, over, under)
-        if line:
-            lines.append(line)
+    for arm in ("full", "unary"):
+        pairs += [((arm, "grabcut_masks"), ("bars", bar)) for bar in BARS[2:]]
+        pairs += [((arm, "grabcut_masks"), (arm, "masks"))]
+    lines += [line for over, under in pairs if (line := _difference(found, over, under))]
     (DOCS / "masks_runs.md").write_text("\n".join(lines) + "\n")
 
 
-def _difference(drawn: dict[str, Any], over: tuple[str, str], under: tuple[str, str]) -> str | None:
-    def ap(arm: str, source: str, seed: int) -> np.ndarray | None:
-        name = "bars-packaged" if arm == "bars" else f"{arm}-seed{seed}"
-        name += "+GrabCut" if source == "grabcut_masks" else ""
-        return drawn.get(name, {}).get(source, {}).get("ap")
-
-    pairs = [(ap(*over, seed), ap(*under, seed)) for seed in range(3)]
-    gaps = [one - other for one, other in pairs if one is not None and other is not None]
+def _difference(found: dict[str, list[dict[str, Any]]], over: tuple[str, str], under: tuple[str, str]) -> str | None:
+    gaps, count = [], 0
+    for seed in range(3):
+        both = [found.get(_run(*one, seed), []) for one in (over, under)]
+        shared = {record["image"] for record in both[0]} & {record["image"] for record in both[1]}
+        if not shared:
+            continue
+        # Every run has the photos in the same order.
+        kept = [[record for record in records if record["image"] in shared] for records in both]
+        weights, count = bootstrap.draws(len(shared), 300), len(shared)
+        one, other = (
+            resampled_masks(records, source, SIX, weights)["ap"]
+            for records, (_, source) in zip(kept, (over, under), strict=True)
+        )
+        gaps.append(one - other)
     if not gaps:
         return None
     low, high = bootstrap.interval(np.mean([gap[1:] for gap in gaps], axis=0))
     each = ", ".join(f"{gap[0]:+.1f}" for gap in gaps)
     names = [arm if source == "masks" else f"{arm}: {source}" for arm, source in (over, under)]
-    return f"| {names[0]} − {names[1]} | {each} | {low:+.1f} to {high:+.1f} |"
+    return f"| {names[0]} − {names[1]} | {count} | {each} | {low:+.1f} to {high:+.1f} |"
+
+
+def _run(arm: str, source: str, seed: int) -> str:
+    name = "bars-packaged" if arm == "bars" else f"{arm}-seed{seed}"
+    return name + "+GrabCut" if source == "grabcut_masks" else name
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
