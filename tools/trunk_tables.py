@@ -37,8 +37,6 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
         arm, _, seed = path.parent.name.rpartition("-seed")
         name = path.parent.parent.name
         offsets, scored = path.parent / "offsets.json", path.parent / "score/scores.json"
-        if not offsets.exists():  # it is being measured
-            continue
         runs.append(
             {
                 "recipe": name,
@@ -50,7 +48,7 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
                     key: result["scores"].get(key)
                     for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
                 },
-                **json.loads(offsets.read_text()),
+                **(json.loads(offsets.read_text()) if offsets.exists() else {}),  # it is being measured
                 "claims": list(_claims(json.loads(scored.read_text()))) if scored.exists() else [],
             }
         )
@@ -61,9 +59,9 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
     runs.sort(key=lambda run: (run["recipe"], arms.index((run["recipe"], run["arm"])), run["seed"]))
     write_json(DOCS / "results/trunk_runs.json", runs)
     (DOCS / "results/trunk_runs.md").write_text(markdown(runs, draws))
-    animals = [run for run in runs if run["recipe"] == "animals"]
-    if animals:
-        _figure(doses(draws), object_size(folder / "animals"), DOCS / "figures/trunk_dose.png")
+    found = doses(draws)
+    if len(found) > 1:
+        _figure(found, object_size(folder / "animals"), DOCS / "figures/trunk_dose.png")
 
 
 def doses(draws: Draws) -> list[dict[str, Any]]:
@@ -171,9 +169,10 @@ def _receptive(runs: list[dict[str, Any]]) -> Iterator[str]:
     yield "| arm | seed | mass in its box | over chance | radius of 50 %, √area | of 95 % |"
     yield "|---|---:|---:|---:|---:|---:|"
     for run in runs:
-        seen = run["receptive_field"]
-        values = [f"{seen[key]:.2f}" for key in ("share_in_box", "over_chance", "radius50", "radius95")]
-        yield f"| {run['arm']} | {run['seed']} | {' | '.join(values)} |"
+        seen = run.get("receptive_field")
+        if seen:
+            values = [f"{seen[key]:.2f}" for key in ("share_in_box", "over_chance", "radius50", "radius95")]
+            yield f"| {run['arm']} | {run['seed']} | {' | '.join(values)} |"
 
 
 def _claim_rows(runs: list[dict[str, Any]]) -> Iterator[str]:
