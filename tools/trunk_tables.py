@@ -237,6 +237,7 @@ def _figure(found: list[dict[str, Any]], size: float, path: Path) -> None:
                     f"{one['arm'].rstrip('p')}", (place, one["mean"]), (6, 5), textcoords="offset points", fontsize=8
                 )
     ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.margins(x=0.15)
     ax.set_xlabel(f"receptive field over the objects' mean size ({size:.0f} px)")
     ax.set_ylabel("AP full − none, 95 % over photos")
     ax.legend(frameon=False)
