@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
@@ -183,6 +184,20 @@ def test_panels_of_a_decoder_show_the_detections_query_from_the_output_downwards
         box = next(patch for patch in ax.patches if patch.get_linestyle() == "--")
         assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((50, 40, 60, 40))
     assert "the layer's magnitude is this query's; dashed: its reference box" in texts(figure)
+
+
+def test_captions_are_above_the_panels_below_them():
+    layers = [
+        attention(f"detector.net.model.decoder.layers.{number}.encoder_attn.sampler", seed=number)
+        for number in range(3)
+    ]
+    figure = draw.explanation(with_attention(*layers, query=2))
+    assert len(figure.axes) == 4
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    written = [text.get_window_extent(renderer).y0 for ax in figure.axes[:2] for text in ax.texts]
+    assert min(written) > figure.axes[2].get_window_extent(renderer).y1
+    assert min(text.get_window_extent(renderer).y0 for ax in figure.axes for text in ax.texts) > 0
 
 
 def test_a_named_encoder_shows_the_points_of_all_queries():

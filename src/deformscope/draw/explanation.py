@@ -61,7 +61,7 @@ def explanation(
     count = len(chosen) + receptive_field
     result = row_of_panels(count, backdrop.size, 2 if count == 4 and backdrop.size[0] <= backdrop.size[1] else None)
     near = backdrop.within(result.inches * backdrop.size[1] / window.width)
-    axes = result.flat()
+    axes, room = result.flat(), 0.0
     for index, layer in enumerate(chosen):
         magnitude, told, whose = layer.points.abs(), "", ""
         if isinstance(layer, Attribution):
@@ -77,20 +77,22 @@ def explanation(
         outline(axes[index], explained, window)
         largest = float(magnitude.max())
         held = float(magnitude[magnitude >= LEAST_SHARE * largest].sum() / magnitude.sum().clamp(min=1e-12))
-        caption(
+        used = caption(
             axes[index],
             f"{primitives.escaped(layer.field.name)} · {whose}{_what(explained)}",
             f"sampling points: red adds, blue takes away, area by magnitude, strongest {largest:.2g}; "
             f"{shown} of {total} shown, which hold {held:.0%}{told}",
         )
+        room = max(room, used)
     if receptive_field:
         ax = axes[len(chosen)]
-        _receptive(ax, backdrop.within(result.inches), explained, "receptive field")
+        room = max(room, _receptive(ax, backdrop.within(result.inches), explained, "receptive field"))
         if window.width < backdrop.size[1]:
             corner, sides = (window.left, window.top), (window.width, window.height)
             ax.add_patch(
                 Rectangle(corner, *sides, fill=False, edgecolor="black", linewidth=0.7, linestyle=":", zorder=4)
             )
+    result.fit(room)
     return result.figure
 
 
@@ -110,13 +112,16 @@ def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: P
         raise DeformscopeError("explained: none given; expected at least one explanation")
     backdrop = _backdrop(next(iter(several.values())), photo)
     result = row_of_panels(len(several), backdrop.size)
-    backdrop = backdrop.within(result.inches)
+    backdrop, room = backdrop.within(result.inches), 0.0
     for ax, (name, one) in zip(result.flat(), several.items(), strict=False):
-        _receptive(ax, backdrop, one, "receptive field" + (f" · {primitives.escaped(name)}" if name else ""))
+        title = "receptive field" + (f" · {primitives.escaped(name)}" if name else "")
+        room = max(room, _receptive(ax, backdrop, one, title))
+    result.fit(room)
     return result.figure
 
 
-def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str) -> None:
+def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str) -> float:
+    """Returns the height of the caption, inches."""
     field, whole = explained.receptive_field, Window.around(None, backdrop.size)
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     contours(ax, field)
@@ -130,7 +135,7 @@ def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str)
         share, chance = field.share_in(explained.box), field.over_chance(explained.box)
         told += f"; {share:.0%} in the box, {chance:.2g} × chance"
     told += f"; mean over {field.copies} noisy copies" if field.copies else ""
-    caption(ax, title, told)
+    return caption(ax, title, told)
 
 
 def _shown(explained: Explanation) -> list[Attribution]:
