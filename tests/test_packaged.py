@@ -129,8 +129,9 @@ def test_a_cell_belongs_to_the_smallest_box_around_it_of_its_levels_size():
         "labels": torch.tensor([3, 4, 5, 6]),
         "ignore": torch.tensor([False, False, False, True]),
     }
-    labels, boxes = assign(centres, level, target)
+    labels, boxes, index = assign(centres, level, target)
     assert labels.tolist() == [4, 3, 5, IGNORED]
+    assert index.tolist() == [1, 0, 2, 3]
     assert boxes[0].tolist() == [40, 40, 60, 60]
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     assert assign(centres, level, empty)[0].tolist() == [BACKGROUND] * 4

@@ -57,7 +57,8 @@ def test_two_processes_at_batch_b_learn_what_one_learns_at_batch_2b(
     for alone, together in lines:
         supervision = ("loss_supervision",) if more else ()
         for name in ("loss", "loss_cls", "loss_box", "loss_iou", "grad_norm", *supervision):
-            assert together[name] == pytest.approx(alone[name], rel=1e-5), (name, alone["step"])
+            rel = 1e-4 if name == "grad_norm" else 1e-5  # a norm over sums of float32 in another order
+            assert together[name] == pytest.approx(alone[name], rel=rel), (name, alone["step"])
     weights = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in (one, two)]
     begun = torch.load(one / "last.ckpt", weights_only=True)["state_dict"].keys()
     assert weights[1].keys() == begun

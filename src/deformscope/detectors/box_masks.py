@@ -86,7 +86,16 @@ def grab_cut(photo: UInt8[Array, "h w 3"], box: Box, seed: Bool[Array, "h w"] | 
 def refined(
     photo: UInt8[Array, "h w 3"], boxes: Float[Array, "d 4"], masks: Bool[Array, "d h w"]
 ) -> Bool[Array, "d h w"]:
-    """Masks of a detector refined at test time: :func:`grab_cut` in each box, seeded by its mask."""
+    """Masks of a detector refined at test time: :func:`grab_cut` in each box, seeded by its mask.
+
+    Example:
+        >>> photo = np.zeros((40, 50, 3), np.uint8)
+        >>> photo[10:30, 15:40] = 255
+        >>> seed = np.zeros((1, 40, 50), bool)
+        >>> seed[0, 14:26, 20:35] = True
+        >>> refined(photo, np.array([[10.0, 5, 45, 35]]), seed).shape
+        (1, 40, 50)
+    """
     found = [grab_cut(photo, box, mask) for box, mask in zip(boxes.tolist(), masks, strict=True)]
     return np.array(found, dtype=bool).reshape(masks.shape)
 

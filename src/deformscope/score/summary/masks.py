@@ -43,7 +43,12 @@ class MaskRow:
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Masks measured on a folder."""
+    """Masks measured on a folder: :func:`deformscope.score.masks.measure_masks` returns them.
+
+    Example:
+        >>> MaskScores("no masks", photos=0, objects=0, classes=("cat",), rows=()).to_json()["photos"]
+        0
+    """
 
     title: str
     photos: int
