@@ -19,7 +19,9 @@ TOOL = Path(__file__).parents[2] / "tools" / "attention_claims.py"
 def tool():
     spec = importlib.util.spec_from_file_location("attention_claims", TOOL)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOL.parent)
+        spec.loader.exec_module(module)
     return module
 
 
