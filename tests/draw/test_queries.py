@@ -39,6 +39,14 @@ def dense() -> AttentionField:
     return AttentionField(*doubled, field.level, ((8, 10), (4, 5)), (60, 80), name="encoder")
 
 
+def test_the_encoders_of_a_capture_are_left_out_beside_its_decoders():
+    photo = np.zeros((60, 80, 3), dtype=np.uint8)
+    figure = draw.queries({"encoder": dense(), "first": planted(), "second": planted(boxes=False)}, photo, [1])
+    captions = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert any("decoder layer 2 of 2" in one for one in captions)
+    assert not any("of 3" in one for one in captions)
+
+
 def test_points_lie_in_the_photos_px_and_weights_are_sizes():
     field = planted()
     photo = np.zeros((120, 240, 3), dtype=np.uint8)

@@ -52,19 +52,18 @@ def queries(
 ) -> Figure:
     """Sampling points of object queries over the photo: a row for each of ``chosen``, a panel for each layer.
 
-    ``fields`` are calls of one decoder, in order (``fields.attention`` of a capture). ``chosen`` are queries' indices,
-    such as those of the best detections; ``titles`` say what each found, and ``boxes`` (xyxy, photo px) where. ``head``
-    shows one head alone. All panels of a row show the same part of the photo, and a weight has one colour in all of the
-    figure.
+    ``fields`` are calls of one decoder, in order, or ``fields.attention`` of a capture, whose encoders are left out.
+    ``chosen`` are queries' indices, such as those of the best detections; ``titles`` say what each found, and ``boxes``
+    (xyxy, photo px) where. ``head`` shows one head alone. All panels of a row show the same part of the photo, and a
+    weight has one colour in all of the figure.
 
-    Raises DeformscopeError for a query, head or image that is not there, and for an encoder's queries.
+    Raises DeformscopeError for a query, head or image that is not there, and for an encoder's queries alone.
 
     Example:
         >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
         ...     output = model(pixel_values=pixels)
         >>> best = output.logits[0].sigmoid().amax(-1).topk(2).indices.tolist()
-        >>> decoder = [field for name, field in fields.attention.items() if "decoder" in name]
-        >>> ds.draw.queries(decoder, photo, best).savefig("queries.png")
+        >>> ds.draw.queries(fields.attention, photo, best).savefig("queries.png")
     """
     layers = attention_layers(fields)
     backdrop = Backdrop.of(photo)
@@ -199,10 +198,12 @@ def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[in
 def attention_layers(
     fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
 ) -> list[AttentionField]:
-    """One field, several, or those of a capture, as a list."""
+    """One field, several, or those of a capture, as a list; a capture's encoders are left out beside its decoders."""
     if isinstance(fields, AttentionField):
         return [fields]
-    return list(fields.values()) if isinstance(fields, Mapping) else list(fields)
+    if not isinstance(fields, Mapping):
+        return list(fields)
+    return [field for field in fields.values() if not field.is_dense] or list(fields.values())
 
 
 def _check(layers: Sequence[AttentionField], chosen: Sequence[int], image: int, head: int | None) -> None:
