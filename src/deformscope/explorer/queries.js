@@ -161,7 +161,8 @@ export function queriesCaption({ state, field, photo }) {
   const found = photo.detections.find((one) => one.query === id);
   const what = found ? ` (${found.label || "object"} ${found.score.toFixed(2)})` : "";
   const heads = state.group ? `of head ${state.group - 1}` : "of all heads";
-  const maps = field.maps.map((size, level) => `${["●", "■", "◆", "▲"][level % 4]} ${size.join("×")}`).join(" ");
+  const signs = ["●", "■", "◆", "▲"];
+  const maps = field.maps.map((size, level) => `${signs[level % 4]} ${size.join("×")}`).join(" ");
   return `query ${id}${what}: points ${heads} by weight, maps ${maps} · ${field.name} · ${photo.title}`;
 }
 
