@@ -68,8 +68,11 @@ ARMS: dict[str, list[str]] = {
     "D2-lattice": ["network.decode=D2", TOLD + "{weight: 0.5, loss: [lattice]}"],
     "D2-task0": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.0}"],
     "D2-task0.1": ["network.decode=D2", TOLD + "{weight: 0.5, task_gradient: 0.1}"],
+    "D0-long": ["run.steps=6000"],
+    "D2-long": ["network.decode=D2", "run.steps=6000"],
 }
-"""By name: what differs from the recipe. ``told``: supervised by centre and extent with weight .5, ``told2`` 2."""
+"""By name: what differs from the recipe. ``told``: supervised by centre and extent with weight .5, ``told2`` 2;
+``long``: as long as the packaged detector."""
 PILOT = ("D0", "D0-told", "D2", "D2-told", "D0c")
 FACTORIAL = PILOT[:4]
 TABLE1 = ("D2-none", "D2-feature", "D2-kernel")
@@ -99,6 +102,9 @@ PLAN = [
     *[("shapes", arm, seed) for seed in (0, 1) for arm in (*CONTROLS[4:], *OTHERS)],
     *[("animals", arm, 1) for arm in FACTORIAL],
     *[("animals", "D0c", seed) for seed in (0, 1)],
+    *[("animals", arm, seed) for seed in (0, 1) for arm in TABLE1],
+    *[("animals", arm, seed) for seed in (0, 1) for arm in ("D2-long", "D0-long")],
+    *[("animals", arm, 0) for arm in ("D2-shuffled", "D2-side", "D2-decay", "D0-none", "D0-feature", "D0-kernel")],
 ]
 """Runs in their order: whole comparisons of one seed first."""
 STEPS = {
@@ -267,6 +273,7 @@ DIFFERENCES = (
     ("D2-decay", "D2"),
     ("D0-decay", "D0-told"),
     ("D2-decay", "D2-told"),
+    ("D2-long", "D0-long"),
 )
 INTERACTION = ("D2-told", "D2", "D0-told", "D0")
 
