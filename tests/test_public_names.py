@@ -27,7 +27,7 @@ def run(program: str) -> str:
     ],
 )
 def test_a_function_with_a_packages_name_stays_a_function_in_any_order_of_imports(name, order):
-    module = {"capture": "recorder", "explain": "explain"}[name]
+    module = {"capture": "context_managers", "explain": "explain"}[name]
     program = order.format(name=name, module=module) + (
         f"\nfrom deformscope import {name} as taken\nimport deformscope.{name}.{module}, sys\n"
         f"inside = sys.modules['deformscope.{name}.{module}'].{name}\n"

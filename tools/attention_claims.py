@@ -22,7 +22,7 @@ from attention_tables import markdown
 from scipy.stats import rankdata
 
 import deformscope
-from deformscope.capture.recorder import capture
+from deformscope.capture.context_managers import capture
 from deformscope.datasets.coco import read_coco
 from deformscope.datasets.records import CocoPhoto
 from deformscope.fields.attention import AttentionField

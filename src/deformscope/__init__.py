@@ -10,7 +10,7 @@ from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as No
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
-    from .capture.recorder import capture as capture
+    from .capture.context_managers import capture as capture
     from .detectors.adapters.adapted import adapt as adapt
     from .detectors.zoo import load as load
     from .explain.explain import explain as explain
@@ -31,7 +31,7 @@ _HOMES = {
     "Placement": "fields.field",
     "adapt": "detectors.adapters.adapted",
     "analyse": "analysis",
-    "capture": "capture.recorder",
+    "capture": "capture.context_managers",
     "diagnose": "health.diagnose",
     "divergence": "fields.viewpoint",
     "explain": "explain.explain",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture.recorder import capture
+from .capture.context_managers import capture
 from .errors import DeformscopeError
 from .fields.attention import AttentionField
 from .fields.field import CellGrid, OffsetField, Placement

@@ -191,7 +191,7 @@ def test_a_pass_that_broke_off_is_not_taken_for_a_whole_one(traced):
 
 def test_a_batch_that_broke_off_is_not_taken_for_a_whole_one(traced):
     from deformscope import Placement
-    from deformscope.capture.recorder import placed
+    from deformscope.capture.context_managers import placed
 
     net = Net().eval()
     for broken in (True, False, False):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture.recorder import placed
+from ..capture.context_managers import placed
 from ..errors import DeformscopeError
 from ..fields.field import Placement
 from ..files import sha256, write_tensors

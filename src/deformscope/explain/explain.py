@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture.recorder import capture, placed
+from ..capture.context_managers import capture, placed
 from ..detectors.detector import Detection, Detector
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.field import OffsetField, Placement

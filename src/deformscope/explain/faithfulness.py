@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..capture.recorder import placed
+from ..capture.context_managers import placed
 from ..detectors.detector import Detector
 from ..errors import DeformscopeError
 from ..ops.intercept import Inputs, intercepting

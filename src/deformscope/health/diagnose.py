@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture.recorder import capture
+from ..capture.context_managers import capture
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.attention import AttentionField
 from ..fields.field import OffsetField

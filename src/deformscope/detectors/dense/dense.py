@@ -25,7 +25,7 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from ...capture.recorder import placed
+from ...capture.context_managers import placed
 from ...errors import DeformscopeError
 from ...fields.field import Placement
 from ..batch import Batch

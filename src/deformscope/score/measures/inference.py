@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...analysis import Analysis
-from ...capture.recorder import capture
+from ...capture.context_managers import capture
 from ...errors import NoDeformableCall
 from ...fields.cell_maps import CellMaps, finite
 from ...fields.fields import Fields

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import nn
 
-from ...capture.recorder import capture
+from ...capture.context_managers import capture
 from ...detectors.box_masks import ellipse, filled, grab_cut, refined
 from ...fields.fields import Fields
 from ...fields.segments import segments

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...capture.recorder import placed
+from ...capture.context_managers import placed
 from ...detectors.detector import Detector
 from ...metrics.evaluate import to_results
 from ..recipe.recipe import Evaluation

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from ...capture.recorder import capture
+from ...capture.context_managers import capture
 from ...errors import DeformscopeError
 from ...fields.field import OffsetField
 from ...fields.fields import Fields

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from deformscope import DeformscopeError, NoDeformableCall, Placement, capture
-from deformscope.capture.recorder import placed
+from deformscope.capture.context_managers import placed
 from deformscope.ops import deform_conv2d as own_deform_conv2d
 
 theirs = torchvision.ops.deform_conv2d
