@@ -22,7 +22,7 @@ from ..fields.fields import Fields
 from ..ops.observe import observing
 from .function_watch import watching_functions
 from .operator_watch import watching
-from .recording import Recorder, placements_now
+from .recorder import Recorder, placements_now
 
 _recorders: ContextVar[tuple[Recorder, ...]] = ContextVar("recorders", default=())
 
