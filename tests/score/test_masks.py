@@ -2,16 +2,20 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from deformscope import Analysis
 from deformscope.detectors import box_masks
 from deformscope.errors import DeformscopeError
-from deformscope.score.masks import MaskSettings, measure_masks
+from deformscope.score import Settings, read_scores, score
+from deformscope.score.masks import MaskSettings, measure_masks, read_masks
 from deformscope.score.measures.mask_bars import BARS
+from deformscope.score.report.html import write_report
 
 QUICK = MaskSettings(draws=40, segments=False)
 
@@ -135,6 +139,39 @@ def test_segments_of_offsets_are_compared_without_classes(tmp_path, small):
     row = scores.row("segments heads.stride8.deform")
     assert set(row.values) == {"any_ap", "any_ap50"} and "any_ap" in row.gains["filled"]
     assert not any(row.source.startswith("grabcut") for row in scores.rows)
+
+
+def test_the_report_shows_masks_beside_bars_and_examples_where_the_run_kept_photos_with_masks(tmp_path, small):
+    data, out = photos(tmp_path / "data"), tmp_path / "out"
+    scores = score(small, data, out, Settings(draws=40, crops=False))
+    assert "<h2>Masks" not in write_report(scores, out).read_text()
+    measured = measure_masks(Planted(masks=True), data, out, QUICK)
+    assert read_masks(out).to_json() == measured.to_json()
+    page = write_report(scores, out).read_text()
+    section = page[page.index("<h2>Masks, 6 photos, 6 objects") : page.index("<h2>All metrics")]
+    assert section.count("data:image/png") == 2 and "data:image/jpeg" not in section  # small has no masks
+    for name in (*BARS.values(), "the detector&#x27;s masks", "AP over GrabCut in the box"):
+        assert name in section
+    # Differences are those of the table: all ten thresholds against the six that a filled box reaches.
+    own = section[section.index("<td>the detector&#x27;s masks</td>") :]
+    assert "100.0 [100.0, 100.0]" in own[:200] and "40.0 [40.0, 40.0]" in own[:500]
+    kept = [Analysis.load(path) for path in (out / "photos").iterdir()]
+    for path, one in zip((out / "photos").iterdir(), kept, strict=True):
+        bright = torch.from_numpy(one.photo[..., 0] > 128)[None]
+        found = {"boxes": torch.tensor([[20.0, 15, 80, 60]]), "scores": torch.tensor([0.9])}
+        replace(one, detection=found | {"labels": torch.zeros(1, dtype=torch.long), "masks": bright}).save(path)
+    again = write_report(read_scores(out), out).read_text()
+    again = again[again.index("<h2>Masks") : again.index("<h2>All metrics")]
+    assert again.count("data:image/jpeg") == 4
+
+
+def test_damaged_scores_of_masks_are_one_clear_line(tmp_path, small):
+    data, out = photos(tmp_path / "data", 2), tmp_path / "out"
+    scores = score(small, data, out, Settings(draws=40, crops=False))
+    for content in ("{", "[]", '{"rows": [{"source": "x"}]}', '{"rows": 3, "photos": "a"}'):
+        (out / "masks.json").write_text(content)
+        with pytest.raises(DeformscopeError, match=r"masks\.json: no scores of masks"):
+            write_report(scores, out)
 
 
 def test_what_is_missing_is_one_clear_line_before_anything_is_measured(tmp_path, monkeypatch):

@@ -93,6 +93,24 @@ def measure_masks(
     return scores
 
 
+def read_masks(folder: Path | str) -> MaskScores:
+    """The scores of finished masks, from their folder alone.
+
+    Raises DeformscopeError where the folder holds none.
+
+    Example:
+        >>> read_masks("MASKS").rows[0].source
+        'boxes'
+    """
+    path = Path(folder) / NUMBERS
+    try:
+        return MaskScores.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeformscopeError(
+            f"{path}: no scores of masks ({type(error).__name__}: {error}); measure masks into that folder again"
+        ) from None
+
+
 def check_masks(data: Path | str, settings: MaskSettings) -> None:
     """Raise DeformscopeError where :func:`measure_masks` would, for want of OpenCV or of masks."""
     _photos(Path(data), settings)

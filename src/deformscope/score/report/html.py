@@ -12,6 +12,7 @@ import numpy as np
 from ...analysis import Analysis
 from ...files import write_text
 from ..kept import AT_RANDOM, SHOWN, kept
+from ..masks import NUMBERS, read_masks
 from ..measures.nulls import MEANING, NAMES
 from ..run_folder import WEIGHTS, known_records
 from ..summary.columns import Table, table
@@ -20,7 +21,7 @@ from ..summary.rows import VIEWS, Part, number, with_interval
 from ..summary.scores import Scores
 from ..summary.tables import HEADINGS, caption, headline, row_cells, title
 from ..summary.verdicts import HOLDS, Verdict, caveat
-from . import plots
+from . import masks, plots
 
 REPORT = "report.html"
 
@@ -43,7 +44,7 @@ td:first-child,th:first-child,td:last-child,th:last-child{text-align:left;white-
 td:first-child,th:first-child{min-width:11rem}td:last-child,th:last-child{min-width:9rem}
 tr.claim td{font-weight:600;background:#f6f6f6;text-align:left}
 .good{color:#137333}.bad{color:#9a5b00}.faint{color:#666;font-size:13px;overflow-wrap:anywhere}.wide{overflow-x:auto}
-.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots img{max-width:100%;width:560px}
+.plots{display:flex;flex-wrap:wrap;align-items:flex-start;gap:1rem}.plots img{max-width:100%;width:560px}
 .photos img{max-width:49%;vertical-align:top}figure{margin:.6rem 0 1.4rem}figcaption{font-size:13px;color:#444}
 @media(max-width:600px){.photos img{max-width:100%}}
 """
@@ -53,7 +54,8 @@ def write_report(scores: Scores, out: Path | str) -> Path:
     """Write ``report.html`` into the folder of a run; returns its path.
 
     ``scores`` is what :func:`deformscope.score.score` returned, or what :func:`deformscope.score.read_scores` reads
-    from that folder later. Photos are those that the run kept in ``out``; the detector is not needed.
+    from that folder later. Photos are those that the run kept in ``out``; the detector is not needed. Where masks were
+    measured into ``out`` too, the report has a section on them. Raises DeformscopeError where their file is damaged.
 
     Example:
         >>> from deformscope.score import read_scores
@@ -66,6 +68,8 @@ def write_report(scores: Scores, out: Path | str) -> Path:
     if layer:
         whole = scores.views.get("whole") or table(known_records(folder, scores.run["records"]), "whole")
         parts += [_plots(whole, layer), _photos(whole, layer, folder)]
+    if (folder / NUMBERS).exists():
+        parts.append(masks.section(read_masks(folder), folder, layer))
     parts.append(_nulls())
     for name in ("whole", "crop", "several objects"):
         part = scores.part(name)

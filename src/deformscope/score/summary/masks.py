@@ -77,6 +77,29 @@ class MaskScores:
         heads = {"photos": self.photos, "objects": self.objects, "classes": list(self.classes)}
         return {"title": self.title, **heads, "rows": rows}
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MaskScores:
+        """What :meth:`to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+
+        def values(plain: Mapping[str, Sequence[float | None]]) -> dict[str, Value]:
+            found = {}
+            for name, numbers in plain.items():
+                value, low, high = (math.nan if one is None else float(one) for one in numbers)
+                found[str(name)] = Value(value, low, high)
+            return found
+
+        rows = tuple(
+            MaskRow(
+                str(row["source"]),
+                str(row["name"]),
+                values(row["values"]),
+                {str(other): values(gains) for other, gains in row["gains"].items()},
+            )
+            for row in content["rows"]
+        )
+        classes = tuple(str(name) for name in content["classes"])
+        return cls(str(content["title"]), int(content["photos"]), int(content["objects"]), classes, rows)
+
     def to_markdown(self) -> str:
         """A table."""
         compared = [bar for bar in COMPARED if any(row.source == bar for row in self.rows)]
@@ -85,11 +108,11 @@ class MaskScores:
         lines = [f"### Masks, {self.photos} photos, {self.objects} objects", ""]
         lines += ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
         for row in self.rows:
-            cells = [_shown(row.values.get("ap"), 1, interval=True)]
-            cells += [_shown(row.values.get(name), 1) for name in ("ap50", "ap75")]
-            cells += [_shown(row.values.get(name), 3) for name in ("iou", "true_iou")]
-            cells.append(_shown(row.values.get("any_ap"), 1))
-            cells += [_shown(row.gains.get(bar, {}).get("ap"), 1, interval=True) for bar in compared]
+            cells = [shown(row.values.get("ap"), 1, interval=True)]
+            cells += [shown(row.values.get(name), 1) for name in ("ap50", "ap75")]
+            cells += [shown(row.values.get(name), 3) for name in ("iou", "true_iou")]
+            cells.append(shown(row.values.get("any_ap"), 1))
+            cells += [shown(row.gains.get(bar, {}).get("ap"), 1, interval=True) for bar in compared]
             lines.append("| " + " | ".join([row.name, *cells]) + " |")
         lines += ["", f"AP: mean of {', '.join(self.classes)}. Intervals: 95 %, bootstrap over photos."]
         return "\n".join(lines) + "\n"
@@ -170,7 +193,8 @@ def _matches(
     return Matches(np.array([scores[i] for i in kept], dtype=float), hits, skips, number)
 
 
-def _shown(one: Value | None, digits: int, *, interval: bool = False) -> str:
+def shown(one: Value | None, digits: int, *, interval: bool = False) -> str:
+    """A number as text, perhaps with its interval."""
     if one is None or not math.isfinite(one.value):
         return "–"
     text = f"{one.value:.{digits}f}"
