@@ -21,8 +21,6 @@ import deformscope
 from deformscope.score.forward import ForwardPasses, read_scene
 from deformscope.score.measures.annotations import open_folder
 from deformscope.score.measures.compare import measured
-from deformscope.score.measures.inference import offset_convolutions
-from deformscope.score.measures.nulls import fresh_copy
 from deformscope.score.summary.summarise import summarise
 
 COPIES = 20
@@ -38,11 +36,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     detector = deformscope.load(options.detector)
-    photos, fresh = open_folder(options.data), fresh_copy(detector, offset_convolutions(detector))
+    photos = open_folder(options.data)
     scenes = [read_scene(photos, index) for index in range(options.photos)]
 
     def forward() -> list[tuple[Any, Any, Any]]:
-        passes = ForwardPasses(detector, fresh, photos, options.photos)
+        passes = ForwardPasses(detector, photos)
         return [passes.of_photo(index, scene) for index, scene in enumerate(scenes)]
 
     prepared = forward()

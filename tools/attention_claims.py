@@ -26,6 +26,7 @@ from deformscope.capture.context_managers import capture
 from deformscope.datasets.coco import read_coco
 from deformscope.datasets.records import CocoPhoto
 from deformscope.fields.attention import AttentionField
+from deformscope.fields.attention_start import fresh
 from deformscope.files import write_json, write_text
 from deformscope.metrics import bootstrap
 from deformscope.terminal.progress import ProgressBar
@@ -66,7 +67,7 @@ def _matched(detector: Any, photo: CocoPhoto, number: int, names: Sequence[str])
     """The objects of a photo that are detected, with the samples of the query that did."""
     with capture(detector) as fields:
         found = detector(photo.read(), min_score=0.05)[0]
-    decoder = [field for field in fields.attention.values() if not field.is_dense]
+    decoder = [(field, fresh(field)) for field in fields.attention.values() if not field.is_dense]
     free = {index: np.array(photo.corners(one)) for index, one in enumerate(photo.objects) if not one.ignored}
     boxes, queries = found["boxes"].double().cpu().numpy(), found["query"].tolist()
     for box, label, query in zip(boxes, found["labels"].tolist(), queries, strict=True):
@@ -76,7 +77,7 @@ def _matched(detector: Any, photo: CocoPhoto, number: int, names: Sequence[str])
         if best is None or same[best] < MATCHED:
             continue
         x0, y0, x1, y1 = free.pop(best)
-        layers = [samples(field, query) for field in decoder]
+        layers = [samples(field, start, query) for field, start in decoder]
         yield {"photo": number, "object": best, "box": np.array([y0, x0, y1, x1]), "layers": layers}
 
 
@@ -91,33 +92,21 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return both / max(float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - both, 1e-9)
 
 
-def samples(field: AttentionField, query: int) -> dict[str, np.ndarray]:
+def samples(field: AttentionField, start: AttentionField, query: int) -> dict[str, np.ndarray]:
     """A query's reference box (top, left, bottom, right, photo px), its points in units of that box (−0.5 to 0.5 inside
-    it) and their weights, and the points of fresh offsets in the same units."""
+    it) and their weights, and the points of the fresh module, ``start``, in the same units."""
     y, x, height, width = field.reference[0, query].double().tolist()
     corners = field.points.new_tensor([[y - height / 2, x - width / 2], [y + height / 2, x + width / 2]])
     box = field.to_pixels(corners).double().cpu().numpy()
-    points = field.to_pixels(field.points[0, query]).double().cpu().numpy().reshape(-1, 2)
+    size = np.maximum(box[1] - box[0], 1e-6)
+
+    def in_box(one: AttentionField) -> np.ndarray:
+        points = one.to_pixels(one.points[0, query]).double().cpu().numpy().reshape(-1, 2)
+        return (points - box.mean(axis=0)) / size
+
     assert field.weights is not None
     weights = field.weights[0, query].double().cpu().numpy().ravel()
-    size = np.maximum(box[1] - box[0], 1e-6)
-    counts = [int((field.level == level).sum()) for level in range(len(field.level_sizes))]
-    return {
-        "box": box.ravel(),
-        "points": (points - box.mean(axis=0)) / size,
-        "weights": weights / weights.sum(),
-        "fresh": fresh(field.points.shape[2], counts),
-    }
-
-
-def fresh(heads: int, counts: Sequence[int]) -> np.ndarray:
-    """The points (y, x) of freshly initialised modules, in units of the reference box: each head along one direction,
-    its i-th of n points at i / n of the way to the border (Zhu et al., ICLR 2021)."""
-    angle = np.arange(heads) * 2 * np.pi / heads
-    direction = np.stack([np.sin(angle), np.cos(angle)], axis=1)
-    direction /= np.abs(direction).max(axis=1, keepdims=True)
-    steps = np.concatenate([np.arange(1, count + 1) / count for count in counts])
-    return (direction[:, None] * steps[:, None] / 2).reshape(-1, 2)
+    return {"box": box.ravel(), "points": in_box(field), "weights": weights / weights.sum(), "fresh": in_box(start)}
 
 
 def _record(one: dict[str, Any], other: dict[str, Any] | None, photo: CocoPhoto) -> dict[str, Any]:

@@ -51,3 +51,22 @@ def score_folder(tmp_path):
     content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "boxes/annotations/instances_val.json").write_text(json.dumps(content))
     return tmp_path / "boxes"
+
+
+@pytest.fixture
+def deformable_detr(tmp_path, capsys):
+    """The folder of a small untrained Deformable DETR of transformers, with its image processor."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    config = transformers.DeformableDetrConfig(
+        backbone_config=transformers.ResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"]),
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, d_model=32, encoder_layers=1,
+        decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        num_queries=7, num_feature_levels=3, id2label={0: "cat", 1: "dog"}, disable_custom_kernels=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.DeformableDetrForObjectDetection(config).save_pretrained(tmp_path / "model")
+    size = {"shortest_edge": 64, "longest_edge": 128}
+    transformers.DeformableDetrImageProcessor(size=size).save_pretrained(tmp_path / "model")
+    capsys.readouterr()  # progress bars
+    return tmp_path / "model"

@@ -58,6 +58,7 @@ def test_help_says_what_every_option_does(name, command):
         (["figures"], "views='x': expected figure1", "--view 'x': expected figure1"),
         (["ablate", "shapes"], "seeds=0, jobs=1: expected at least 1", "--seeds 0, --jobs 1: expected at least 1"),
         (["train", "shapes"], "folder=runs/a: cannot be used", "--out runs/a: cannot be used"),
+        (["figures"], "composed=True: of attention", "--composed: of attention"),
         (["figures"], "images=[]: expected a photo", "images=[]: expected a photo"),
         (["train", "shapes"], "data.folder: 3; expected text", "data.folder: 3; expected text"),
         (["figures"], "photos/format=1.jpg: no such file", "photos/format=1.jpg: no such file"),

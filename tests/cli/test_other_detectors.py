@@ -2,10 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 OWN, DECODER = "python:queries_network:detector", "python:queries_network:without_encoder"
 
@@ -45,6 +42,12 @@ def test_explore_and_diagnose_take_them(command, photo, tmp_path):
         (["figures", "PHOTO", "--view", "figure1", "--detector", OWN], "--view 'figure1': queries has only an encoder"),
         (["figures", "PHOTO", "--head", "9", "--detector", DECODER], "--head 9: expected 0 to 1"),
         (["figures", "PHOTO", "--layer", "nothing", "--detector", OWN], "no deformable call named 'nothing'"),
+        (["figures", "PHOTO", "--composed", "--detector", OWN], "--composed: queries has attention"),
+        (
+            ["figures", "PHOTO", "--layer", "*decoder*", "--view", "figure2", "--detector", OWN],
+            "queries has only object queries in these layers",
+        ),
+        (["ablate", "shapes", "--at-test-time", OWN], "the model has no DeformConv whose offsets could be split"),
         (["explain", "PHOTO", "--detector", OWN], "cannot be explained by a detection's number"),
         (["layers", "--detector", "python:queries_network"], "expected python:package.module:factory"),
         (["layers", "--detector", "hf:./nowhere"], "no such folder"),
@@ -57,21 +60,8 @@ def test_what_attention_cannot_do_is_one_line(arguments, said, command, photo, m
     assert said in complaints and complaints.count("\n") == 1
 
 
-def test_explain_draws_the_query_of_a_detection_of_transformers(command, photo, tmp_path, capsys):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    config = transformers.DeformableDetrConfig(
-        backbone_config=transformers.ResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"]),
-        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, d_model=32, encoder_layers=1,
-        decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
-        num_queries=7, num_feature_levels=3, id2label={0: "cat", 1: "dog"}, disable_custom_kernels=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.DeformableDetrForObjectDetection(config).save_pretrained(tmp_path / "model")
-    size = {"shortest_edge": 64, "longest_edge": 128}
-    transformers.DeformableDetrImageProcessor(size=size).save_pretrained(tmp_path / "model")
-    capsys.readouterr()  # progress bars
-    out, detector = tmp_path / "why.png", f"hf:{tmp_path / 'model'}"
+def test_explain_draws_the_query_of_a_detection_of_transformers(command, photo, deformable_detr, tmp_path):
+    out, detector = tmp_path / "why.png", f"hf:{deformable_detr}"
     arguments = ("explain", photo, "--detector", detector, "--min-score", 0.001, "--out", out, "--dpi", 40)
     code, printed, complaints = command(*arguments, "--of", "left")
     assert (code, complaints) == (0, "") and out.read_bytes()[:4] == b"\x89PNG"
@@ -90,21 +80,71 @@ def test_explain_draws_the_query_of_a_detection_of_transformers(command, photo, 
     assert "the page shows attributions of deformable convolutions alone" in complaints
 
 
-def test_score_needs_deformable_convolutions_and_writes_nothing_without(command, tmp_path):
-    for name in ("annotations", "val"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    Image.fromarray(np.full((48, 64, 3), 90, dtype=np.uint8)).save(tmp_path / "data" / "val" / "1.png")
-    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0}
-    annotation["segmentation"] = [[8, 8, 38, 8, 38, 38, 8, 38]]
-    content = {
-        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [annotation],
-    }
-    (tmp_path / "data" / "annotations" / "instances_val.json").write_text(json.dumps(content))
-    code, _, complaints = command("score", tmp_path / "data", "--detector", OWN, "--out", tmp_path / "scores")
+def test_score_measures_encoders_and_goes_on(command, score_folder, deformable_detr, tmp_path):
+    out, detector = tmp_path / "scores", f"hf:{deformable_detr}"
+    arguments = ("score", score_folder, "--detector", detector, "--out", out, "--no-crops", "--workers", 0)
+    code, printed, _ = command(*arguments, "--max-photos", 1)
+    assert code == 0 and (out / "report.html").exists()
+    code, printed, complaints = command(*arguments, "--max-photos", 3)
+    assert code == 0 and "Traceback" not in complaints
+    assert "Features condense on objects" in printed and "self_attn[level" in printed
+    records = [json.loads(line) for line in (out / "records.0.jsonl").read_text().splitlines()]
+    assert [one["index"] for one in records] == [0, 1, 2]
+    layers = {name for one in records for name in one.get("views", {}).get("whole", {}).get("layers", {})} - {"*"}
+    assert layers == {f"net.model.encoder.layers.0.self_attn[level {level}]" for level in range(3)}
+
+
+def test_score_measures_the_convolutions_of_a_users_own_network(command, score_folder, tmp_path, monkeypatch):
+    (tmp_path / "my_own_toy.py").write_text(
+        "import torch\nfrom torch import nn\nfrom torchvision.ops import DeformConv2d\n\n"
+        "class Toy(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.stem, self.offsets = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 18, 3, padding=1)\n"
+        "        self.deform = DeformConv2d(4, 4, 3, padding=1)\n\n"
+        "    def forward(self, images):\n"
+        "        seen = self.stem(images)\n"
+        "        return self.deform(seen, self.offsets(seen))\n\n"
+        "def detector():\n    torch.manual_seed(0)\n    return Toy()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ("score", score_folder, "--detector", "python:my_own_toy:detector", "--max-photos", 2, "--workers", 0)
+    code, printed, complaints = command(*arguments, "--out", "out")
+    assert code == 0 and "Traceback" not in complaints
+    assert "net.deform" in printed and (tmp_path / "out" / "report.html").exists()
+
+
+def test_object_queries_alone_cannot_be_scored_and_nothing_is_written(command, score_folder, tmp_path):
+    code, _, complaints = command("score", score_folder, "--detector", DECODER, "--out", tmp_path / "scores")
     assert code == 2 and complaints.count("\n") == 1
-    assert "queries: has deformable attention (net.encoder, net.decoder.0" in complaints
-    assert not (tmp_path / "scores").exists()
-    code, printed, complaints = command("evaluate", tmp_path / "data", "--detector", OWN)
-    assert code == 0 and "queries on" in printed
+    assert "queries: has only object queries (net.decoder.0, net.decoder.1)" in complaints
+    assert "tools/attention_claims.py" in complaints and not (tmp_path / "scores").exists()
+
+
+def test_evaluate_takes_them(command, score_folder):
+    code, printed, complaints = command("evaluate", score_folder, "--detector", OWN, "--max-photos", 3)
+    assert (code, complaints) == (0, "") and "queries on" in printed
+
+
+def test_faithfulness_needs_detections_of_deformable_convolutions(command, score_folder, deformable_detr):
+    for detector, said in (
+        (OWN, "queries: a detector of another library cannot be explained by a detection's number"),
+        (f"hf:{deformable_detr}", "model: its detections come from deformable attention"),
+    ):
+        arguments = ("faithfulness", score_folder, "--detector", detector, "--min-score", 0.001)
+        code, printed, complaints = command(*arguments)
+        assert code == 2 and printed == "" and said in complaints and complaints.count("\n") == 1
+
+
+def test_figures_draws_what_the_chosen_layers_have(command, photo, tmp_path):
+    for layer, wanted in (
+        ("net.encoder", ["figure2.png", "figure3.png"]),
+        ("net.encoder[level 1]", ["figure2.png", "figure3.png"]),
+        ("net.decoder.1", ["queries.png", "query-sizes.png"]),
+    ):
+        out = tmp_path / layer
+        arguments = ("figures", photo, "--detector", OWN, "--layer", layer, "--out", out, "--dpi", 30)
+        code, _, complaints = command(*arguments)
+        assert (code, complaints) == (0, "")
+        assert sorted(path.name for path in (out / photo.stem).iterdir()) == wanted

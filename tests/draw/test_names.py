@@ -6,7 +6,8 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 from deformscope import OffsetField, draw
-from deformscope.draw.batch import _folder_names, file_names
+from deformscope.draw.batch import MANIFEST
+from deformscope.draw.file_names import file_names, folder_names
 from deformscope.draw.text import drawable, families
 
 CHINESE = "\u56fe\u7247"
@@ -42,7 +43,7 @@ def test_file_names_stay_short_and_apart():
     ],
 )
 def test_every_photo_has_a_folder_of_its_own(photos, expected, tmp_path):
-    assert _folder_names([tmp_path / photo for photo in photos]) == expected
+    assert folder_names([tmp_path / photo for photo in photos], (MANIFEST,)) == expected
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """An encoder's attention as kernels: their mean, divergence and radius are those of the weighted points."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import deformscope
 from deformscope.fields.attention import AttentionField, levels_of
-from deformscope.fields.moments import encoder_fields, moments
+from deformscope.fields.fields import Fields
+from deformscope.fields.moments import encoder_fields, moments, with_encoders
 
 SIZES = ((5, 8), (3, 4))
 INPUT = (40, 64)
@@ -91,3 +94,25 @@ def test_the_mass_of_levels_is_the_share_of_the_weights():
     wanted = torch.stack([field.weights[..., :3].sum(-1), field.weights[..., 3:].sum(-1)], dim=-1)
     torch.testing.assert_close(field.level_mass(), wanted)
     assert field.level_mass().sum(-1).allclose(torch.ones(()))
+
+
+def test_levels_are_chosen_by_their_names_or_by_that_of_the_attention(make_field):
+    convolution = make_field()
+    few = replace(
+        encoder(), points=encoder().points[:, :7], weights=None, level_reference=encoder().level_reference[:, :7]
+    )
+    fields = Fields({"layer": convolution}, {"encoder": encoder(), "decoder": few})
+    levels = ["encoder[level 0]", "encoder[level 1]"]
+
+    def chosen(*patterns, head=None):
+        found = with_encoders(fields, patterns, head)
+        assert all(name == field.name for name, field in found.items())
+        return list(found), list(found.attention)
+
+    assert chosen() == (["layer", *levels], ["encoder", "decoder"])
+    assert chosen("encoder") == chosen("enc*der") == (levels, ["encoder"])
+    assert chosen("encoder[level 1]") == chosen("*level 1?") == (levels[1:], [])
+    assert chosen("layer") == (["layer"], []) and chosen("decoder") == ([], ["decoder"])
+    assert chosen("encoder", head=2)[0] == ["encoder[level 0, head 2]", "encoder[level 1, head 2]"]
+    with pytest.raises(deformscope.DeformscopeError, match=r"no deformable call named 'nothing'.*level 1.*'decoder'"):
+        chosen("nothing")

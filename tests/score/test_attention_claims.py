@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import queries_network
-import torch
 
 import deformscope
 from deformscope.datasets.coco import read_coco
@@ -23,20 +22,6 @@ def tool():
         patch.syspath_prepend(TOOL.parent)
         spec.loader.exec_module(module)
     return module
-
-
-def test_fresh_points_are_those_of_a_fresh_module(tool):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Deimv2Config(
-        d_model=32, decoder_attention_heads=8, decoder_n_points=[4, 2], num_feature_levels=2, decoder_offset_scale=0.5
-    )
-    modeling = pytest.importorskip("transformers.models.deimv2.modeling_deimv2")
-    module = modeling.Deimv2MultiscaleDeformableAttention(config)
-    modeling.Deimv2PreTrainedModel(config)._init_weights(module)
-    bias = module.sampling_offsets.bias.detach().view(8, 6, 2)
-    share = torch.tensor([1 / 4] * 4 + [1 / 2] * 2)[:, None]
-    wanted = (bias * share * 0.5).flip(-1).reshape(-1, 2)  # location = centre + offset · share · size · 0.5, (x, y)
-    np.testing.assert_allclose(tool.fresh(8, [4, 2]), wanted.numpy(), atol=1e-6)
 
 
 def test_points_are_measured_by_their_weights(tool):

@@ -89,7 +89,8 @@ def complain(message: str) -> None:
 def in_flags(message: str, tokens: Sequence[str]) -> str:
     """Replace the arguments with which an error of the library begins by the flags of the command in ``tokens``.
 
-    ``cell_step=0: expected …`` becomes ``--cell-step 0: expected …``. The rest, with file names in it, stays.
+    ``cell_step=0: expected …`` becomes ``--cell-step 0: expected …``, and ``composed=True`` ``--composed``. The rest,
+    with file names in it, stays.
     """
     command = next((app[token] for token in tokens[:1] if token in app), None)
     if command is None or not re.match(r"\w+=", message):
@@ -97,7 +98,9 @@ def in_flags(message: str, tokens: Sequence[str]) -> str:
     flags = {one.field_info.name: one.names[0] for one in command.assemble_argument_collection()}
     flags = {name: flag for name, flag in flags.items() if flag.startswith("--")}
     head, colon, rest = message.partition(": ")
-    head = re.sub(r"(^|, )(\w+)=", lambda m: f"{m[1]}{flags[m[2]]} " if m[2] in flags else m[0], head)
+    head = re.sub(
+        r"(^|, )(\w+)=(True$)?", lambda m: f"{m[1]}{flags[m[2]]}{'' if m[3] else ' '}" if m[2] in flags else m[0], head
+    )
     return head + colon + rest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field as dataclass_field
@@ -17,10 +16,12 @@ import torch
 
 from ..analysis import Analysis, analyse
 from ..errors import DeformscopeError
+from ..fields.attention import AttentionField
 from ..fields.field import OffsetField
-from ..fields.moments import encoder_fields
+from ..fields.moments import with_encoders
 from ..fields.stack import DEEPEST, composed, upstream
 from ..files import sha256, write_json
+from .file_names import file_names, folder_names
 from .jobs import in_processes
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ MOST_QUERIES = 6
 MANIFEST = "manifest.json"
 MANIFEST_EVERY = 20
 """It is written after so many photos, and at the end."""
-LONGEST_NAME = 120
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 
 
@@ -127,7 +127,7 @@ def figures(
     made = not out.exists()
     make_folder(out)
     run = Run(out, detector, settings)
-    tasks = [(photo, out / name) for photo, name in zip(photos, _folder_names(photos), strict=True)]
+    tasks = [(photo, out / name) for photo, name in zip(photos, folder_names(photos, (MANIFEST,)), strict=True)]
     work = partial(_outcome, detector, settings)
     jobs = min(jobs, len(tasks))
     try:
@@ -189,44 +189,55 @@ def make_folder(out: Path) -> None:
         ) from None
 
 
-def chosen_layers(analysis: Analysis, patterns: Sequence[str], head: int | None = None) -> list[OffsetField]:
-    """The fields that match the patterns, in the network's order; without patterns, the last of each reduction.
+@dataclass(frozen=True)
+class Chosen:
+    """What of an analysis is drawn."""
 
-    Of a model without deformable convolutions, those of its encoder's attention.
-    """
-    chosen = analysis.fields.matching(patterns)
-    fields = list(chosen.values())
-    if not fields:
-        fields = [one for attention in chosen.attention.values() for one in encoder_fields(attention, head)]
-    if patterns:
-        return fields
-    last = {field.reduction: number for number, field in enumerate(fields)}
-    return [field for number, field in enumerate(fields) if number in last.values()]
+    layers: list[OffsetField]
+    """Of convolutions or, where there are none, of an encoder's attention; in the network's order."""
+    decoder: dict[str, AttentionField]
+    """The attention of object queries."""
+    convolutions: bool
+    """Whether the layers are convolutions."""
 
 
-def views_of(analysis: Analysis, settings: Settings) -> tuple[str, ...]:
+def chosen_layers(analysis: Analysis, patterns: Sequence[str], head: int | None = None) -> Chosen:
+    """The layers that match the patterns; without patterns, the last of each reduction."""
+    fields = with_encoders(analysis.fields, patterns, head)
+    decoder = {name: one for name, one in fields.attention.items() if name in analysis.decoder}
+    own = [field for name, field in fields.items() if name in analysis.fields]
+    layers = own or list(fields.values())
+    if not patterns:
+        last = {field.reduction: number for number, field in enumerate(layers)}
+        layers = [field for number, field in enumerate(layers) if number in last.values()]
+    return Chosen(layers, decoder, bool(own))
+
+
+def views_of(analysis: Analysis, chosen: Chosen, settings: Settings) -> tuple[str, ...]:
     """The views to draw: those that were asked for, or all that fit.
 
-    Raises DeformscopeError for one that was asked for and shows what the model does not have.
+    Raises DeformscopeError for one that was asked for and shows what is not there.
     """
-    convolutions = len(analysis.fields) > 0
-    dense = any(field.is_dense for field in analysis.fields.attention.values())
-    fitting: tuple[str, ...] = VIEWS if convolutions else ENCODER_VIEWS if dense else ()
-    fitting += (QUERIES,) if analysis.decoder else ()
-    known = (*fitting, *(("segments",) if convolutions or dense else ()))
+    dense = bool(chosen.layers) and not chosen.convolutions
+    if dense and settings.composed:
+        raise DeformscopeError(f"composed=True: {analysis.detector} has attention, of which each layer is drawn alone")
+    fitting: tuple[str, ...] = VIEWS if chosen.convolutions else ENCODER_VIEWS if dense else ()
+    fitting += (QUERIES,) if chosen.decoder else ()
+    known = (*fitting, *(("segments",) if chosen.layers else ()))
     for view in settings.views:
         if view not in known:
             has = " and ".join(
                 what
                 for what, there in (
-                    ("deformable convolutions", convolutions),
+                    ("deformable convolutions", chosen.convolutions),
                     ("an encoder with deformable attention", dense),
-                    ("object queries", bool(analysis.decoder)),
+                    ("object queries", bool(chosen.decoder)),
                 )
                 if there
             )
             raise DeformscopeError(
-                f"views={view!r}: {analysis.detector} has only {has or 'attention that is not understood'}; expected "
+                f"views={view!r}: {analysis.detector} has only {has or 'attention that is not understood'}"
+                f"{' in these layers' if settings.layers else ''}; expected "
                 f"{', '.join(map(repr, known)) or 'another detector'}"
             )
     return settings.views or fitting
@@ -238,15 +249,12 @@ def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) 
     from .sampling_points import check_places
 
     check_places([(y, x) for x, y in settings.at], analysis.photo.shape[:2])
-    layers = chosen_layers(analysis, settings.layers, settings.head)
-    drawings = _drawings(analysis, photo, layers, settings)
+    drawings = _drawings(analysis, photo, chosen_layers(analysis, settings.layers, settings.head), settings)
     folder.mkdir(exist_ok=True)
     return [save(draw(), folder / f"{name}.{settings.format}", settings.dpi) for name, draw in drawings.items()]
 
 
-def _drawings(
-    analysis: Analysis, photo: Path, layers: list[OffsetField], settings: Settings
-) -> dict[str, Callable[[], Figure]]:
+def _drawings(analysis: Analysis, photo: Path, of: Chosen, settings: Settings) -> dict[str, Callable[[], Figure]]:
     """The figures to draw, by file name; each is drawn when called, so that only one is in memory at a time."""
     from .. import draw
     from .backdrop import Backdrop
@@ -257,12 +265,13 @@ def _drawings(
     shaped: dict[str, Any] = {"cell_step": settings.cell_step, "scale": settings.scale, "group": group}
     found_too: dict[str, Any] = {"detection": found, "class_names": names, "min_score": settings.min_score}
     drawings: dict[str, Callable[[], Figure]] = {}
+    layers, views = of.layers, views_of(analysis, of, settings)
     shown = layers
     if settings.composed:
         shown = [composed(upstream(analysis.fields, layer.name, DEEPEST)) for layer in layers]
-    for view in views_of(analysis, settings):
+    for view in views:
         if view == QUERIES:
-            drawings |= _queries(analysis, backdrop, settings)
+            drawings |= _queries(analysis, of.decoder, backdrop, settings)
         elif view == "figure1":
             for layer, name in zip(shown, file_names(shown), strict=True):
                 drawings[f"figure1-{name}"] = partial(draw.figure1, layer, backdrop, **shaped)
@@ -288,14 +297,12 @@ def _drawings(
     return drawings
 
 
-def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> dict[str, Callable[[], Figure]]:
+def _queries(
+    analysis: Analysis, decoder: dict[str, AttentionField], backdrop: Any, settings: Settings
+) -> dict[str, Callable[[], Figure]]:
     """The object queries of the best detections, or of the best one where none has a score of ``min_score``."""
     from .. import draw
 
-    layers = analysis.fields.matching(settings.layers).attention
-    decoder = {name: field for name, field in layers.items() if name in analysis.decoder}
-    if not decoder:
-        raise DeformscopeError(f"layers={list(settings.layers)}: none of {', '.join(analysis.decoder)}")
     scores = analysis.detection.get("scores", torch.zeros(0)).tolist()
     found = [n for n, score in enumerate(scores) if not n or score >= settings.min_score][:MOST_QUERIES]
     if not found:
@@ -309,36 +316,3 @@ def _queries(analysis: Analysis, backdrop: Any, settings: Settings) -> dict[str,
     if all(field.has_boxes for field in decoder.values()):
         drawings["query-sizes"] = partial(draw.query_sizes, decoder, chosen, titles=titles)
     return drawings
-
-
-def file_names(layers: Sequence[OffsetField]) -> list[str]:
-    """A part of a file's name for each layer: letters, digits, "_" and "-" only, and each unlike the others.
-
-    ``backbone.layer4.2.conv2`` becomes ``backbone-layer4-2-conv2``: LaTeX takes no dots before the ending, and other
-    programs take what follows the first for one. Composed layers have the name of the uppermost, and ``-composed``.
-    """
-    names = []
-    for layer in layers:
-        top, plus, _ = layer.name.partition("+")
-        plain = re.sub(r"[^A-Za-z0-9_]+", "-", top)[:LONGEST_NAME].strip("-") or "layer"
-        names.append(plain + ("-composed" if plus else ""))
-    return _numbered(names)
-
-
-def _folder_names(photos: Sequence[Path]) -> list[str]:
-    """A folder name for each photo: its stem, with a number if photos share it."""
-    return _numbered([photo.stem.strip(". ") or "photo" for photo in photos], taken=(MANIFEST,))
-
-
-def _numbered(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """Add numbers to names that are taken; upper and lower case count as the same, as in some file systems."""
-    used = {name.casefold() for name in taken}
-    found = []
-    for name in names:
-        unlike, count = name, 1
-        while unlike.casefold() in used:
-            count += 1
-            unlike = f"{name}-{count}"
-        used.add(unlike.casefold())
-        found.append(unlike)
-    return found

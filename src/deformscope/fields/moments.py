@@ -8,6 +8,8 @@ weighted points: radius = sqrt(width · height) with width and height of two sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from ..errors import DeformscopeError
 from .attention import AttentionField
 from .field import CellGrid, OffsetField, Placement, Point
+from .fields import Fields
 
 ROUNDING = 1e-6
 """Of points, relative to the input's size."""
@@ -67,6 +70,21 @@ def moments(field: AttentionField, query_level: int, head: int | None = None) ->
 def encoder_fields(field: AttentionField, head: int | None = None) -> list[OffsetField]:
     """:func:`moments` of all levels of an encoder's attention; none for object queries."""
     return [moments(field, level, head) for level in range(len(field.level_sizes))] if field.is_dense else []
+
+
+def with_encoders(fields: Fields, patterns: Sequence[str] = (), head: int | None = None) -> Fields:
+    """What figures and measures show of a pass: the fields of its convolutions, and after them those of its encoders'
+    attention (:func:`encoder_fields`).
+
+    ``patterns`` choose as in :meth:`.fields.Fields.matching`: by the names of the levels (``…self_attn[level 1]``), or
+    of the attention for all of its levels.
+    """
+    of_attention = {name: encoder_fields(one, head) for name, one in fields.attention.items()}
+    levels = {field.name: field for several in of_attention.values() for field in several}
+    chosen = Fields({**fields, **levels}, fields.attention).matching(patterns)
+    whole = {field.name for name in chosen.attention for field in of_attention[name]}
+    shown = {name: field for name, field in {**fields, **levels}.items() if name in chosen or name in whole}
+    return Fields(shown, chosen.attention)
 
 
 def _moments(

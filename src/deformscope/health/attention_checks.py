@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..fields.attention import AttentionField
+from ..fields.attention_start import directions
 from .checks import BEYOND, BROKEN, CONSTANT, SUSPECT, Finding
 
 ALONG, SHARE = 10.0, 0.95
@@ -211,9 +212,7 @@ def exploding(layer: str, fields: Sequence[AttentionField]) -> Finding | None:
 
 def _along(fields: Sequence[AttentionField]) -> float:
     """Share of the points within :data:`ALONG` degrees of the direction of their head's initialisation."""
-    heads = fields[0].points.shape[2]
-    angle = torch.arange(heads) * (2 * math.pi / heads)
-    direction = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (y, x)
+    direction = directions(fields[0].points.shape[2])
     cosines = []
     for field in fields:
         away = moved(field)

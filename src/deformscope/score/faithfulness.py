@@ -60,8 +60,10 @@ def measure(
     """A record a photo: its best detection that scores at least ``min_score``, and the areas in each of its layers.
 
     Photos without such a detection are passed over; ``max_photos`` counts the others, in the folder's fixed random
-    order. Raises DeformscopeError where no photo has one.
+    order. Raises DeformscopeError where no photo has one, and for a detector whose detections cannot be explained or
+    come from no deformable convolution.
     """
+    detector.check_explainable()
     photos = open_folder(data, split)
     most = len(photos.images) if max_photos is None else max_photos
     records: list[dict[str, Any]] = []
@@ -74,6 +76,11 @@ def measure(
         if not len(found["boxes"]):
             continue
         explained = explain(detector, array, min_score=min_score)
+        if explained.attention and not explained.reached:
+            raise DeformscopeError(
+                f"{detector.name}: its detections come from deformable attention; expected deformable convolutions, "
+                "whose sampling points are switched off and on here"
+            )
         layers = [
             {"layer": curves.layer, "depth": depth, "candidates": curves.candidates, "areas": curves.areas()}
             for depth, curves in enumerate(

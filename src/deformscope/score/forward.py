@@ -1,4 +1,8 @@
-"""The forward passes of a run: a detector and its fresh copy on photos and on crops of them."""
+"""The forward passes of a run: a detector and its fresh copy on photos and on crops of them.
+
+Freshly drawn offset convolutions react to what a photo shows, and so the copy is run. Freshly initialised attention
+looks the same way whatever it sees, and is computed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from ..analysis import Analysis
 from ..errors import DeformscopeError
 from .measures.annotations import Photos, Scene, off_centre
 from .measures.compare import Task
-from .measures.inference import Maps, Seen, look
+from .measures.inference import Maps, Seen, look, probe
+from .measures.nulls import fresh_copy
 from .summary.columns import Record
 
 NEIGHBOURS = 8
@@ -20,7 +25,7 @@ NEIGHBOURS = 8
 
 
 class ForwardPasses:
-    """Runs a detector, and its copy with ``fresh`` offset convolutions, on the first ``total`` of some photos.
+    """Runs a detector, and a copy of it with fresh offset convolutions, on photos.
 
     ``layers`` are patterns of names, none: all; ``composed`` takes each layer together with up to two below it.
     """
@@ -28,16 +33,18 @@ class ForwardPasses:
     def __init__(
         self,
         detector: nn.Module,
-        fresh: nn.Module,
         photos: Photos,
-        total: int,
         *,
         layers: Sequence[str] = (),
         crops: bool = True,
         composed: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.detector, self.fresh, self.photos, self.total = detector, fresh, photos, total
+        self.detector, self.photos = detector, photos
         self.layers, self.crops, self.composed = layers, crops, composed
+        made = probe(detector, layers, together=composed)
+        self.others = made.others
+        self.fresh = fresh_copy(detector, made.convolutions, seed) if made.convolutions else None
         self.seen: dict[int, Seen | None] = {}
 
     def of_photo(self, index: int, scene: Scene | str) -> tuple[Record, dict[str, Task], Analysis | None]:
@@ -58,15 +65,15 @@ class ForwardPasses:
             for view, one in views.items():
                 if one is None or not one.counted:
                     continue
-                seen = self._look(self.detector, one)
+                seen = self._look(self.detector, one, fresh=True)
+                fresh = self._redrawn(one) | seen.fresh
                 # Workers and later photos need only the maps.
-                seen, whole = replace(seen, analysis=None), seen.analysis
+                seen, whole = replace(seen, analysis=None, fresh={}), seen.analysis
                 if view == "whole":
                     analysis = whole
                     self.seen = {k: v for k, v in self.seen.items() if k > index - NEIGHBOURS} | {index: seen}
                     if seen.broken:
                         record["broken"] = list(seen.broken)
-                fresh = self._look(self.fresh, one).maps
                 # Only the photo's size is needed from here on, so a broadcast pixel is passed to the worker.
                 blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), one.photo.shape)
                 tasks[view] = Task(replace(one, photo=blank), seen, fresh, self._other(index), index)
@@ -79,14 +86,21 @@ class ForwardPasses:
             return record | {"status": "offsets not finite", "note": ", ".join(record.get("broken", []))}, {}, None
         return record, tasks, analysis
 
-    def _look(self, detector: nn.Module, scene: Scene) -> Seen:
-        return look(detector, scene.photo, self.layers, together=self.composed)
+    def _look(self, detector: nn.Module, scene: Scene, fresh: bool = False) -> Seen:
+        return look(detector, scene.photo, self.layers, together=self.composed, fresh=fresh)
+
+    def _redrawn(self, scene: Scene) -> Maps:
+        """The maps of those layers of the copy whose offsets are made by fresh convolutions."""
+        if self.fresh is None:
+            return {}
+        maps = self._look(self.fresh, scene).maps
+        return {key: one for key, one in maps.items() if key.partition(":")[0] not in self.others}
 
     def _other(self, index: int) -> Maps:
         """The maps of the photo before this one (of the first, after), or of the nearest that has any."""
         for distance in range(1, NEIGHBOURS):
             other = index - distance if index >= distance else distance
-            if other == index or other >= self.total:
+            if other == index or other >= len(self.photos.images):
                 continue
             if other not in self.seen:
                 scene = read_scene(self.photos, other)

@@ -28,8 +28,7 @@ from .forward import ForwardPasses, read_scene
 from .kept import Kept
 from .measures.annotations import Photos, Scene, open_folder
 from .measures.compare import measured
-from .measures.inference import offset_convolutions
-from .measures.nulls import fresh_copy
+from .measures.inference import probe
 from .run_folder import appending, claim, describe, known_records, process_group, wait
 from .summary.columns import Record
 from .summary.scores import Scores
@@ -128,7 +127,7 @@ def score(
     total = len(photos.images) if chosen.max_photos is None else min(chosen.max_photos, len(photos.images))
     if total < 1:
         raise DeformscopeError(f"{photos.annotations}: no photos to measure; check max_photos and split")
-    offset_convolutions(detector)  # raises, before anything is written, where there is nothing to measure
+    probe(detector, chosen.layers, together=chosen.composed)  # raises, before anything is written
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(out)
     with process_group(world):
@@ -152,7 +151,7 @@ def score(
         todo = [index for index in share if index not in known]
         if todo:
             with appending(folder / f"records.{rank}.jsonl") as file:
-                for record, analysis in records(detector, photos, todo, total, chosen):
+                for record, analysis in records(detector, photos, todo, chosen):
                     kept.add(record, analysis)
                     file.write(json.dumps(record) + "\n")
                     file.flush()
@@ -169,12 +168,16 @@ def score(
 
 
 def records(
-    detector: nn.Module, photos: Photos, indices: Sequence[int], total: int, settings: Settings
+    detector: nn.Module, photos: Photos, indices: Sequence[int], settings: Settings
 ) -> Iterator[tuple[Record, Analysis | None]]:
     """The records of the photos of these indices, in their order, with the fields that were measured."""
-    fresh = fresh_copy(detector, offset_convolutions(detector), settings.seed)
     passes = ForwardPasses(
-        detector, fresh, photos, total, layers=settings.layers, crops=settings.crops, composed=settings.composed
+        detector,
+        photos,
+        layers=settings.layers,
+        crops=settings.crops,
+        composed=settings.composed,
+        seed=settings.seed,
     )
     waiting: deque[tuple[Record, Analysis | None, dict[str, Future[dict[str, Any]]]]] = deque()
     ahead = 4 * max(settings.workers, 1)

@@ -16,11 +16,11 @@ from ...fields.viewpoint import divergence
 Array = np.ndarray
 
 NULLS = ("fresh", "shuffled", "noise", "centre", "zero", "filled")
-"""Fresh offset convolutions; another image's offsets; noise of the same spectrum; the photo's centre; no offsets; the
-detected boxes, filled."""
+"""Fresh offset convolutions, or attention as it begins training; another image's offsets; noise of the same spectrum;
+the photo's centre; no offsets; the detected boxes, filled."""
 NAMES = {
     "field": "the offsets",
-    "fresh": "fresh offset convolutions",
+    "fresh": "fresh offsets",
     "shuffled": "another photo's offsets",
     "noise": "noise",
     "centre": "the photo's centre",
@@ -29,7 +29,7 @@ NAMES = {
 }
 MEANING = {
     "field": "the offsets",
-    "fresh": "the same network with freshly drawn offset convolutions",
+    "fresh": "the same network with freshly drawn offset convolutions; attention as it begins training",
     "shuffled": "the offsets that another image had",
     "noise": "noise with the offsets' own spectrum",
     "centre": "the photo's centre, whatever is on it",
