@@ -69,7 +69,7 @@ def attention_field(call: AttentionCall, output: Any, name: str, extent: Pair | 
     if not sizes:
         raise NotUnderstood("the sizes of its maps are in no known argument")
     n, q = call.offsets.shape[:2]
-    reference = reference.detach().clone().float()
+    reference = _real(reference).clone()
     if reference.ndim == 3:
         reference = reference[:, :, None]
     if reference.shape[0] != n or reference.shape[1] != q or reference.shape[2] not in (1, len(sizes)):
@@ -82,7 +82,7 @@ def attention_field(call: AttentionCall, output: Any, name: str, extent: Pair | 
         counted = f"{call.offsets.shape[-1]} offsets and {call.logits.shape[-1]} weights a query"
         raise NotUnderstood(f"{counted} for {total} points on its maps")
     shape = n, q, heads, total
-    offsets = call.offsets.float().reshape(*shape, 2)
+    offsets = _real(call.offsets).reshape(*shape, 2)
     location = _seen_locations(call, shape)
     if location is None:
         location = _moved(call.module, offsets, reference, sizes, per_level)
@@ -144,12 +144,12 @@ def _seen_locations(call: AttentionCall, shape: tuple[int, int, int, int]) -> Te
         return None
     if given.numel() != n * q * heads * total * 2:
         raise NotUnderstood(f"a kernel within got locations of shape {tuple(given.shape)}")
-    return given.detach().float().reshape(*shape, 2)
+    return _real(given).reshape(*shape, 2)
 
 
 def _shares(grid: Tensor, size: Pair, aligned: bool) -> Tensor:
     """A sampler's grid in −1..1 to (x, y) in 0..1 of the map, edge to edge."""
-    share = (grid.float() + 1) / 2
+    share = (_real(grid) + 1) / 2
     if not aligned:
         return share
     cells = share.new_tensor([size[1], size[0]])
@@ -174,13 +174,10 @@ def _moved(module: nn.Module, offsets: Tensor, reference: Tensor, sizes: list[Pa
 
 
 def _rounding(call: AttentionCall, locations: Tensor) -> float:
-    """How far two computations of the same locations may differ, in the coarsest of the types that they pass.
-
-    Fields are float32.
-    """
+    """How far two computations of the same locations may differ, in the coarsest of the types that they pass."""
     assert call.offsets is not None
     passed = [call.offsets, *(grid for grid, _, _ in call.samplers), *call.kernel.values()]
-    types = {torch.float32, *(one.dtype for one in passed if isinstance(one, Tensor) and one.is_floating_point())}
+    types = {locations.dtype, *(one.dtype for one in passed if isinstance(one, Tensor) and one.is_floating_point())}
     coarsest = max(torch.finfo(dtype).eps for dtype in types)
     largest = locations.nan_to_num(0, 0, 0).abs().max().item() if locations.numel() else 0.0
     return 16 * coarsest * max(1.0, largest)
@@ -195,5 +192,10 @@ def _weights(call: AttentionCall, output: Any, shape: tuple[int, int, int, int])
         if returned.shape[:2] == call.logits.shape[:2]:
             given = returned
     if isinstance(given, Tensor) and given.numel() == call.logits.numel():
-        return given.detach().clone().float().reshape(shape)
-    return call.logits.clone().float().reshape(shape).softmax(dim=-1)
+        return _real(given).clone().reshape(shape)
+    return _real(call.logits).clone().reshape(shape).softmax(dim=-1)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """float64 stays, and everything else becomes float32, as in fields of convolutions."""
+    return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
