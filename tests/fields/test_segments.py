@@ -1,12 +1,15 @@
 """Objects out of offsets: one region a sink, where it converges, as far as the circle reaches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from skimage.feature import peak_local_max
 
 from deformscope import DeformscopeError, OffsetField
-from deformscope.fields.segments import _spaced, segments
+from deformscope.fields.cell_maps import CellMaps
+from deformscope.fields.segments import _spaced, regions, regions_of, segments
 
 
 def field_of(sinks, shape=(24, 34), reduction=8.0, groups=1):
@@ -100,3 +103,18 @@ def test_regions_are_drawn_over_the_photo():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "1" in texts
     assert "2" in texts
+
+
+def test_regions_of_several_maps_are_those_of_each_also_where_kernels_differ():
+    fields = [field_of([(7, 8, 2.0), (15, 24, 4.0)]), field_of([]), field_of([(12, 17, 3.0)])]
+    maps = [CellMaps.of(field) for field in fields]
+    small = replace(maps[2], height=0 * maps[2].height, width=0 * maps[2].width, regular=(0.0, 4.0))
+    maps, wide = [*maps[:2], small], maps[2]
+    together = regions_of(maps)
+    assert [len(one.scores) for one in together] == [2, 0, 1]
+    for found, one in zip(together, maps, strict=True):
+        alone = regions(one)
+        assert np.array_equal(found.labels, alone.labels)
+        assert np.array_equal(found.scores, alone.scores)
+        assert np.array_equal(found.sinks, alone.sinks)
+    assert 0 < (together[2].labels > 0).sum() < (regions(wide).labels > 0).sum() / 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 
 from ..errors import DeformscopeError
 from .field import OffsetField
@@ -102,6 +102,41 @@ def sample(values: Float[Array, "h w"], cells: Float[Array, "*points 2"]) -> Flo
     return map_coordinates(values, np.moveaxis(cells, -1, 0), order=1, mode="nearest")
 
 
+def sample_each(
+    values: Float[Array, "s h w"], source: Int[Array, "*points"], cells: Float[Array, "*points 2"]
+) -> Float[Array, "*points"]:
+    """The same, at each place in the map ``source`` of several."""
+    from scipy.ndimage import map_coordinates
+
+    return map_coordinates(values, np.stack([source, cells[..., 0], cells[..., 1]]), order=1, mode="nearest")
+
+
+def sample_grid(
+    values: Float[Array, "*maps h w"], rows: Float[Array, " rows"], columns: Float[Array, " columns"]
+) -> Float[Array, "*maps rows columns"]:
+    """The same numbers as of :func:`sample` at each pair of a row and a column (in cells), of many maps at once; it is
+    several times faster."""
+    (top, bottom, y0, y1), (left, right, x0, x1) = (
+        _between(line, length) for line, length in zip((rows, columns), values.shape[-2:], strict=True)
+    )
+    above, below = values[..., top, :] * y0[:, None], values[..., bottom, :] * y1[:, None]
+    found = above[..., left] * x0
+    for line, side, weight in ((above, right, x1), (below, left, x0), (below, right, x1)):
+        found += line[..., side] * weight
+    return found
+
+
+def _between(
+    line: Float[Array, " p"], length: int
+) -> tuple[Int[Array, " p"], Int[Array, " p"], Float[Array, " p"], Float[Array, " p"]]:
+    """The cells before and after each place of a line, and their weights. These are scipy's to the last bit, beyond the
+    border too: which of nearly equal values is the highest must not depend on the function that sampled them."""
+    below = np.floor(line)
+    before, after = (np.clip(cell, 0, length - 1).astype(int) for cell in (below, below + 1))
+    first = 1 - (line - below)
+    return before, after, first, 1 - first
+
+
 def lattice(shape: tuple[int, int], per_cell: int = 1) -> Float[Array, "rows columns 2"]:
     """``per_cell`` × ``per_cell`` places in each cell of a map of ``shape`` (h, w); (y, x) in cells."""
     y, x = ((np.arange(length * per_cell) + 0.5) / per_cell - 0.5 for length in shape)
@@ -124,7 +159,6 @@ def follow(d_f: Float[Array, "*s h w 2"], starts: Float[Array, "m 2"], most: int
     A step is 0.6 times the vector, at most 0.6 cell, so that it does not jump over a sink (it settles where the field
     contracts by less than three times its own length). The places stay on the map.
     """
-    # Complex numbers interpolate both components at once; this loop takes most of the time of a photo.
     step = 0.6 * (d_f[..., 0] + 1j * d_f[..., 1])
     step *= np.minimum(1, 0.6 / np.maximum(np.abs(step), 1e-12))
     several = step.reshape(-1, *step.shape[-2:])
@@ -134,29 +168,48 @@ def follow(d_f: Float[Array, "*s h w 2"], starts: Float[Array, "m 2"], most: int
 
 
 def _settled(step: Complex[Array, "s h w"], starts: Float[Array, "m 2"], most: int) -> Float[Array, "s m 2"]:
+    """This loop takes a fifth of the time of a photo's metrics, so it works in place where it can, on complex numbers,
+    which interpolate both components at once, and looks for places at rest to leave out only when there are many."""
     s, h, w = step.shape
     padded = np.pad(step, ((0, 0), (0, 1), (0, 1)), mode="edge")
     here, right, below = padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1]
-    # Bilinear within a cell: here + across · a + down · (b + across · c), with the four numbers side by side in memory.
+    # Bilinear within a cell: here + across · (right - here) + down · (below - here + across · twist).
     twist = padded[:, 1:, 1:] - below - (right - here)
-    corners = np.stack([here, right - here, below - here, twist], axis=-1).reshape(-1, 4)
+    corners = [np.ascontiguousarray(one).ravel() for one in (here, right - here, below - here, twist)]
     y, x = (np.tile(np.clip(starts[:, axis], 0, last), s) for axis, last in ((0, h - 1.0), (1, w - 1.0)))
-    map_of, place = np.repeat(np.arange(s) * (h * w), len(starts)), np.arange(s * len(starts))
-    end_y, end_x = y.copy(), x.copy()
+    map_of, place = np.repeat(np.arange(s) * float(h * w), len(starts)), np.arange(s * len(starts))
+    ends, moves = np.empty((2, len(place))), np.ones(len(place))
     for _ in range(most):
-        row, column = y.astype(np.intp), x.astype(np.intp)
-        down, across = y - row, x - column
-        four = corners.take(map_of + row * w + column, axis=0)
-        move = four[:, 0] + across * four[:, 1] + down * (four[:, 2] + across * four[:, 3])
-        new_y, new_x = np.clip(y + move.real, 0, h - 1.0), np.clip(x + move.imag, 0, w - 1.0)
-        moving = np.abs(new_y - y) + np.abs(new_x - x) > 5e-3
-        rests = place[~moving]
-        end_y[rests], end_x[rests] = new_y[~moving], new_x[~moving]
-        y, x, map_of, place = new_y[moving], new_x[moving], map_of[moving], place[moving]
-        if not place.size:
+        down, across = np.floor(y), np.floor(x)
+        cell = (down * w + across + map_of).astype(np.intp)
+        np.subtract(y, down, out=down)
+        np.subtract(x, across, out=across)
+        base, to_right, to_below, twisted = (one.take(cell) for one in corners)
+        twisted *= across
+        twisted += to_below
+        twisted *= down
+        to_right *= across
+        to_right += base
+        twisted += to_right
+        new_y, new_x = twisted.real * moves, twisted.imag * moves
+        for new, old, last in ((new_y, y, h - 1.0), (new_x, x, w - 1.0)):
+            new += old
+            np.clip(new, 0, last, out=new)
+            np.subtract(old, new, out=old)
+            np.abs(old, out=old)
+        y += x
+        moving = y > 5e-3
+        y, x = new_y, new_x
+        moves *= moving
+        left = np.count_nonzero(moves)
+        if left < 0.85 * len(place):
+            ends[:, place] = y, x
+            go = np.flatnonzero(moves)
+            y, x, map_of, place, moves = y[go], x[go], map_of[go], place[go], np.ones(left)
+        if not left:
             break
-    end_y[place], end_x[place] = y, x
-    return np.stack([end_y, end_x], axis=-1).reshape(s, -1, 2)
+    ends[:, place] = y, x
+    return ends.T.reshape(s, -1, 2)
 
 
 def finite(field: OffsetField) -> bool:

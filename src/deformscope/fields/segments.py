@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .cell_maps import CellMaps, ends, lattice, sample
+from .cell_maps import CellMaps, ends, lattice, sample, sample_each, sample_grid
 from .field import OffsetField
 
 Array = np.ndarray
@@ -111,11 +111,18 @@ def regions_of(maps: Sequence[CellMaps], arrived: Float[Array, "s rows columns 2
 
     ``arrived`` is the result of :func:`arrivals`, if it is known already.
     """
+    from scipy import ndimage
+
     h, w = maps[0].div.shape
     fine = int(np.clip(MOST_FINE // max(h, w), 1, FINEST))
     cells = lattice((h, w), fine)
-    known = arrivals(maps) if arrived is None else arrived
-    return [_grown(one, cells, _sinks(at, (h, w), fine), fine) for one, at in zip(maps, known, strict=True)]
+    inflow = -sample_grid(np.array([one.div for one in maps]), cells[:, 0, 0], cells[0, :, 1])
+    blur = EVIDENCE_BLUR * fine
+    inflow = ndimage.gaussian_filter(inflow, (0, blur, blur))
+    sinks = _sinks(arrivals(maps) if arrived is None else arrived, (h, w), fine)
+    sinks = [places[into[tuple(places.T)] > 0] for places, into in zip(sinks, inflow, strict=True)]
+    reach = _reach(maps, [cells[tuple(places.T)] for places in sinks])
+    return [_grown(*one, cells, fine) for one in zip(inflow, sinks, reach, strict=True)]
 
 
 def arrivals(maps: Sequence[CellMaps]) -> Float[Array, "s rows columns 2"]:
@@ -136,20 +143,22 @@ def places_of(
     return row, column
 
 
-def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Array, "s 2"], fine: int) -> Regions:
-    """The regions around ``sinks``, (row, column) of the lattice ``cells``."""
-    from scipy import ndimage
+def _grown(
+    inflow: Float[Array, "rows columns"],
+    sinks: Int[Array, "s 2"],
+    reach: Float[Array, "s 2"],
+    cells: Float[Array, "rows columns 2"],
+    fine: int,
+) -> Regions:
+    """The regions around ``sinks``, (row, column) of the lattice ``cells``, within ``reach`` of them."""
     from skimage.segmentation import watershed
 
-    inflow = ndimage.gaussian_filter(-sample(maps.div, cells), EVIDENCE_BLUR * fine)
-    sinks = sinks[inflow[tuple(sinks.T)] > 0]
     if not len(sinks):
         return Regions(np.zeros(inflow.shape, dtype=int), np.zeros(0), np.zeros((0, 2)), fine)
     markers = np.zeros(inflow.shape, dtype=int)
     markers[tuple(sinks.T)] = np.arange(len(sinks)) + 1
     labels = watershed(-inflow, markers, mask=inflow > 0)
     centres = cells[tuple(sinks.T)]
-    reach = _reach(maps, centres)
     # Number 0, no region, has no limit.
     centre_y, centre_x = np.append(0, centres[:, 0])[labels], np.append(0, centres[:, 1])[labels]
     reach_y, reach_x = np.append(np.inf, reach[:, 0])[labels], np.append(np.inf, reach[:, 1])[labels]
@@ -162,19 +171,26 @@ def _grown(maps: CellMaps, cells: Float[Array, "rows columns 2"], sinks: Int[Arr
     return Regions(rank[labels], scores[order], centres[order], fine)
 
 
-def _sinks(arrived: Float[Array, "rows columns 2"], shape: tuple[int, int], fine: int) -> Int[Array, "s 2"]:
-    """Sinks: peaks of the density of the ends of places that follow d_f, (row, column) of the lattice."""
+def _sinks(arrived: Float[Array, "s rows columns 2"], shape: tuple[int, int], fine: int) -> list[Int[Array, "_ 2"]]:
+    """Sinks of each source: peaks of the density of the ends of places that follow d_f, (row, column) of the
+    lattice."""
     from scipy import ndimage
     from skimage.feature import peak_local_max
 
     h, w = shape[0] * fine, shape[1] * fine
     rows, columns = places_of(arrived, (h, w), fine)
-    arrivals = np.bincount((rows * w + columns).ravel(), minlength=h * w).reshape(h, w) * (h * w / rows.size)
-    density = ndimage.gaussian_filter(arrivals, SINK_BLUR * fine)
-    # Where nothing moves, as many places end as start everywhere, which is not a sink.
-    least = max(LEAST_ARRIVALS * density.max(), 1.5)
+    count, per_source = len(arrived), rows[0].size
+    place = rows * w + columns + (h * w) * np.arange(count)[:, None, None]
+    ended = np.bincount(place.ravel(), minlength=count * h * w).reshape(count, h, w) * (h * w / per_source)
+    blur = SINK_BLUR * fine
     window = np.ones((2 * fine + 1, 2 * fine + 1))
-    return _spaced(peak_local_max(density, footprint=window, threshold_abs=least, exclude_border=False), fine)
+    found = []
+    for density in ndimage.gaussian_filter(ended, (0, blur, blur)):
+        # Where nothing moves, as many places end as start everywhere, which is not a sink.
+        least = max(LEAST_ARRIVALS * density.max(), 1.5)
+        peaks = peak_local_max(density, footprint=window, threshold_abs=least, exclude_border=False)
+        found.append(_spaced(peaks, fine))
+    return found
 
 
 def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
@@ -189,12 +205,13 @@ def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
     return peaks[kept]
 
 
-def _reach(maps: CellMaps, sinks: Float[Array, "s 2"]) -> Float[Array, "s 2"]:
-    """Half axes (y, x), in cells, of the ellipse around each sink, REACH kernel extents wide."""
-    return np.stack(
-        [
-            REACH * np.maximum(sample(extent, sinks) + regular, step) / 2 / step
-            for extent, regular, step in zip((maps.height, maps.width), maps.regular, maps.step, strict=True)
-        ],
-        axis=-1,
-    )
+def _reach(maps: Sequence[CellMaps], sinks: Sequence[Float[Array, "_ 2"]]) -> list[Float[Array, "_ 2"]]:
+    """Half axes (y, x), in cells, of the ellipse around each sink of each of ``maps``, REACH kernel extents wide."""
+    counts = [len(own) for own in sinks]
+    source, places = np.repeat(np.arange(len(maps)), counts), np.concatenate(sinks)
+    axes = []
+    for axis, extents in enumerate(([one.height for one in maps], [one.width for one in maps])):
+        regular, step = (np.array(sizes)[:, axis] for sizes in ([m.regular for m in maps], [m.step for m in maps]))
+        kernel = sample_each(np.array(extents), source, places) + regular[source]
+        axes.append(REACH * np.maximum(kernel, step[source]) / 2 / step[source])
+    return np.split(np.stack(axes, axis=-1), np.cumsum(counts)[:-1])

@@ -55,7 +55,7 @@ def match(iou: Float[Array, "s m"], scores: Float[Array, " s"], ignored: Bool[Ar
     skipped = np.zeros_like(hit)
     counted, crowd = np.flatnonzero(~ignored), np.flatnonzero(ignored)
     # Most segments overlap no object by the lowest threshold, and so match none.
-    near = [(place, segment) for place, segment in enumerate(order) if iou[segment].max(initial=0) >= IOUS[0]]
+    near = [(place, order[place]) for place in np.flatnonzero(iou[order].max(axis=1, initial=0) >= IOUS[0])]
     for t, threshold in enumerate(IOUS):
         free = np.ones(iou.shape[1], dtype=bool)
         for place, segment in near:

@@ -18,6 +18,16 @@ RINGS = 12
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The c places that are :attr:`Marks.valid`."""
+
+    places: Int[Array, " c"]
+    inside: Bool[Array, " c"]
+    in_box: Bool[Array, " c"]
+    ring: Int[Array, " c"]
+
+
+@dataclass(frozen=True)
 class Marks:
     """The p = rows · columns places of a photo that its metrics are computed on."""
 
@@ -61,6 +71,23 @@ class Marks:
     def places(self) -> list[Int[Array, " _"]]:
         """The places on each of :attr:`objects`."""
         return [np.flatnonzero(on) for on in self.objects]
+
+    @property
+    def rows(self) -> Float[Array, " rows"]:
+        """y of the rows, px."""
+        return self.points[:: self.shape[1], 0]
+
+    @property
+    def columns(self) -> Float[Array, " columns"]:
+        """x of the columns, px."""
+        return self.points[: self.shape[1], 1]
+
+    @cached_property
+    def counted(self) -> Counted:
+        """What the metrics of a photo need of the places that count."""
+        places = np.flatnonzero(self.valid)
+        ring = self.ring.astype(np.int16)  # which are sorted faster
+        return Counted(places, *(each[places] for each in (self.inside, self.in_box, ring)))
 
     @property
     def are_ignored(self) -> Bool[Array, " m+i"]:

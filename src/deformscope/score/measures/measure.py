@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torchvision.ops import box_iou
 
-from ...fields.cell_maps import CellMaps, ends
+from ...fields.cell_maps import CellMaps, ends, sample_each, sample_grid
 from ...fields.segments import places_of, regions_of
 from ...metrics import matching
 from . import condensation, segmentation
@@ -73,7 +73,7 @@ def measure(
     of the maps, where it is known already. Units: distances in sqrt(box area), radii and extents in photo px, all else
     shares, ratios and areas under curves.
     """
-    score = -np.array([one.at(one.div, marks.points) for one in maps])
+    score = -_on_lattice(maps, marks).reshape(len(maps), -1)
     things = _things(maps, score, marks, arrived)
     nothing = np.zeros(len(marks.points), dtype=bool)
     corloc = _corloc(marks, score > 0)
@@ -93,12 +93,21 @@ def measure(
     return measured
 
 
+def _on_lattice(maps: Sequence[CellMaps], marks: Marks) -> Float[Array, "s rows columns"]:
+    """The divergence of each of ``maps`` at the places of ``marks``."""
+    rows, columns = (
+        (line - origin) / step
+        for line, origin, step in zip((marks.rows, marks.columns), maps[0].origin, maps[0].step, strict=True)
+    )
+    return sample_grid(np.array([one.div for one in maps]), rows, columns)
+
+
 def _image(score: Float[Array, " p"], marks: Marks) -> tuple[dict[str, float], Float[Array, " t"]]:
     """The metrics of a photo without CorLoc, and the IoU at each threshold."""
-    valid = np.flatnonzero(marks.valid)
-    if not valid.size:  # an ignored object covers the photo, and the others lie between the places
+    counted = marks.counted
+    if not counted.places.size:  # an ignored object covers the photo, and the others lie between the places
         return dict.fromkeys(IMAGE, float("nan")), np.full(len(segmentation.LEVELS), np.nan)
-    seen, inside, boxed, ring = (values.take(valid) for values in (score, marks.inside, marks.in_box, marks.ring))
+    seen, inside, boxed, ring = score[counted.places], counted.inside, counted.in_box, counted.ring
     ranked = segmentation.Ranked.of(seen)
     pointing = condensation.pointing(seen, inside)
     share, ratio = segmentation.energy(seen, inside)
@@ -124,12 +133,13 @@ def _things(
     """The metrics of each object, by source."""
     found = {name: np.full((len(maps), len(marks.things)), np.nan) for name in THINGS}
     d_f, radius = np.array([one.d_f for one in maps]), np.array([one.radius for one in maps])
-    cells = [condensation.cells_on(maps[0], thing, maps[0].centres()) for thing in marks.things]
+    places = maps[0].centres()
+    cells = [condensation.cells_on(maps[0], thing, places) for thing in marks.things]
     at_end = _ends(maps, np.any(cells, axis=0), arrived)
     rows, columns = np.concatenate([np.nonzero(own) for own in cells], axis=1)
     counts = [int(own.sum()) for own in cells]
     movement = condensation.movement(
-        d_f[:, rows, columns], maps[0].centres()[rows, columns], at_end[:, rows, columns], marks.things, counts
+        d_f[:, rows, columns], places[rows, columns], at_end[:, rows, columns], marks.things, counts
     )
     found |= asdict(movement)
     found["r_largest"] = np.maximum.reduceat(radius[:, rows, columns], np.cumsum([0, *counts[:-1]]), axis=1)
@@ -137,12 +147,15 @@ def _things(
     source, of_thing, place = condensation.sinks(score, marks.places[: len(marks.things)])
     sinks = marks.points[place]
     distance = np.linalg.norm(sinks - centres[of_thing], axis=-1) / condensation.scales(marks.things)[of_thing]
-    r_sink = np.zeros(len(sinks))
-    for index, one in enumerate(maps):
-        own = source == index
-        r = one.at(one.radius, np.concatenate([centres, sinks[own]]))
-        found["r_centre"][index], r_sink[own] = r[: len(centres)], r[len(centres) :]
-        found["height"][index], found["width"][index] = (one.at(each, centres) for each in (one.height, one.width))
+    r_sink = sample_each(radius, source, maps[0].to_cells(sinks))
+    every, at_centre = np.arange(len(maps))[:, None], maps[0].to_cells(centres)[None].repeat(len(maps), axis=0)
+    every = every.repeat(len(centres), axis=1)
+    for name, extent in (
+        ("r_centre", radius),
+        ("height", np.array([one.height for one in maps])),
+        ("width", np.array([one.width for one in maps])),
+    ):
+        found[name] = sample_each(extent, every, at_centre)
     row = source * len(centres) + of_thing
     count = np.bincount(row, minlength=found["r_sink"].size)
     for name, values in (("sink_distance", distance), ("r_sink", r_sink)):
@@ -173,7 +186,7 @@ def found_segments(
 
 def central_segment(maps: CellMaps, marks: Marks) -> Overlaps:
     """The half of the photo around its centre as one segment."""
-    return _labelled((maps.at(maps.div, marks.points) < 0).astype(int), np.ones(1), marks)
+    return _labelled((_on_lattice([maps], marks).ravel() < 0).astype(int), np.ones(1), marks)
 
 
 def _labelled(labels: Int[Array, " p"], scores: Float[Array, " s"], marks: Marks) -> Overlaps:

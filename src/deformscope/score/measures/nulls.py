@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from ...fields.cell_maps import CellMaps, sample
+from ...fields.cell_maps import CellMaps, sample_grid
 from ...fields.viewpoint import divergence
 
 Array = np.ndarray
@@ -40,13 +40,11 @@ MEANING = {
 
 def shuffled(maps: CellMaps, other: CellMaps) -> CellMaps:
     """The maps of another image, stretched to the cells of this one."""
-    h, w = maps.div.shape
-    y, x = (np.linspace(0, there - 1, here) for there, here in zip(other.div.shape, (h, w), strict=True))
-    cells = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
-
-    d_f = np.stack([sample(other.d_f[..., axis], cells) for axis in (0, 1)], axis=-1)
-    div, height, width = (sample(values, cells) for values in (other.div, other.height, other.width))
-    return CellMaps(d_f, div, height, width, maps.origin, maps.step, maps.regular)
+    y, x = (np.linspace(0, there - 1, here) for there, here in zip(other.div.shape, maps.div.shape, strict=True))
+    down, across, div, height, width = sample_grid(
+        np.stack([other.d_f[..., 0], other.d_f[..., 1], other.div, other.height, other.width]), y, x
+    )
+    return CellMaps(np.stack([down, across], axis=-1), div, height, width, maps.origin, maps.step, maps.regular)
 
 
 def noise(maps: CellMaps, random: np.random.Generator, per_cell: tuple[float, float]) -> CellMaps:

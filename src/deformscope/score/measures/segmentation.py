@@ -33,9 +33,12 @@ class Ranked:
         order = np.argsort(score)
         ordered = score[order]
         runs = np.flatnonzero(_begins(ordered))
-        lengths = np.diff(runs, append=len(score))
         rank = np.empty(len(score))
-        rank[order] = np.repeat(runs + (lengths + 1) / 2, lengths)
+        if len(runs) == len(score):
+            rank[order] = np.arange(1.0, len(score) + 1)
+        else:
+            lengths = np.diff(runs, append=len(score))
+            rank[order] = np.repeat(runs + (lengths + 1) / 2, lengths)
         return cls(ordered, order, runs, rank)
 
 
@@ -49,7 +52,8 @@ def _begins(ordered: Shaped[Array, " p"]) -> Bool[Array, " p"]:
 def _counts(inside: Bool[Array, " p"], runs: Int[Array, " g"]) -> tuple[Int[Array, " g"], Int[Array, " g"]]:
     """For each run, the number of places on objects and beside them."""
     if len(runs) == len(inside):
-        return inside.astype(int), (~inside).astype(int)
+        positive = inside.astype(int)
+        return positive, 1 - positive
     positive = np.add.reduceat(inside.astype(int), runs)
     return positive, np.diff(runs, append=len(inside)) - positive
 
@@ -67,7 +71,7 @@ def auroc(ranked: Ranked, inside: Bool[Array, " p"]) -> float:
 def ring_auroc(ranked: Ranked, inside: Bool[Array, " p"], ring: Int[Array, " p"]) -> float:
     """AUROC within rings around the photo's centre, averaged with the number of pairs as weights."""
     # A stable sort by ring keeps the order of scores within a ring, and takes linear time for small integers.
-    by_ring = np.argsort(ring.astype(np.int16)[ranked.order], kind="stable")
+    by_ring = np.argsort(ring.astype(np.int16, copy=False)[ranked.order], kind="stable")
     order = ranked.order[by_ring]
     begins = _begins(ring[order])
     starts, runs = np.flatnonzero(begins), np.flatnonzero(begins | _begins(ranked.score[by_ring]))
