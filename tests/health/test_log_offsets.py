@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import queries_network
 import torch
 
 from deformscope import DeformscopeError
 from deformscope.detectors.dense.config import DenseConfig
 from deformscope.detectors.dense.dense import DenseDetector
-from deformscope.health.log_offsets import curves, log_offsets
+from deformscope.health.log_offsets import attention_curves, curves, log_offsets
 
 
 @pytest.fixture
@@ -78,6 +79,37 @@ def test_nan_offsets_are_logged_as_broken_and_not_drawn(detector, photos):
     assert found.findings[0].ailment == "non-finite"
     assert curves(found)["offsets/broken"] >= 1
     assert next(name for name, _ in writer.images) == "offsets/heads.stride16.deform/figure1"
+
+
+def test_attention_has_curves_of_its_own_and_its_encoder_is_drawn(photos):
+    writer = Writer()
+    found = log_offsets(writer, queries_network.detector(), photos, step=3)
+    names = {name for name, _ in writer.scalars}
+    for layer in ("net.encoder", "net.decoder.0", "net.decoder.1"):
+        fields = [one.attention[layer] for one in found.fields]
+        for level in (0, 1):
+            share = sum(float(field.weights[..., field.level == level].sum(-1).mean()) for field in fields) / 2
+            assert writer.scalars[f"offsets/{layer}/level{level}", 3] == pytest.approx(share, rel=1e-5)
+        heaviest = sum(float(field.weights.amax(-1).mean()) for field in fields) / 2
+        assert writer.scalars[f"offsets/{layer}/heaviest", 3] == pytest.approx(heaviest, rel=1e-5)
+        assert {f"offsets/{layer}/{name}" for name in ("median", "largest", "beyond")} <= names
+    field = found.fields[0].attention["net.encoder"]
+    cells = torch.tensor(field.input_size) / torch.tensor(field.level_sizes)[field.level]
+    lengths = ((field.points - field.level_reference[:, :, field.level][:, :, None]) / cells).square().sum(-1)
+    rms = (lengths * field.weights).sum(-1).mean().sqrt()
+    assert attention_curves(field)["displacement"] == pytest.approx(float(rms), rel=1e-4)
+    assert [name for name, _ in writer.images] == ["offsets/figure2", "offsets/figure3"]
+    writer = Writer()
+    log_offsets(writer, queries_network.without_encoder(), photos[:1], step=0)
+    assert ("offsets/net.decoder.1/displacement", 0) in writer.scalars and not writer.images
+
+
+def test_attention_that_is_not_finite_is_logged_as_broken_and_not_drawn(photos):
+    detector, writer = queries_network.detector(), Writer()
+    torch.nn.init.constant_(detector.net.encoder.sampling_offsets.bias, torch.nan)
+    log_offsets(writer, detector, photos[:1], 0)
+    assert writer.scalars["offsets/broken", 0] >= 1 and not writer.images
+    assert not any(np.isnan(value) for value in writer.scalars.values())
 
 
 def test_tensorboard_can_read_what_is_logged(detector, photos, tmp_path):
