@@ -106,3 +106,8 @@ def detector(encoder: bool = True, **settings):
 
 def without_encoder():
     return detector(encoder=False)
+
+
+def net():
+    """The bare network with its preparation, of which nothing is decoded."""
+    return deformscope.adapt(Queries(), prepare=prepare, name="net")

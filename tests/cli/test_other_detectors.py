@@ -5,6 +5,15 @@ import json
 import pytest
 
 OWN, DECODER = "python:queries_network:detector", "python:queries_network:without_encoder"
+PLAIN = "python:queries_network:net"
+"""The bare network, which nobody decodes."""
+
+
+def test_explain_draws_a_detection_of_a_users_own_network(command, photo, tmp_path):
+    out = tmp_path / "why.png"
+    code, printed, complaints = command("explain", photo, "--detector", OWN, "--detection", 1, "--out", out)
+    assert (code, complaints) == (0, "") and out.read_bytes()[:4] == b"\x89PNG"
+    assert "net.decoder.1" in printed and "strongest query's sum" in printed
 
 
 def test_figures_draws_what_the_network_has(command, photo, tmp_path):
@@ -48,7 +57,9 @@ def test_explore_and_diagnose_take_them(command, photo, tmp_path):
             "queries has only object queries in these layers",
         ),
         (["ablate", "shapes", "--at-test-time", OWN], "the model has no DeformConv whose offsets could be split"),
-        (["explain", "PHOTO", "--detector", OWN], "cannot be explained by a detection's number"),
+        (["explain", "PHOTO", "--detector", PLAIN], "cannot be explained by a detection's number"),
+        (["explain", "PHOTO", "--detector", OWN, "--detection", "99"], "--detection 99: expected 0 to 6"),
+        (["explain", "PHOTO", "--detector", OWN, "--of", "iou"], "--of 'iou': expected one of 'score', 'left'"),
         (["layers", "--detector", "python:queries_network"], "expected python:package.module:factory"),
         (["layers", "--detector", "hf:./nowhere"], "no such folder"),
     ],
@@ -129,7 +140,8 @@ def test_evaluate_takes_them(command, score_folder):
 
 def test_faithfulness_needs_detections_of_deformable_convolutions(command, score_folder, deformable_detr):
     for detector, said in (
-        (OWN, "queries: a detector of another library cannot be explained by a detection's number"),
+        (PLAIN, "net: a detector of another library cannot be explained by a detection's number"),
+        (OWN, "queries: its detections come from deformable attention"),
         (f"hf:{deformable_detr}", "model: its detections come from deformable attention"),
     ):
         arguments = ("faithfulness", score_folder, "--detector", detector, "--min-score", 0.001)

@@ -127,7 +127,11 @@ def _of_detector(
     array = read(photo)
     model.check_explainable()
     batch, placements = model.prepare([array])
-    batch = batch.to(next(model.parameters()).device).requires_grad_()
+    if not batch.is_floating_point():
+        raise DeformscopeError(
+            f"{model.name}: its prepare makes a batch of {batch.dtype}; expected floats to explain it"
+        )
+    batch = batch.detach().to(next(model.parameters()).device).requires_grad_()
 
     def predict(batch: Tensor, detection: int | Detection) -> Detection:
         with placed(placements):

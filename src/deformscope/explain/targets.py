@@ -16,13 +16,13 @@ OUTPUTS = ("score", "iou", *SIDES)
 
 def of_detection(traces: Detection, row: int, of: str) -> Tensor:
     """The output ``of`` of one detection, from its traces (:data:`deformscope.detectors.detector.TRACES`)."""
+    if of in SIDES and "unclipped" in traces:
+        return traces["unclipped"][row, SIDES.index(of)]
     if "logits" not in traces:
         raise DeformscopeError(
             f"of={of!r}: this detector doesn't tell what gave its detections; deformscope.explain(network, batch, "
             "of=function) takes any network"
         )
-    if of in SIDES:
-        return traces["unclipped"][row, SIDES.index(of)]
     key = {"score": "logits", "iou": "iou_logits"}.get(of)
     if key is None or key not in traces:
         known = [name for name in OUTPUTS if name != "iou" or "iou_logits" in traces]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from ...errors import DeformscopeError
 from ...fields.field import Placement
@@ -27,6 +29,10 @@ say otherwise."""
 Decode = Callable[[Any, Tensor], Sequence[dict[str, Any]]]
 """The network's output and its input to one dictionary a photo: ``boxes`` [d 4] xyxy in px of the network's input,
 ``scores`` [d], ``labels`` [d] (0 without), and ``query`` [d], the object query that made each, if there is one."""
+
+
+SATURATED = 1e-7
+"""Scores nearer to 0 or 1 count as this near: their log-odds would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ class AdaptedDetector(Detector):
     def check_explainable(self) -> None:
         if self._repredict is None:
             self._cannot(
-                "be explained by a detection's number: its outputs have no names here; deformscope.explain(network, "
-                "batch, of=function) takes any network"
+                "be explained by a detection's number: it has no decode, which makes its detections; "
+                "deformscope.explain(network, batch, of=function) takes any network"
             )
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:
@@ -128,6 +134,8 @@ def adapt(
     ``decode`` makes detections of the network's output and that batch: one dictionary a photo with ``boxes`` [d 4] xyxy
     in px of the network's input, ``scores`` [d], ``labels`` [d] (indices into ``class_names``) and, for detectors with
     object queries, ``query`` [d], the query that made each. Without it nothing is detected, and only offsets are seen.
+    Where it computes with torch, gradients lead back through it, and detections can be explained: scores in 0..1 by
+    their log-odds, and the sides of boxes.
 
     Raises DeformscopeError, when it runs, for a batch or detections that are not of this form.
 
@@ -156,7 +164,11 @@ def adapt(
                 raise DeformscopeError(f"{len(found)} results for {len(placements)} photos; expected one a photo")
             return [_checked(dict(one), place, batch) for one, place in zip(found, placements, strict=True)]
 
-    return AdaptedDetector(network, prepared, run, class_names, called)
+    def again(net: nn.Module, batch: Tensor, placement: Placement, found: Detection) -> Detection:
+        with _of_the_user(f"{called}: decode"):
+            return _found_again(found, run(net, batch, [placement], 0.0)[0], placement)
+
+    return AdaptedDetector(network, prepared, run, class_names, called, None if decode is None else again)
 
 
 @contextmanager
@@ -203,7 +215,7 @@ def _placed(photos: list[np.ndarray], made: Any) -> tuple[Tensor, list[Placement
 
 def _checked(found: dict[str, Any], place: Placement, batch: Tensor) -> Detection:
     """A photo's detections in photo px, as tensors of the shapes that all rely on."""
-    boxes = torch.as_tensor(found.get("boxes", batch.new_zeros(0, 4)), device=batch.device).detach().float()
+    boxes = torch.as_tensor(found.get("boxes", batch.new_zeros(0, 4)), device=batch.device).float()
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise DeformscopeError(f"boxes of shape {tuple(boxes.shape)}: expected [d 4], xyxy px of the network's input")
     count = len(boxes)
@@ -211,19 +223,39 @@ def _checked(found: dict[str, Any], place: Placement, batch: Tensor) -> Detectio
     unknown = [key for key in found if key not in ("boxes", "scores", "labels", "query")]
     if missing or unknown:
         raise DeformscopeError(f"keys {', '.join(found)}: expected boxes, scores and, optionally, labels and query")
-    parts = {"boxes": _in_photo(boxes, place)}
+    sides = _in_photo(boxes, place)
+    parts = {"boxes": _clipped(sides.detach(), place), "unclipped": sides}
     for key, kind in (("scores", torch.float32), ("labels", torch.int64), ("query", torch.int64)):
         if key == "query" and key not in found:
             continue
-        value = torch.as_tensor(found.get(key, torch.zeros(count)), device=batch.device).detach().to(kind)
+        value = torch.as_tensor(found.get(key, torch.zeros(count)), device=batch.device).to(kind)
         if tuple(value.shape) != (count,):
             raise DeformscopeError(f"{key} of shape {tuple(value.shape)}: expected [{count}], one a box")
-        parts[key] = value
+        parts[key] = value.detach()
+        if key == "scores" and bool(((value >= 0) & (value <= 1)).all()):
+            parts["logits"] = value.logit(SATURATED)
     return parts
 
 
-def _in_photo(boxes: Tensor, place: Placement) -> Tensor:
-    """Boxes xyxy in network px to photo px, cut off at the photo's border."""
-    corners = place.to_photo(boxes.view(-1, 2, 2).flip(-1))
-    size = corners.new_tensor(place.size)
-    return corners.clamp(min=torch.zeros_like(size), max=size).flip(-1).reshape(-1, 4)
+def _found_again(found: Detection, now: Detection, place: Placement) -> Detection:
+    """The scores and traces of the detections ``found`` among those of another pass: of each the nearest box of its
+    class or, if these two do not overlap by half, of any."""
+    if not len(now["boxes"]):
+        raise DeformscopeError("gave no detection where there was one before")
+    before = found["unclipped"].to(now["boxes"])
+    apart = (before[:, None] - now["unclipped"].detach()).abs().amax(dim=2)  # [d d']
+    other = found["labels"].to(now["labels"])[:, None] != now["labels"]
+    overlap = box_iou(_clipped(before, place), now["boxes"])
+    row = torch.where(other | (overlap < 0.5), apart + 2 * max(place.size) + apart.amax(), apart).argmin(dim=1)
+    return {key: value[row] for key, value in now.items() if key not in ("boxes", "labels")}
+
+
+def _in_photo(boxes: Float[Tensor, "d 4"], place: Placement) -> Float[Tensor, "d 4"]:
+    """Boxes xyxy in network px to photo px."""
+    return place.to_photo(boxes.view(-1, 2, 2).flip(-1)).flip(-1).reshape(-1, 4)
+
+
+def _clipped(boxes: Float[Tensor, "d 4"], place: Placement) -> Float[Tensor, "d 4"]:
+    """Boxes xyxy in photo px, cut off at the photo's border."""
+    size = boxes.new_tensor([place.size[1], place.size[0]] * 2)
+    return boxes.clamp(min=torch.zeros_like(size), max=size)
