@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,33 @@ from ..preparation import network_size
 from . import query_traces
 from .adapted import AdaptedDetector, told
 
+SECONDS = 10.0
+"""The hub has so long to answer."""
+
 
 def load(source: str) -> AdaptedDetector:
     """Load an object detector of transformers, in eval mode: ``source`` is a folder of ``save_pretrained``, or a name
     on the Hugging Face hub, from which it is downloaded once.
 
     The model comes with its image processor; the folder holds both. No code of the folder or the hub is run. A local
-    folder needs no network. Raises DeformscopeError without transformers, and for what is no detector.
+    folder needs no network, and neither does what has been downloaded before. Raises DeformscopeError without
+    transformers, for a name that is not there, and for what is no detector.
     """
     folder = Path(source).expanduser()
     local = folder.is_dir()
     if not source or (not local and (source.startswith((".", "/", "~")) or source.count("/") > 1)):
         raise DeformscopeError(f"detector='hf:{source}': no such folder; expected one of save_pretrained, or a name")
+    if find_spec("transformers") is None:
+        raise DeformscopeError("transformers is not installed; get it with: pip install 'deformscope[transformers]'")
+    place = str(folder) if local else _on_the_hub(source)
+    import transformers  # which takes seconds: after what may fail
+
+    here = local or place != source
+    where: dict[str, Any] = {"local_files_only": here, "trust_remote_code": False}
     try:
-        import transformers
-    except ImportError:
-        raise DeformscopeError(
-            "transformers is not installed; get it with: pip install 'deformscope[transformers]'"
-        ) from None
-    where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    try:
-        with _quiet(local):
-            processor = transformers.AutoImageProcessor.from_pretrained(str(folder) if local else source, **where)
-            model = transformers.AutoModelForObjectDetection.from_pretrained(str(folder) if local else source, **where)
+        with _quiet(here):
+            processor = transformers.AutoImageProcessor.from_pretrained(place, **where)
+            model = transformers.AutoModelForObjectDetection.from_pretrained(place, **where)
     except Exception as error:  # of many kinds: missing files, no network, other tasks' models, damaged weights
         raise DeformscopeError(
             f"detector='hf:{source}': not loaded ({told(error)}); expected an object detector of transformers with its "
@@ -52,6 +57,37 @@ def load(source: str) -> AdaptedDetector:
     if local and weights.is_file():
         detector.source = Source(weights)
     return detector
+
+
+def _on_the_hub(name: str) -> str:
+    """The name of a model on the Hugging Face hub or, where the hub cannot be reached, the folder of its download.
+
+    One short question to the hub: transformers asks it for many files, several times each, for minutes where it cannot
+    be reached. Raises DeformscopeError for a name that is not there.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+    shown, config = f"detector='hf:{name}'", "config.json"
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, config), timeout=SECONDS)
+    except HFValidationError:
+        raise DeformscopeError(f"{shown}: no such folder, and no name of the Hugging Face hub (OWNER/MODEL)") from None
+    except RepositoryNotFoundError:
+        raise DeformscopeError(
+            f"{shown}: no such folder, and no such model on the Hugging Face hub, or one that needs a login there"
+        ) from None
+    except EntryNotFoundError:
+        raise DeformscopeError(f"{shown}: has no {config}; expected an object detector of transformers") from None
+    except Exception as error:  # of the network's library, which changes with the hub's versions
+        kept = hub.try_to_load_from_cache(name, config)
+        if not isinstance(kept, str):
+            raise DeformscopeError(
+                f"{shown}: no such folder, not downloaded before, and the Hugging Face hub cannot be reached "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            ) from None
+        return str(Path(kept).parent)
+    return name
 
 
 @contextmanager
