@@ -66,6 +66,28 @@ def test_attention_is_seen_too(context, keyless):
     torch.testing.assert_close(fields.attention["cross"].points, expected.attention["cross"].points)
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_mode_that_takes_operators_apart_inside_the_block_is_warned_of(context, keyless, recwarn):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net, x = Net().eval(), torch.rand(IMAGE)
+    with context():
+        with FlopCounterMode(display=False), capture(net) as fields:
+            net(x)
+        right = told(fields)
+        assert not recwarn.list
+        known_passes.forget(net)
+        for _ in range(2):
+            with capture(net) as fields, FlopCounterMode(display=False):
+                net(x)
+            warned = [str(one.message) for one in recwarn.list]
+            recwarn.clear()
+            assert (told(fields) == right) == (not warned)
+            assert all("took resizes apart" in one and "enter it before capture" in one for one in warned)
+        assert bool(warned) == (context is torch.inference_mode)
+        assert told(seen(net, x)) == right and not recwarn.list  # what was rough has not been learned
+
+
 def test_nothing_is_left_behind_also_when_the_block_raises(keyless):
     with pytest.raises(ZeroDivisionError), capture(nn.Identity()):
         _ = 1 / 0

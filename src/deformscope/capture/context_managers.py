@@ -106,6 +106,12 @@ def capture(model: nn.Module, *, broken: bool = False) -> Iterator[Fields]:
         if recorder.samplers:
             also += f". grid_sample ran {recorder.samplers}×, in no module that is known to learn where it samples"
         raise NoDeformableCall(f"{_nothing_seen(model, recorder.ran)}{also}")
+    if recorder.taken_apart and recorder.fields:
+        message = (
+            "a dispatch mode that was entered inside the block, such as FlopCounterMode, took resizes apart: the "
+            "places of cells behind them are rough; enter it before capture"
+        )
+        warnings.warn(message, DeformscopeWarning, stacklevel=3)
     if unread:
         message = f"seen, but not understood and therefore not in the fields: {unread}"
         warnings.warn(message, DeformscopeWarning, stacklevel=3)

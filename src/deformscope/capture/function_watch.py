@@ -2,8 +2,9 @@
 
 No mode sees ``torch.autograd.Function.apply``, and none sees a compiled kernel within. So while a block runs,
 ``forward`` of every loaded Function that has an argument named like a sampler's is replaced by one that tells who
-watches in this thread; an ``apply`` that somebody has kept is seen alike, since it looks its ``forward`` up. After the
-last block it is put back.
+watches in this thread; an ``apply`` that somebody has kept is seen alike, since it looks its ``forward`` up. Of a
+Function that is made while a block runs, as its module is imported, ``__init_subclass__`` tells. After the last block
+all is put back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .operator_watch import in_backward, within_watched
 
 ARGUMENTS = frozenset({"offset", "offset_mask", "sampling_locations", "sampling_loc", "sampling_loc_attn"})
 """What samplers call the places where they sample."""
-FORWARD = "forward"
+FORWARD, MADE = "forward", "__init_subclass__"
 Run = Callable[[], Any]
 
 
@@ -35,7 +36,7 @@ class _Local(threading.local):
 
 
 _local = _Local()
-_lock = threading.Lock()
+_lock = threading.RLock()
 _replaced: dict[type[Function], Any] = {}
 """The classes' own ``forward``, as it stood in the class."""
 _blocks: list[Watcher] = []
@@ -60,17 +61,33 @@ def watching_functions(watcher: Watcher) -> Iterator[None]:
 
 def _replace(watcher: Watcher) -> None:
     with _lock:
+        if not _blocks:
+            setattr(Function, MADE, classmethod(_made))
         _blocks.append(watcher)
         for function in _sampler_functions():
-            if function not in _replaced:
-                own = function.__dict__[FORWARD]
-                _replaced[function] = own
-                setattr(function, FORWARD, staticmethod(_watched(function, function.forward)))
+            _watch(function)
+
+
+def _watch(function: type[Function]) -> None:
+    if function not in _replaced:
+        own = function.__dict__[FORWARD]
+        _replaced[function] = own
+        setattr(function, FORWARD, staticmethod(_watched(function, function.forward)))
+
+
+def _made(function: type[Function], **arguments: Any) -> None:
+    """A subclass is made while a block runs."""
+    super(Function, function).__init_subclass__(**arguments)
+    with _lock:
+        if _blocks and _samples(function):
+            _watch(function)
 
 
 def _put_back(watcher: Watcher) -> None:
     with _lock:
         _blocks.remove(watcher)
+        if not _blocks:
+            delattr(Function, MADE)
         while _replaced and not _blocks:
             function, own = _replaced.popitem()
             setattr(function, FORWARD, own)
@@ -81,8 +98,12 @@ def _sampler_functions() -> list[type[Function]]:
     now = [id(function) for function in Function.__subclasses__()]
     if now != _loaded:
         _loaded[:] = now
-        _samplers[:] = [one for one in _all(Function) if FORWARD in one.__dict__ and _arguments(one) & ARGUMENTS]
+        _samplers[:] = [one for one in _all(Function) if _samples(one)]
     return _samplers
+
+
+def _samples(function: type[Function]) -> bool:
+    return FORWARD in function.__dict__ and bool(_arguments(function) & ARGUMENTS)
 
 
 def _all(function: type[Function]) -> Iterator[type[Function]]:

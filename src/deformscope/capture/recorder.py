@@ -78,6 +78,8 @@ class Recorder:
         self._others = other_operators(look=not self._known.signatures)
         self.ran = False
         """Any part of the model has run."""
+        self.taken_apart = False
+        """Another dispatch mode has taken resizes apart."""
         self.samplers = 0
         """Calls of ``grid_sample`` in no module that is known to learn where it samples."""
         self.unread: dict[str, str] = {}
@@ -138,7 +140,7 @@ class Recorder:
         known = signature in self._known.signatures
         self._passes.append(Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
         self.trace_on(not known)
-        self._trace.input = None
+        self._trace.input, self._trace.taken_apart = None, False
 
     def broke_off(self) -> None:
         """The pass at hand will not come to its end."""
@@ -147,6 +149,8 @@ class Recorder:
     def end(self, outputs: Any = ()) -> None:
         """It has ended and gives back ``outputs``."""
         ended = self._passes.pop()
+        ended.steady &= not self._trace.taken_apart
+        self.taken_apart |= self._trace.taken_apart
         steps, returned = ended.steps.number, list(tensors_in(outputs))
         if ended.recognized:
             self._trace.input, trails = self._known.ends.get(steps, (None, ()))

@@ -25,6 +25,9 @@ from ..ops.observe import DeformCall
 from .grid_rules import RULES
 from .operator_watch import in_backward, seen_from_mode, within_watched
 
+TAKEN_APART = "aten::_unsafe_index"
+"""What other dispatch modes make of a resize that they take apart, which says no more how cells were moved."""
+
 
 class Trail(NamedTuple):
     """What is known of one tensor."""
@@ -57,6 +60,8 @@ class TensorTrace:
     def __init__(self) -> None:
         self._trails = WeakTensorKeyDictionary()
         self.input: Input = None
+        self.taken_apart = False
+        """Resizes came in pieces, so that the places of cells after them are guessed by the ratio of the sizes."""
 
     def trail(self, tensor: Tensor) -> Trail:
         """What is known of a tensor."""
@@ -112,6 +117,7 @@ class TensorTrace:
             if trail is not None:
                 sources.append(tensor)
                 known.append(trail)
+        self.taken_apart |= name == TAKEN_APART
         rule = RULES.get(name)
         if rule is None and len(known) == 1 and out is made[0] and "conv" not in name:
             (source,) = sources
