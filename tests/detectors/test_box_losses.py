@@ -137,3 +137,35 @@ def test_colours_are_skimages_of_the_pixels_around_each_cell():
     assert found.shape == (1, 3, 3, 5)
     window = rgb[2:6, 6:10].mean(axis=(0, 1))  # around pixel (4, 8)
     assert np.allclose(found[0, :, 1, 2].numpy(), rgb2lab(window[None, None])[0, 0], atol=1e-2)
+
+
+def test_masks_that_are_given_are_learned_in_their_boxes_alone():
+    logits, boxes, _, _ = drawn()
+    masks = torch.rand(3, H, W, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = box_losses.made(logits, masks, boxes)
+    for number in range(3):
+        x0, y0, x1, y1 = boxes[number].tolist()
+        inside = [(y, x) for y in range(H) for x in range(W) if y0 <= 4 * y + 0.5 < y1 and x0 <= 4 * x + 0.5 < x1]
+        pairs = [(1 / (1 + math.exp(-logits[number, y, x])), masks[number, y, x].item()) for y, x in inside]
+        entropy = -sum(m * math.log(p) + (1 - m) * math.log(1 - p) for p, m in pairs) / len(pairs)
+        squares = sum(p * p + m * m for p, m in pairs)
+        dice = 1 - 2 * sum(p * m for p, m in pairs) / (squares + 1e-5)
+        assert found[number].item() == pytest.approx(entropy + dice, rel=1e-9)
+    none = box_losses.made(logits[:1], masks[:1], torch.tensor([[5.0, 5, 6, 6]]).double())
+    assert none.item() == 0  # a box between cells
+
+
+def test_masks_are_pooled_around_the_cells():
+    mask = torch.zeros(1, 16, 20, dtype=torch.bool)
+    mask[0, 6:10, 2:6] = True  # around the cell (2, 1), at pixel (8, 4)
+    expected = torch.zeros(4, 5)
+    expected[2, 1] = 1
+    assert torch.equal(box_losses.pooled(mask, (4, 5))[0], expected)
+    corner = torch.zeros(1, 16, 20, dtype=torch.bool)
+    corner[0, :1, :1] = True  # of the four pixels around the first cell
+    assert box_losses.pooled(corner, (4, 5))[0, 0, 0] == 0.25
+    # An image of 13 × 18 px in a batch of 24 × 32: its last pixels are those of the cells there.
+    small = torch.ones(2, 13, 18, dtype=torch.bool)
+    found = box_losses.pooled(small, (6, 8))
+    assert found.shape == (2, 6, 8) and found[0, :3, :5].min() == found[0, :3, :4].max() == 1
+    assert found[0, 3, 0].item() == 0.75 and found[0, 4:].max() == 0 and found[0, :, 5:].max() == 0

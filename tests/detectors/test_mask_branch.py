@@ -13,6 +13,7 @@ with install_import_hook("deformscope.detectors.dense.masks", "typechecker.check
 import deformscope as ds
 from deformscope.analysis import analyse
 from deformscope.detectors.batch import Batch
+from deformscope.detectors.dense import box_losses, mask_losses
 from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
 from deformscope.detectors.dense.decode import Kernels
 from deformscope.detectors.dense.dense import STRIDES, DenseDetector
@@ -229,6 +230,46 @@ def test_losses_learn_from_boxes_alone_and_reach_every_parameter_of_the_branch(t
         assert offsets is not None and bool((offsets != 0).any())
 
 
+@pytest.mark.parametrize("terms", [("unary",), ("unary", "dynamic"), ("vote", "unary")])
+def test_hidden_convolutions_learn_from_given_masks_which_photos_without_objects_have_too(terms, tmp_path):
+    one = detector(terms, mask_hidden=8).train()
+    given = batch()
+    for target in given.targets:
+        target["masks"] = torch.zeros(len(target["boxes"]), *SIZE, dtype=torch.bool)
+        target["masks"][:, 20:40, 20:40] = True
+    losses = one.losses(given)
+    assert {"loss_made", "loss_outside"} < set(losses) and "loss_projection" not in losses
+    (losses["loss_made"] + losses["loss_outside"]).backward()
+    assert all(p.grad is not None for p in one.masks.parameters())
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in one.masks.after) == 3
+    assert one.masks.of_detections == (terms != ("unary",))
+    empty = one.losses(Batch(given.targets[1:] * 2, given.images))
+    assert empty["loss_made"] == 0 and empty["loss_outside"] > 0
+    one.eval().save(tmp_path / "one.safetensors", torch.float32)
+    again = ds.load(tmp_path / "one.safetensors")
+    assert again.config.mask_hidden == 8
+    found = [each(PHOTO, min_score=0, max_detections=3)[0]["masks"] for each in (one, again)]
+    assert torch.equal(*found)
+
+
+def test_one_mask_for_all_detections_is_learned_from_all_objects_and_own_masks_from_their_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(mask_losses.box_losses, "made", lambda logits, masks, boxes: seen.append(masks) or masks.sum())
+    given = batch()
+    given.targets[0]["masks"] = torch.zeros(2, *SIZE, dtype=torch.bool)
+    given.targets[0]["masks"][0, :32] = True
+    given.targets[0]["masks"][1, 32:, :48] = True
+    given.targets[1]["masks"] = torch.zeros(0, *SIZE, dtype=torch.bool)
+    for terms in (("unary",), ("unary", "dynamic")):
+        detector(terms).train().losses(given)
+    both, own = seen
+    assert both.shape == own.shape == (2, 16, 24)
+    assert torch.equal(both[0], both[1]) and both[0, 2:7].min() == 1 and both[0, 9:, 13:].max() == 0
+    assert sorted(own.flatten(1).sum(1).tolist()) == sorted(
+        box_losses.pooled(given.targets[0]["masks"], (16, 24)).flatten(1).sum(1).tolist()
+    )
+
+
 def test_photos_without_objects_have_losses_of_zero_and_gradients():
     one = detector().train()
     empty = batch()
@@ -264,5 +305,7 @@ def test_terms_that_cannot_be_are_one_clear_line():
         DenseConfig(("one",), mask_terms=("vote", "vote"))
     with pytest.raises(DeformscopeError, match="one of 'vote' and 'box'"):
         DenseConfig(("one",), mask_terms=("vote", "box"))
+    with pytest.raises(DeformscopeError, match="mask_hidden=12: expected a multiple of 8 up to 512"):
+        DenseConfig(("one",), mask_terms=("unary",), mask_hidden=12)
     with pytest.raises(DeformscopeError, match="only of a detector with one stage"):
         DenseRCNNConfig(("one",), mask_terms=("vote",))

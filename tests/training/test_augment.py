@@ -6,7 +6,7 @@ import torch
 from deformscope.training.data.augment import flipped, pasted, placed, resized, view, window
 from deformscope.training.data.sample import Sample
 from deformscope.training.data.shapes import ShapesSet
-from deformscope.training.recipe.recipe import Shapes
+from deformscope.training.recipe.data import Shapes
 
 SOURCE = ShapesSet(Shapes(train=12, val=2, size=(72, 100), difficulty=0), "train")
 CANVAS = (96, 128)

@@ -8,7 +8,7 @@ import torch
 
 from deformscope.errors import DeformscopeError
 from deformscope.training.data.shapes import VISIBLE, ShapesSet
-from deformscope.training.recipe.recipe import Shapes
+from deformscope.training.recipe.data import Shapes
 
 SMALL = Shapes(train=40, val=30, size=(72, 100))
 

@@ -50,6 +50,26 @@ def outside(logits: Float[Tensor, "n h w"], boxes: Sequence[Float[Tensor, "_ 4"]
     return (F.softplus(logits) * seen).sum() / seen.sum().clamp(min=1)
 
 
+def made(
+    logits: Float[Tensor, "k h w"], masks: Float[Tensor, "k h w"], boxes: Float[Tensor, "k 4"]
+) -> Float[Tensor, " k"]:
+    """Binary cross-entropy and Dice loss of each mask with ``masks`` (0 to 1) in its box, for masks made of boxes or
+    annotated; zero without a cell there."""
+    inside = cells_inside(boxes, logits.shape[1:]).to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none") * inside
+    entropy = entropy.flatten(1).sum(dim=1) / inside.flatten(1).sum(dim=1).clamp(min=1)
+    dice = _dice((logits.sigmoid() * inside).flatten(1), (masks * inside).flatten(1))
+    return entropy + torch.where(inside.flatten(1).any(dim=1), dice, 0.0)
+
+
+def pooled(masks: Bool[Tensor, "t height width"], size: Sequence[int]) -> Float[Tensor, "t h w"]:
+    """The share of a mask around every cell of a map of ``size`` (h, w), as :func:`colours_of` sees it; an image that
+    is smaller than its batch has no mask beyond its own border."""
+    down, right = (STRIDE * length - own for length, own in zip(size, masks.shape[1:], strict=True))
+    padded = F.pad(masks[:, None].float(), (0, right, 0, down))
+    return F.avg_pool2d(padded, STRIDE, STRIDE, STRIDE // 2, count_include_pad=False)[:, 0, : size[0], : size[1]]
+
+
 def projection(logits: Float[Tensor, "k h w"], inside: Bool[Tensor, "k h w"]) -> Float[Tensor, " k"]:
     """Dice losses of the masks' row and column maxima with those of the boxes, summed for each of the k masks."""
     scores, boxes = logits.sigmoid(), inside.to(logits.dtype)

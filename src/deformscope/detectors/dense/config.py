@@ -14,6 +14,8 @@ from .trunk_config import TrunkConfig
 
 MOST_LAYERS = 32
 """Most deformable convolutions per head; files with more are refused."""
+MOST_HIDDEN = 512
+"""Most channels of the masks' hidden convolutions; files with more are refused."""
 
 Config = TypeVar("Config", bound="DenseConfig")
 
@@ -46,6 +48,8 @@ class DenseConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     mask_terms: tuple[MaskTerm, ...] = ()
     """What masks are made of, learned from boxes alone; see :mod:`.masks`. Without any, there are none."""
+    mask_hidden: int = 0
+    """Channels of two 3×3 convolutions before the terms ``unary`` and ``dynamic``; 0 for none."""
 
     def __post_init__(self) -> None:
         chosen_sides(self.shorter_side, self.longer_side)
@@ -57,6 +61,8 @@ class DenseConfig:
             raise DeformscopeError("class_names=(): expected at least one class")
         if self.channels < 8 or self.channels % 8:
             raise DeformscopeError(f"channels={self.channels}: expected a multiple of 8")
+        if not 0 <= self.mask_hidden <= MOST_HIDDEN or self.mask_hidden % 8:
+            raise DeformscopeError(f"mask_hidden={self.mask_hidden}: expected a multiple of 8 up to {MOST_HIDDEN}")
         if not 0 <= self.deform_layers <= MOST_LAYERS:
             raise DeformscopeError(f"deform_layers={self.deform_layers}: expected 0 to {MOST_LAYERS}")
         if self.deform_layers == 0 and self.decode not in FROM_CELL:

@@ -8,7 +8,6 @@ have to encode where the object is (d_f) and how large it is (d_k). Boxes are an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -34,37 +33,17 @@ from . import box_losses, decode, trunk_config
 from .assign import IGNORED, assign, level_ranges, share_of_positives
 from .config import DenseConfig
 from .heads import LevelHead, share
-from .masks import MaskBranch, MaskInputs, in_photo, upsampled
+from .mask_losses import box_only_losses, made_losses, mask_logits
+from .masks import MaskBranch, in_photo
+from .predictions import Predictions
 from .sizes import MULTIPLE, on_photo, own_sizes
 from .trunk import SideWays, Trunk
 
 STRIDES = trunk_config.STRIDES
 """Strides of the levels of a whole trunk, px."""
-MOST_MASKS = 32
-"""Largest number of objects of a batch whose masks have a loss, drawn at random."""
 PAIRWISE_WARMUP = 1 / 9
 """Share of the training in which the masks' pairwise loss rises to its whole weight (BoxInst)."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Dense predictions of all levels, flattened over their p cells."""
-
-    cls: Tensor
-    """Class logits [n p classes]."""
-    boxes: Tensor
-    """xyxy, network px [n p 4]."""
-    iou: Tensor
-    """IoU logits [n p]."""
-    centres: Tensor
-    """Cell centres (x, y), network px [p 2]."""
-    level: Tensor
-    """Level index of each cell [p]."""
-    pyramid: dict[str, Tensor]
-    """The feature maps that the heads read, by name [n c h w]."""
-    masks: MaskInputs | None = None
-    """What masks are made of, where there are any."""
 
 
 class DenseDetector(Detector):
@@ -91,7 +70,11 @@ class DenseDetector(Detector):
         classes = len(config.class_names) if classes is None else classes
         self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in self.strides})
         # Created last, so that the others have the same initial weights with and without masks.
-        self.masks = MaskBranch(config.mask_terms, config.channels, self.strides) if config.mask_terms else None
+        self.masks = (
+            MaskBranch(config.mask_terms, config.channels, self.strides, config.mask_hidden)
+            if config.mask_terms
+            else None
+        )
         self.sees_colours = bool(config.mask_terms)
         self.pairwise_share = 1.0
         if config.shared:
@@ -164,7 +147,7 @@ class DenseDetector(Detector):
             found.append(own | _traces(cls, iou, boxes, placement, own) | {"scores": best[index]})
             if self.masks is not None:
                 with torch.no_grad():
-                    logits = self._mask_logits(predictions, len(found) - 1, index)
+                    logits = mask_logits(self.masks, predictions, len(found) - 1, index)
                     found[-1]["masks"] = in_photo(logits, found[-1]["unclipped"], placement, self.strides[0])
         return found
 
@@ -207,18 +190,6 @@ class DenseDetector(Detector):
             None if self.masks is None else self.masks.prepare(maps, kernels, weights),
         )
 
-    def _mask_logits(self, predictions: Predictions, image: int, index: Tensor) -> Tensor:
-        """Of the detections made in the cells ``index`` of an image [k h w], at the first stride."""
-        assert self.masks is not None and predictions.masks is not None
-        return self.masks.logits(
-            predictions.masks,
-            image,
-            index,
-            predictions.level[index],
-            predictions.centres[index],
-            predictions.boxes[image, index],
-        )
-
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch of images or of the frozen trunk's feature maps: :meth:`prediction_losses`."""
         if batch.maps is None:
@@ -230,50 +201,14 @@ class DenseDetector(Detector):
         losses = self.prediction_losses(predictions, batch.targets)
         if self.masks is None:
             return losses
+        if all("masks" in target for target in batch.targets):
+            return losses | made_losses(self.masks, predictions, batch.targets)
         colours = batch.colours
         if colours is None:
             if batch.images is None:
                 raise DeformscopeError("batch: feature maps without colours, which masks learn from; give colours too")
             colours = box_losses.colours_of(batch.images, MEAN, STD)
-        return losses | self.mask_losses(predictions, batch.targets, colours)
-
-    def mask_losses(
-        self, predictions: Predictions, targets: list[dict[str, Tensor]], colours: Tensor
-    ) -> dict[str, Tensor]:
-        """``loss_projection`` and ``loss_pairwise`` of a mask of each object, at most :data:`MOST_MASKS`; with a vote
-        and a unary term ``loss_outside`` of the unary one.
-
-        The mask is that of one of the cells that learn the object's box, drawn at random. ``colours`` is LAB
-        ``[n 3 h w]`` at :data:`.box_losses.STRIDE`.
-        """
-        ranges = level_ranges(self.strides)
-        logits, images, boxes = [], [], []
-        for image, target in enumerate(targets):
-            label, box, of = assign(predictions.centres, predictions.level, target, ranges)
-            luck = torch.where(label >= 0, torch.rand(len(label), device=label.device), -1.0)
-            cells = [torch.where(of == number, luck, -1.0).argmax() for number in of[label >= 0].unique()]
-            index = torch.stack(cells) if cells else of[:0]
-            logits.append(self._mask_logits(predictions, image, index))
-            images += [image] * len(cells)
-            boxes.append(box[index])
-        whole = torch.cat(logits)
-        chosen = torch.randperm(len(whole), device=whole.device)[:MOST_MASKS]
-        of = torch.tensor(images, dtype=torch.int64, device=whole.device)[chosen]
-        fine = upsampled(whole[chosen][None], self.strides[0] // box_losses.STRIDE)[0]
-        count = share_of_positives(torch.ones(len(chosen), dtype=torch.bool, device=whole.device))
-        projection, pairwise = box_losses.losses(fine, torch.cat(boxes)[chosen], colours, of)
-        assert self.masks is not None
-        # Every parameter has a gradient, for which DistributedDataParallel waits.
-        none = torch.stack([p.sum() for p in self.masks.parameters()]).sum() * 0 + predictions.cls.sum() * 0
-        found = {
-            "loss_projection": projection.sum() / count + none,
-            "loss_pairwise": self.pairwise_share * pairwise + none,
-        }
-        if "unary" in self.masks.terms and self.masks.votes:
-            assert predictions.masks is not None
-            own = [target["boxes"].float() for target in targets]
-            found["loss_outside"] = box_losses.outside(predictions.masks.maps[:, 0], own, self.strides[0])
-        return found
+        return losses | box_only_losses(self.masks, predictions, batch.targets, colours, self.pairwise_share)
 
     def set_training_progress(self, done: float) -> None:
         """The pairwise loss is warmed up over the first ninth of the training."""

@@ -19,7 +19,8 @@ from ...fields.field import Placement
 from ..detector import Detection
 from ..rcnn.masks import MASK_GRID, paste
 from .config import DenseRCNNConfig
-from .dense import DenseDetector, Predictions
+from .dense import DenseDetector
+from .predictions import Predictions
 from .sizes import on_photo
 
 POOLED = 7

@@ -8,7 +8,7 @@ bounding box and mask" (Zhang et al., ICPRAM 2021, Section 5). The logit of dete
 | vote | α·(1 − |p + s·d_f(p) − ĉ_k|² / (σ·b̂_k)²), with ĉ_k = p0 + s·d_f and b̂_k = s·e/2 of the detection's own kernel |
 | box | the same with ĉ_k and b̂_k the centre and half sides of its predicted box; instead of ``vote`` |
 | divergence | β·(−div d_f(p)) |
-| unary | u(p), 1×1 convolutions on the pyramid, the same for all detections |
+| unary | u(p), 1×1 convolutions on the pyramid, or hidden 3×3 ones, the same for all detections |
 | dynamic | a comparator without offsets: a layer whose weights each detection predicts, on features and p − p0 |
 
 d_f is that of the detection's level, of stacked layers the composed one, interpolated at stride 8. ``vote`` is a
@@ -65,12 +65,18 @@ class MaskInputs:
 class MaskBranch(nn.Module):
     """The learned parts of the terms."""
 
-    def __init__(self, terms: Sequence[str], channels: int, strides: Sequence[int]) -> None:
+    def __init__(self, terms: Sequence[str], channels: int, strides: Sequence[int], hidden: int = 0) -> None:
         super().__init__()
         self.terms, self.strides = tuple(terms), tuple(strides)
         count = int("unary" in terms) + FEATURES * int("dynamic" in terms)
-        self.maps = nn.ModuleList(nn.Conv2d(channels, count, 1) for _ in strides if count)
-        for layer in self.maps:
+        self.maps = nn.ModuleList(nn.Conv2d(channels, hidden or count, 1) for _ in strides if count)
+        self.after = nn.Sequential()
+        if hidden and count:
+            for _ in range(2):
+                conv = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
+                self.after.extend([nn.ReLU(), conv, nn.GroupNorm(hidden // 8, hidden)])
+            self.after.extend([nn.ReLU(), nn.Conv2d(hidden, count, 1)])
+        for layer in self.maps if not hidden else ():
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
             nn.init.normal_(layer.weight, std=0.01 if "dynamic" not in terms else channels**-0.5)
             nn.init.zeros_(layer.bias)
@@ -85,6 +91,11 @@ class MaskBranch(nn.Module):
     def votes(self) -> bool:
         """Has the first term."""
         return "vote" in self.terms or "box" in self.terms
+
+    @property
+    def of_detections(self) -> bool:
+        """Detections of an image have masks of their own, not only their own part of one."""
+        return self.terms != ("unary",)
 
     def prepare(
         self,
@@ -101,7 +112,7 @@ class MaskBranch(nn.Module):
                 upsampled(_wide(layer(level)), stride // first)[..., :height, :width]
                 for layer, level, stride in zip(self.maps, levels, self.strides, strict=True)
             ]
-            maps = torch.stack(parts).sum(dim=0)
+            maps = self.after(torch.stack(parts).sum(dim=0))
         shifts, divergences = [], []
         seen = [kernel for kernel in kernels if kernel is not None]
         if seen:

@@ -23,7 +23,7 @@ from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ...files import whole_folder
 from ...terminal.progress import track
-from ..recipe.recipe import Data
+from ..recipe.data import Data
 from .augment import view
 from .order import Slot
 from .sample import Item, Prepare, Source, collate, prepared
@@ -31,6 +31,7 @@ from .sample import Item, Prepare, Source, collate, prepared
 VERSION = 1
 BATCH = 16
 COLOURS = "colours.npy"
+MASKS = "masks.pt"
 INDEX = "index.pt"
 """File with the objects of every view, and the levels in the trunk's order."""
 
@@ -38,12 +39,15 @@ INDEX = "index.pt"
 class CachedMaps(Dataset[Item]):
     """The trunk's feature maps of every photo in every view; item ``photo + photos · view``.
 
-    ``colours`` is the file of the views' colours, for detectors that need them.
+    ``colours`` and ``masks`` are the files of the views' colours and of their objects with masks, for detectors that
+    need them.
     """
 
-    def __init__(self, folder: Path, colours: Path | None = None) -> None:
+    def __init__(self, folder: Path, colours: Path | None = None, masks: Path | None = None) -> None:
         kept = torch.load(folder / INDEX, weights_only=True)
         self._objects: list[dict[str, torch.Tensor]] = kept["objects"]
+        if masks is not None:
+            self._objects = torch.load(masks, weights_only=True)
         self._maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kept["levels"]}
         self._colours = None if colours is None else np.load(colours, mmap_mode="r")
 
@@ -111,6 +115,22 @@ def cached_colours(detector: Detector, source: Source, data: Data, workers: int 
     return folder / COLOURS
 
 
+def cached_masks(detector: Detector, source: Source, data: Data, workers: int | None = None) -> Path:
+    """The file with the objects of the same views and their masks, for ``data.mask_targets``; created, with a bar, if
+    it is not there."""
+    assert data.cache is not None and detector.frozen_trunk is not None
+    digest = _digest(detector.frozen_trunk, source, data, detector.has_masks)
+    folder = Path(data.cache).expanduser() / f"masks-{digest}-{data.mask_targets}"
+    if not folder.is_dir():
+        views = Views(source, data, detector.prepare, masks=True)
+        with whole_folder(folder) as beside:
+            objects: list[dict[str, torch.Tensor]] = []
+            for _, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers, "masks"):
+                objects += [_packed(item.target) for item in items]
+            torch.save(objects, beside / MASKS)
+    return folder / MASKS
+
+
 def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, folder: Path, workers: int | None) -> None:
     views = Views(source, data, detector.prepare, detector.has_masks)
     device = next(detector.parameters()).device
@@ -148,7 +168,7 @@ def _digest(trunk: nn.Module, source: Source, data: Data, masks: bool) -> str:
     """A digest of everything on which the maps depend."""
     digest = hashlib.sha256(f"{VERSION} {source.identity} {data.views} {data.canvas} {data.flip}".encode())
     if masks:
-        digest.update(b"masks")
+        digest.update(f"masks{data.mask_targets or ''}".encode())
     for name, value in trunk.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -16,8 +16,9 @@ from ...detectors.detector import Detector
 from ...errors import DeformscopeError
 from ..recipe.recipe import Recipe
 from .augment import integer, pasted, uniform, view
-from .cache import CachedMaps, cached, cached_colours
+from .cache import CachedMaps, cached, cached_colours, cached_masks
 from .coco import CocoFolder
+from .made_of_boxes import MadeOfBoxes
 from .order import Order, Slot, Steps, aspect_groups
 from .sample import Item, Prepare, Source, collate, prepared
 from .shapes import ShapesSet
@@ -29,10 +30,13 @@ AT_ONCE = 8
 def source(recipe: Recipe, split: str) -> Source:
     """The photos of ``train`` or ``val``. Raises DeformscopeError when their annotations are broken."""
     data = recipe.data
+    made = split == "train" and data.mask_targets == "grabcut"
     if data.folder is None:
-        return ShapesSet(data.shapes, split)
-    masks = recipe.network.has_masks or (split == "train" and data.copy_paste > 0)
-    return CocoFolder(
+        drawn = ShapesSet(data.shapes, split)
+        return MadeOfBoxes(drawn) if made else drawn
+    learned = recipe.learns_masks if split == "train" else recipe.network.has_masks
+    masks = (learned or (split == "train" and data.copy_paste > 0)) and not made
+    photos = CocoFolder(
         Path(data.folder).expanduser(),
         getattr(data, split),
         masks=masks,
@@ -40,6 +44,7 @@ def source(recipe: Recipe, split: str) -> Source:
         # photos without objects show false alarms in validation
         empty=data.empty if split == "train" else "keep",
     )
+    return MadeOfBoxes(photos) if made else photos
 
 
 @dataclass
@@ -60,7 +65,7 @@ class SeededItems(Dataset[Item]):
                 sample = pasted(sample, self.source.load(integer(0, len(self.source))))
             sides = data.shorter_sides
             side = sides[integer(0, len(sides))] if sides else None
-            return prepared(sample, self.prepare, side, masks=self.recipe.network.has_masks)
+            return prepared(sample, self.prepare, side, masks=self.recipe.learns_masks)
 
 
 @dataclass
@@ -88,9 +93,15 @@ class RecipeData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Make the cache of feature maps, in one process per machine."""
         if self.recipe.data.cache is not None:
-            cached(self.detector, self.train_source, self.recipe.data)
-            if self.detector.sees_colours:
-                cached_colours(self.detector, self.train_source, self.recipe.data)
+            self._cached()
+
+    def _cached(self) -> tuple[Path, Path | None, Path | None]:
+        """The cache's files of maps, of colours and of masks, made where they are not there."""
+        given = self.detector, self.train_source, self.recipe.data
+        made = self.recipe.data.mask_targets is not None
+        maps = cached(*given)
+        colours = cached_colours(*given) if self.detector.sees_colours and not made else None
+        return maps, colours, cached_masks(*given) if made and not self.detector.has_masks else None
 
     def train_dataloader(self) -> DataLoader[Item]:
         """The batches up to the next checkpoint."""
@@ -98,10 +109,7 @@ class RecipeData(lightning.LightningDataModule):
         assert trainer is not None
         if self._items is None:
             if data.cache is not None:
-                colours = None
-                if self.detector.sees_colours:
-                    colours = cached_colours(self.detector, self.train_source, data)
-                self._items = CachedMaps(cached(self.detector, self.train_source, data), colours)
+                self._items = CachedMaps(*self._cached())
             else:
                 self._items = SeededItems(self.train_source, self.recipe, self.detector.prepare)
         first = trainer.global_step

@@ -16,7 +16,7 @@ import torch
 
 from ...datasets.segmentation import run_lengths
 from ...errors import DeformscopeError
-from ..recipe.recipe import Shapes
+from ..recipe.data import Shapes
 from .sample import Sample
 
 NAMES = ("ellipse", "box", "triangle", "cross")

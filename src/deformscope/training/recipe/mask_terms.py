@@ -35,3 +35,13 @@ def chosen_terms(
             f"network.mask_terms: {of_offsets[0]!r} is made of offsets, and network.offset_mode is 'none'; leave it out"
         )
     return terms
+
+
+def check_hidden(terms: tuple[MaskTerm, ...], hidden: int) -> None:
+    """Raise DeformscopeError for a ``network.mask_hidden`` without a term that has convolutions."""
+    if hidden and not {"unary", "dynamic"} & set(terms):
+        raise DeformscopeError(
+            f"network.mask_hidden: {hidden}; only with 'unary' or 'dynamic' among network.mask_terms; leave it out"
+        )
+    if hidden % 8:
+        raise DeformscopeError(f"network.mask_hidden: {hidden}; expected a multiple of 8")

@@ -16,7 +16,8 @@ from ...detectors.dense.masks import MaskTerm
 from ...detectors.dense.trunk_config import TrunkConfig
 from ...detectors.offset_mode import OffsetMode
 from ...errors import DeformscopeError
-from .mask_terms import chosen_terms
+from .data import Data
+from .mask_terms import check_hidden, chosen_terms
 
 OffsetLoss = Literal["centre", "extent", "box", "inside", "lattice"]
 DENSE = ("small", "dense", "dense_rcnn")
@@ -57,6 +58,8 @@ class Network:
     mask_terms: tuple[MaskTerm, ...] | None = None
     """For ``small`` and ``dense`` with ``masks``: what they are made of; null for ``[vote, divergence, unary]``. See
     :mod:`deformscope.detectors.dense.masks`."""
+    mask_hidden: int = 0
+    """For the same: channels of two 3×3 convolutions before ``unary`` and ``dynamic``; 0 for none."""
     weights: str | None = None
     """Initial weights of the trunk (the backbone without its pyramid): a file; ``packaged``, the packaged detector's;
     ``torchvision``, a ResNet trained on ImageNet, downloaded by torchvision; null for random weights."""
@@ -68,63 +71,11 @@ class Network:
 
     @property
     def has_masks(self) -> bool:
-        """The network learns from masks."""
+        """The network learns from masks, whatever ``data.mask_targets`` says."""
         return (self.masks and self.architecture == "dense_rcnn") or self.architecture.startswith("mask_")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", ARCHITECTURES.get(self.architecture, self.architecture))
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The synthetic data set, which is drawn during training."""
-
-    train: int = 2000
-    val: int = 400
-    size: tuple[int, int] = (128, 160)
-    """Height and width, px."""
-    difficulty: float = 0.5
-    """From 0, plain objects on a plain background, to 1, objects with textures and colours like the background's."""
-    one_class: bool = False
-    """Give all shapes the class ``object``, so that only their places and sizes are left to learn."""
-    seed: int = 0
-    """Another seed draws other images of the same kind."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """The photos, and how a batch is made of them."""
-
-    folder: str | None = None
-    """A folder in COCO's layout; null for :class:`Shapes`."""
-    shapes: Shapes = field(default_factory=Shapes)
-    train: str = "train"
-    val: str = "val"
-    """Names of the splits: ``annotations/instances_SPLIT.json`` and the photos in ``SPLIT/``."""
-    batch: int = 8
-    """Photos per step, over all devices together."""
-    workers: int = 0
-    """Processes per device that load and augment photos; 0 to do it in the training process."""
-    broken: Literal["refuse", "skip"] = "refuse"
-    """Stop before training when annotations are broken, or leave these annotations out."""
-    empty: Literal["keep", "drop"] = "keep"
-    """Keep or drop photos without objects."""
-    group_by_aspect: bool = True
-    """Put portrait and landscape photos in different batches, which saves padding."""
-    views: tuple[Literal["photo", "whole", "crop", "mosaic"], ...] = ("photo",)
-    """How a photo is shown, drawn at random from this list: ``photo``, resized as for detection; or, on ``canvas``,
-    ``whole``, a ``crop``, or a ``mosaic`` of four photos."""
-    canvas: tuple[int, int] = (256, 320)
-    """Height and width of ``whole``, ``crop`` and ``mosaic``, px."""
-    shorter_sides: tuple[int, ...] = ()
-    """For ``photo``: lengths of the shorter side, px, one drawn at random; empty for the length used in detection."""
-    flip: float = 0.5
-    """Probability of a horizontal flip."""
-    copy_paste: float = 0.0
-    """Probability that the objects of another photo are pasted in by their masks (Ghiasi et al., CVPR 2021)."""
-    cache: str | None = None
-    """A folder in which to keep the frozen trunk's feature maps of every photo in each of ``views``; null to compute
-    them in every step."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +213,7 @@ class Recipe:
             "data.workers": (data.workers, 0),
             "data.shapes.seed": (data.shapes.seed, 0),
             "network.deform_layers": (network.deform_layers, 0),
+            "network.mask_hidden": (network.mask_hidden, 0),
             "network.proposals": (1 if network.proposals is None else network.proposals, 1),
             "network.rois_per_image": (1 if network.rois_per_image is None else network.rois_per_image, 1),
             "optimiser.lr": (optimiser.lr, 0),
@@ -284,7 +236,13 @@ class Recipe:
                 f"network.proposals, network.rois_per_image: settings of dense_rcnn, not of {network.architecture}; "
                 "leave them out"
             )
-        chosen_terms(network.architecture, network.masks, network.mask_terms, network.offset_mode)
+        terms = chosen_terms(network.architecture, network.masks, network.mask_terms, network.offset_mode)
+        check_hidden(terms, network.mask_hidden)
+        if data.mask_targets is not None and not (terms or network.has_masks):
+            raise DeformscopeError(
+                f"data.mask_targets: {data.mask_targets!r}; {network.architecture} learns no masks; leave it out, or "
+                "set network.masks=true"
+            )
         if network.decode != "D0" and network.architecture not in DENSE:
             raise DeformscopeError(
                 f"network.decode: {network.decode!r}; {self.network.architecture} has no dense heads; leave it "
@@ -319,6 +277,11 @@ class Recipe:
             raise DeformscopeError("data.cache: needs views of one size; set data.views to whole, crop or mosaic")
         if optimiser.schedule == "one_cycle" and not 1 < optimiser.warmup < run.steps:
             raise DeformscopeError(f"optimiser.warmup: {optimiser.warmup}; one_cycle needs 2 to {run.steps - 1}")
+
+    @property
+    def learns_masks(self) -> bool:
+        """Training needs a mask of each object."""
+        return self.network.has_masks or self.data.mask_targets is not None
 
     def with_(self, *, offset_mode: OffsetMode | None = None, seed: int | None = None) -> Recipe:
         """The same recipe with another offset mode or seed."""

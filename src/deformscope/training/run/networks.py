@@ -61,6 +61,7 @@ def _built(recipe: Recipe, class_names: Sequence[str]) -> Detector:
         second_stage["mask_terms"] = (
             chosen_terms(network.architecture, network.masks, network.mask_terms, network.offset_mode) or None
         )
+        second_stage["mask_hidden"] = network.mask_hidden or None
         config = make_config(
             tuple(class_names),
             network.channels,
