@@ -11,7 +11,7 @@ import deformscope as ds
 from deformscope.fields.stack import composed, upstream
 from deformscope.training.recipe.reading import read
 
-LAYERS = [f"trunk.features.{block}.conv.1.0" for block in (8, 9, 10)]
+LAYERS = [f"trunk.features.{block}.conv.1.0" for block in (11, 12, 13)]
 
 
 @pytest.fixture(scope="module")

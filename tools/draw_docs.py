@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
 
-LAYER, TRUNK_LAYER = "heads.stride16.deform", "trunk.features.10.conv.1.0"
+LAYER, TRUNK_LAYER = "heads.stride16.deform", "trunk.features.13.conv.1.0"
 GROWTH = (0, 300, 1000, 6000)
 """Steps after which the field is shown."""
 

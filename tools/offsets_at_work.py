@@ -22,13 +22,12 @@ import deformscope as ds
 from deformscope.detectors.dense.assign import LEVEL_RANGES
 from deformscope.detectors.dense.dense import STRIDES, DenseDetector
 from deformscope.fields.stack import composed, upstream
-from deformscope.from_dict import from_dict
 from deformscope.metrics import bootstrap
 from deformscope.training.ablation.ap_bootstrap import resampled
 from deformscope.training.data.datamodule import evaluated, source
 from deformscope.training.recipe.reading import read
 from deformscope.training.recipe.recipe import Recipe
-from deformscope.training.run.run_folder import DETECTIONS, RESULT
+from deformscope.training.run.run_folder import DETECTIONS, RESULT, kept_recipe
 from deformscope.training.run.train import load, train
 from deformscope.training.supervision.losses import kernels_of
 from deformscope.training.supervision.targets import assigned
@@ -103,8 +102,9 @@ PLAN = [
     *[("animals", arm, 1) for arm in FACTORIAL],
     *[("animals", "D0c", seed) for seed in (0, 1)],
     *[("animals", arm, seed) for seed in (0, 1) for arm in TABLE1],
+    *[("animals", arm, 0) for arm in ("D0-none", "D0-feature", "D0-kernel")],
     *[("animals", arm, seed) for seed in (0, 1) for arm in ("D2-long", "D0-long")],
-    *[("animals", arm, 0) for arm in ("D2-shuffled", "D2-side", "D2-decay", "D0-none", "D0-feature", "D0-kernel")],
+    *[("animals", arm, 0) for arm in ("D2-shuffled", "D2-side", "D2-decay")],
 ]
 """Runs in their order: whole comparisons of one seed first."""
 STEPS = {
@@ -212,7 +212,6 @@ def tables(folder: Path) -> None:
     for path in sorted(folder.glob(f"*/*/{RESULT}")):
         result = json.loads(path.read_text())
         arm, _, seed = path.parent.name.rpartition("-seed")
-        recipe = json.loads((path.parent / "recipe.json").read_text())
         field = path.parent / "field.json"
         scores = {key: result["scores"].get(key) for key in ("ap", "ap50", "ap75")}
         runs.append(
@@ -228,21 +227,21 @@ def tables(folder: Path) -> None:
         )
         kept = path.parent / "resampled.npy"
         if not kept.exists():
-            np.save(kept, _resampled(recipe, path.parent / DETECTIONS))
+            np.save(kept, _resampled(path.parent))
         draws[path.parent.parent.name, arm, int(seed)] = np.load(kept)
     (DOCS / "offsets_at_work_runs.json").write_text(json.dumps(runs, indent=1) + "\n")
     (DOCS / "offsets_at_work_runs.md").write_text(_markdown(runs, draws))
 
 
-def _resampled(values: dict[str, Any], detections: Path) -> np.ndarray:
-    recipe = from_dict(Recipe, values)
+def _resampled(folder: Path) -> np.ndarray:
+    recipe = kept_recipe(folder)
     recipe = replace(recipe, data=replace(recipe.data, cache=None))
     val = source(recipe, "val")
     truth = val.truth()
     images = [truth["images"][index] for index in evaluated(recipe, val)]
     ids = {image["id"] for image in images}
     truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
-    return resampled(truth, json.loads(detections.read_bytes()), recipe.evaluation.classes)
+    return resampled(truth, json.loads((folder / DETECTIONS).read_bytes()), recipe.evaluation.classes)
 
 
 DIFFERENCES = (

@@ -30,15 +30,16 @@ from deformscope.training.run.train import load, train
 
 DEAD = 0.1
 """Cells: a layer whose offsets have a smaller rms is dead, and no field of it is measured."""
-SNAPSHOTS = (50, 150, 400, 800)
+SNAPSHOTS = [50, 150, 400, 800]
 PHOTOS, SCORED, SEEN = 150, 150, 30
 """Validation photos for effective dilation, for the claims, and for receptive fields and snapshots."""
-MEASURED = {"animals": slice(2, 3), "shapes": slice(0, 2)}
+MEASURED = {"animals": slice(2, 3), "trunk": slice(2, 3), "shapes": slice(0, 2)}
 """Layers whose claims are measured, and the last of them with its effective dilation: stride 32 predicts no object of
 the shapes, which are too small."""
 SMALL, LARGE = 64.0, 140.0
 """√area in network px: limits of small, medium and large objects, those of the heads' levels."""
 
+OFFSET_MODES = ("none", "feature", "kernel", "full")
 HEADS = ["network.deform_layers=0", "optimiser.trunk_lr=0.1", "optimiser.offset_lr=0.1"]
 
 
@@ -55,7 +56,7 @@ ANIMALS: dict[str, list[str]] = {
         f"cut{cut}{'p' if pyramid else ''}-{mode}": [*_trunk(cut, pyramid), f"network.offset_mode={mode}"]
         for cut in (8, 10, 13)
         for pyramid in (False, True)
-        for mode in ("none", "feature", "kernel", "full")
+        for mode in OFFSET_MODES
     },
     "cut10-full-rate.1": [*_trunk(10), "optimiser.offset_lr=0.01"],
     "cut10-full-rate10": [*_trunk(10), "optimiser.offset_lr=1.0"],
@@ -69,17 +70,20 @@ ANIMALS: dict[str, list[str]] = {
 }
 SHAPES: dict[str, list[str]] = {
     mode: ["network.deform_layers=0", "network.trunk={deformable: [2, 3, 4]}", f"network.offset_mode={mode}"]
-    for mode in ("none", "feature", "kernel", "full")
+    for mode in OFFSET_MODES
 }
-ARMS = {"animals": ANIMALS, "shapes": SHAPES}
+ARMS = {"animals": ANIMALS, "shapes": SHAPES, "trunk": {mode: [f"network.offset_mode={mode}"] for mode in OFFSET_MODES}}
+"""By recipe; `trunk`, of which the packaged detector is `full`, is `animals` at cut 13, four times as long."""
 STEPS = {
-    "animals": ["run.steps=800", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
-    "shapes": ["run.steps=800"],
+    "animals": ["run.steps=800", f"run.snapshots={SNAPSHOTS}", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
+    "shapes": ["run.steps=800", f"run.snapshots={SNAPSHOTS}"],
+    "trunk": [],
 }
 PLAN = [
     *[("animals", arm, 0) for arm in ("cut10-none", "cut10-full")],
     *[("shapes", arm, 0) for arm in ("none", "full")],
     *[("animals", f"cut{cut}-{mode}", 0) for cut in (13, 8) for mode in ("none", "full")],
+    *[("trunk", mode, 0) for mode in ("none", "full")],
     *[("animals", f"cut13-{mode}", 1) for mode in ("none", "full")],
     *[("animals", f"cut13-{mode}", 0) for mode in ("feature", "kernel")],
     *[("animals", arm, 0) for arm in ("cut10-full-rate10", "cut10-full-rate.1", "cut10-full-start")],
@@ -110,14 +114,15 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     for name, arm, seed in PLAN:
-        if name == "animals" and chosen.animals is None:
+        of_photos = name != "shapes"
+        if of_photos and chosen.animals is None:
             continue
-        overrides = [*STEPS[name], f"run.seed={seed}", f"run.snapshots={list(SNAPSHOTS)}", *ARMS[name][arm]]
-        if name == "animals":
+        overrides = [*STEPS[name], f"run.seed={seed}", *ARMS[name][arm]]
+        if of_photos:
             overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}"]
         recipe, folder = read(name, overrides), chosen.folder / name / f"{arm}-seed{seed}"
         result = train(recipe, folder, progress=False)
-        photos = Path(chosen.animals) if name == "animals" else drawn(recipe, chosen.folder / "shapes_photos")
+        photos = Path(chosen.animals) if of_photos else drawn(recipe, chosen.folder / "shapes_photos")
         found = measured(recipe, folder, photos)
         print(
             f"{name} {arm} seed {seed}: AP {result.scores['ap']:.2f}, {result.seconds:.0f} s, rms {found.get('rms')}",
@@ -135,7 +140,7 @@ def measured(recipe: Recipe, folder: Path, photos: Path) -> dict[str, Any]:
     indices = evaluated(recipe, val)
     found: dict[str, Any] = {"receptive_field": receptive_field(detector, val, indices[:SEEN])}
     if recipe.network.offset_mode != "none":
-        saved = {step: folder / f"step-{step}.safetensors" for step in SNAPSHOTS}
+        saved = {step: folder / f"step-{step}.safetensors" for step in recipe.run.snapshots}
         grown = {step: rms(ds.load(file), val, indices[:SEEN]) for step, file in saved.items() if file.exists()}
         found |= {"growth": grown, "rms": rms(detector, val, indices[:PHOTOS])}
         layers = list(found["rms"])[MEASURED[recipe.name]]
