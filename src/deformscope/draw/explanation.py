@@ -59,7 +59,7 @@ def explanation(
         )
     window = Window.around(explained.box if zoom and chosen else None, backdrop.size)
     count = len(chosen) + receptive_field
-    result = row_of_panels(count, backdrop.size, 2 if count == 4 and backdrop.size[0] <= backdrop.size[1] else None)
+    result = row_of_panels(count, backdrop.size)
     near = backdrop.within(result.inches * backdrop.size[1] / window.width)
     axes, room = result.flat(), 0.0
     for index, layer in enumerate(chosen):

@@ -142,10 +142,11 @@ def as_list(fields: FieldsLike) -> list[OffsetField]:
     return chosen
 
 
-def row_of_panels(count: int, size: tuple[int, int], columns: int | None = None) -> Sheet:
-    """Panels in rows: four portrait photos per row, or three landscape ones, so that they are large enough to read."""
-    columns = columns or min(count, 4 if size[0] > size[1] else 3)
-    rows = -(-count // columns)
+def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
+    """Panels in rows, as evenly as they go: at most four portrait photos per row, or three landscape ones, so that they
+    are large enough to read."""
+    rows = -(-count // (4 if size[0] > size[1] else 3))
+    columns = -(-count // rows)
     result = sheet(rows, columns, size)
     for ax in result.flat()[count:]:
         ax.set_axis_off()

@@ -95,7 +95,9 @@ def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | 
     height, width = backdrop.size
     primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
     shown = view.on_photo((height, width))
-    scale = factor or view.factor(np.abs(view.radii[shown]), 1.3)
+    # Attention, which has no regular grid, looks far beyond the cells of a fine map from everywhere: circles that
+    # overlap as a kernel's do would hide the photo.
+    scale = factor or view.factor(np.abs(view.radii[shown]), 1.3 if any(view.field.dilation) else 0.6)
     primitives.circles(ax, view.centres[shown], view.radii[shown] * scale, values=view.radii[shown])
     _frame(ax, height, width)
     return scale

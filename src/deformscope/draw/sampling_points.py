@@ -100,7 +100,7 @@ def sampling(
     points = [Points.of(stack, cell, group) for cell in cells]
     near = zoom and any(one.window(size).width < size[1] for one in points)
     count = len(points) if near else 1
-    result = row_of_panels(count, size, 2 if count == 4 and size[1] >= size[0] else None)
+    result = row_of_panels(count, size)
     panels = result.flat()
     if near:
         for number, (ax, one) in enumerate(zip(panels, points, strict=False)):

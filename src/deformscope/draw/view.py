@@ -99,6 +99,6 @@ class FieldView:
 
     def caption(self) -> str:
         """Layer and reduction (network px per cell)."""
-        down, across = (f"{value:g}" for value in self.field.reduction)
+        down, across = (f"{value:.4g}" for value in self.field.reduction)
         cell = across if across == down else f"{across}×{down}"
         return f"{drawable(self.field.name) or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"
