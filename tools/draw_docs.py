@@ -1,6 +1,6 @@
 """Draw the figures of README.md and docs/ with the packaged detector, from public-domain photos.
 
-python tools/draw_docs.py                        # what docs/gallery.md draws, and the montage
+python tools/draw_docs.py                        # what docs/gallery.md draws, the montage, and object queries
 python tools/draw_docs.py --run runs/packaged    # the field as it grew too, from the run's step-N.safetensors
 """
 
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import draw_queries
 import numpy as np
 import skimage.data
 from markdown_it import MarkdownIt
@@ -38,6 +39,11 @@ def main() -> None:
     montage(load("packaged")).save(FIGURES / "montage.jpg", quality=85, optimize=True)
     montage(load("trunk"), TRUNK_LAYER).save(FIGURES / "montage_trunk.jpg", quality=85, optimize=True)
     print(FIGURES / "montage.jpg", FIGURES / "montage_trunk.jpg")
+    if draw_queries.missing():
+        print(f"left out: {FIGURES / 'queries.png'}: {draw_queries.missing()}")
+    else:
+        draw_queries.save(FIGURES / "queries.png")
+        print(FIGURES / "queries.png")
     drawn = growth(arguments.run) if arguments.run else None
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # where the page's code finds its photos and leaves its pictures
