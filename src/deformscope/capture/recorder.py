@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ..fields.field import CellGrid, OffsetSource, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import intercepted
 from ..ops.observe import DeformCall
+from ..ops.pointwise import onednn_is_faster
 from .attention import GRID_SAMPLERS, AttentionReader, aligned_corners, placed_in
 from .attention_call import NotUnderstood
 from .function_watch import Run
@@ -61,6 +63,7 @@ class Recorder:
         named = list(model.named_modules())
         self._names = {id(module): name or type(model).__name__ for name, module in named}
         self._owners = {id(p): self._names[id(m)] for _, m in named for p in m._parameters.values() if p is not None}
+        self._tensors = tuple((p.device.type, p.dtype) for p in islice(model.parameters(), 1))
         self._known = known_passes(model, [module for _, module in named])
         self._trace = TensorTrace()
         self._mode = EveryOperator(self._trace)
@@ -136,7 +139,9 @@ class Recorder:
         """A forward pass begins: what comes now meets the network's input."""
         self._attention.begin()
         if signature is not None:
-            signature = (*signature, intercepted(), self._passes[-1].signature)
+            # On these depends how the detectors' 1×1 convolutions are called (ops.pointwise).
+            place = onednn_is_faster(), *self._tensors
+            signature = (*signature, intercepted(), place, self._passes[-1].signature)
         known = signature in self._known.signatures
         self._passes.append(Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))
         self.trace_on(not known)

@@ -27,6 +27,7 @@ from torchvision.ops import (
 from ...capture.context_managers import placed
 from ...errors import DeformscopeError
 from ...fields.field import Placement
+from ...ops.pointwise import make_pointwise
 from ..batch import Batch
 from ..detector import Detection, Detector
 from . import box_losses, decode, trunk_config
@@ -81,6 +82,7 @@ class DenseDetector(Detector):
             _share_heads(self)
             # With load_state_dict(..., assign=True), each level has its own weights.
             self.register_load_state_dict_post_hook(_share_heads)
+        make_pointwise(self)
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         """Resize bilinearly with fixed aspect ratio, normalise as for ImageNet, pad with zeros to multiples of 32 at

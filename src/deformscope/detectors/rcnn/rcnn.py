@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...errors import DeformscopeError
 from ...fields.field import Placement
+from ...ops.pointwise import make_pointwise
 from ..batch import Batch
 from ..detector import Detection, Detector
 from ..preparation import prepare
@@ -61,6 +62,7 @@ class RCNN(Detector):
         self.rpn = RPN(config)
         self.box_head = BoxHead(config)
         self.mask_head: nn.Module | None = MaskHead(config) if config.mask else None
+        make_pointwise(self)
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         """Convert RGB uint8 photos ``[h w 3]`` to the network's input; also returns how each photo lies in it."""
