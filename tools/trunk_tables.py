@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trunk_figure import dose_curve
 
 from deformscope.files import write_json
 from deformscope.from_dict import from_dict
@@ -61,7 +62,7 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
     (DOCS / "results/trunk_runs.md").write_text(markdown(runs, draws))
     found = doses(draws)
     if len(found) > 1:
-        _figure(found, object_size(folder / "animals"), DOCS / "figures/trunk_dose.png")
+        dose_curve(found, runs, object_size(folder / "animals"), DOCS / "figures/trunk_dose.png")
 
 
 def doses(draws: Draws) -> list[dict[str, Any]]:
@@ -219,27 +220,3 @@ def _resampled(folder: Path) -> np.ndarray:
     ids = {image["id"] for image in images}
     truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
     return resampled(truth, json.loads((folder / DETECTIONS).read_bytes()), recipe.evaluation.classes)
-
-
-def _figure(found: list[dict[str, Any]], size: float, path: Path) -> None:
-    """The dose curve: what offsets gain, against how much of an object a cell sees without them."""
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(6, 3.6), dpi=150, layout="constrained")
-    for pyramid, marker, color, label in ((False, "o", "C0", "without pyramid"), (True, "s", "C1", "with pyramid")):
-        own = [one for one in found if one["pyramid"] == pyramid]
-        if own:
-            x, mean = [one["sees"] / size for one in own], np.array([one["mean"] for one in own])
-            error = np.abs([[one[side] for one in own] for side in ("low", "high")] - mean)
-            ax.errorbar(x, mean, error, marker=marker, color=color, capsize=3, label=label)
-            for place, one in zip(x, own, strict=True):
-                ax.annotate(
-                    f"{one['arm'].rstrip('p')}", (place, one["mean"]), (6, 5), textcoords="offset points", fontsize=8
-                )
-    ax.axhline(0, color="0.6", linewidth=0.8)
-    ax.margins(x=0.15)
-    ax.set_xlabel(f"receptive field over the objects' mean size ({size:.0f} px)")
-    ax.set_ylabel("AP full − none, 95 % over photos")
-    ax.legend(frameon=False)
-    fig.savefig(path)
-    plt.close(fig)
