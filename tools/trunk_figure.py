@@ -16,7 +16,7 @@ NULLS = ("fresh", "shuffled", "noise", "centre")
 
 
 def dose_curve(found: list[dict[str, Any]], runs: list[dict[str, Any]], size: float, path: Path) -> None:
-    """AP that offsets gain in each trunk of ``found``, and measures of its fields, all seeds, beside their best null."""
+    """AP that offsets gain in each trunk of ``found``, and what its fields show, all seeds, beside the best null."""
     import matplotlib.pyplot as plt
 
     fig, (ax, right) = plt.subplots(1, 2, figsize=(10, 3.8), dpi=120, layout="constrained")
