@@ -38,7 +38,7 @@ def dose_curve(found: list[dict[str, Any]], runs: list[dict[str, Any]], size: fl
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.set_ylabel("AP full − none, 95 % over photos")
     if any(one["pyramid"] for one in found):
-        ax.legend(frameon=False, loc="lower left")
+        ax.legend(frameon=False, loc=(0.02, 0.08))
     plain = [one for one in found if not one["pyramid"]]
     for number, (kind, label) in enumerate(SHOWN.items()):
         color, shift = f"C{number + 2}", 0.012 * (number - 1.5)
