@@ -272,6 +272,8 @@ DIFFERENCES = (
     ("D2-decay", "D2"),
     ("D0-decay", "D0-told"),
     ("D2-decay", "D2-told"),
+    ("D2-task0", "D2-told"),
+    ("D2-task0.1", "D2-told"),
     ("D2-long", "D0-long"),
 )
 INTERACTION = ("D2-told", "D2", "D0-told", "D0")
