@@ -25,7 +25,7 @@ from ..fields.field import CellGrid, OffsetSource, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import intercepted
 from ..ops.observe import DeformCall
-from ..ops.pointwise import onednn_is_faster
+from ..ops.pointwise import dilation_decides
 from .attention import GRID_SAMPLERS, AttentionReader, aligned_corners, placed_in
 from .attention_call import NotUnderstood
 from .function_watch import Run
@@ -140,7 +140,7 @@ class Recorder:
         self._attention.begin()
         if signature is not None:
             # On these depends how the detectors' 1×1 convolutions are called (ops.pointwise).
-            place = onednn_is_faster(), *self._tensors
+            place = dilation_decides(), *self._tensors
             signature = (*signature, intercepted(), place, self._passes[-1].signature)
         known = signature in self._known.signatures
         self._passes.append(Pass(signature, len(self.fields), Steps(signature, self._owners), recognized=known))

@@ -2,7 +2,8 @@
 
 PyTorch gives 1×1 convolutions of small batches on one thread to BLAS (MKL as a rule), since that "is faster when
 single-threaded", and with more threads to oneDNN. On AMD processors with AVX-512 oneDNN takes half to two thirds of the
-time. A dilated convolution always goes to oneDNN, and to a 1×1 kernel dilation does nothing.
+time (other processors were not measured). A dilated convolution always goes to oneDNN, and to a 1×1 kernel dilation
+does nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ class Pointwise(nn.Conv2d):
         large = input.dim() == 4 and (len(input) > 1 or input.numel() > LEAST)
         fitting = input.is_cpu and input.dtype == torch.float32 and weight.shape[-2:] == (1, 1)
         plain = not large or not fitting or self.padding_mode != "zeros" or torch.compiler.is_compiling()
-        if plain or not onednn_is_faster():
+        if plain or not dilation_decides():
             return super()._conv_forward(input, weight, bias)
         return F.conv2d(input, weight, bias, self.stride, self.padding, 2, self.groups)
 
 
-def onednn_is_faster() -> bool:
-    """Whether this thread's float32 convolutions of kernel 1×1 are given to oneDNN by their dilation alone."""
+def dilation_decides() -> bool:
+    """Whether dilation alone decides who computes this thread's float32 convolutions of kernel 1×1."""
     return (
         torch.get_num_threads() == 1
         and torch.backends.mkldnn.is_available()
