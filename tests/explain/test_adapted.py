@@ -29,7 +29,10 @@ def test_a_score_is_the_log_odds_of_the_network_and_a_side_is_that_of_its_box():
     gradient = by_number.receptive_field.gradient
     torch.testing.assert_close(gradient, by_function.receptive_field.gradient, atol=1e-6, rtol=1e-3)
     side = deformscope.explain(detector, PHOTO, 1, of="right")
-    corner = lambda output: output["boxes"][0, query, 0] + output["boxes"][0, query, 2] / 2  # noqa: E731
+
+    def corner(output):
+        return output["boxes"][0, query, 0] + output["boxes"][0, query, 2] / 2
+
     wanted = deformscope.explain(detector.net, batch, of=corner)
     assert side.value == pytest.approx(wanted.value * 130, rel=1e-4)  # the network sees the photo from edge to edge
     assert not {"logits", "unclipped"} & set(found)

@@ -93,12 +93,7 @@ def _dots(rows: list[MaskRow], values: Mapping[str, Value], words: str, *, zero:
         ax.axvline(0, color=FAINT, lw=0.9, ls=":")
     else:
         ax.set_xlim(left=0)
-    ax.set_xlabel(words, fontsize=9)
-    ax.tick_params(axis="x", labelsize=8)
-    ax.grid(axis="x", color="#dddddd", lw=0.6)
-    ax.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
+    plots.measured_along(ax, words)
     return figure
 
 

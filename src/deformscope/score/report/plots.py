@@ -163,13 +163,18 @@ def against_nulls(rows: Mapping[str, Row]) -> Drawing:
     ax.set_yticks(range(len(names)), [NAMES[name] for name in names], fontsize=9)
     ax.get_yticklabels()[0].set_fontweight("bold")
     ax.invert_yaxis()
-    ax.set_xlabel(textwrap.fill(first.metric.text, 36), fontsize=9)
+    measured_along(ax, textwrap.fill(first.metric.text, 36))
+    return figure
+
+
+def measured_along(ax: Axes, words: str) -> None:
+    """Rows of values share a labelled horizontal axis with a light grid, and no frame."""
+    ax.set_xlabel(words, fontsize=9)
     ax.tick_params(axis="x", labelsize=8)
     ax.grid(axis="x", color="#dddddd", lw=0.6)
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    return figure
 
 
 def _mark(view: str) -> Line2D:
