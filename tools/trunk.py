@@ -93,6 +93,7 @@ PLAN = [
     *[("animals", f"cut13-{mode}", 1) for mode in ("feature", "kernel")],
     *[("animals", f"cut8-{mode}", 1) for mode in ("none", "full")],
     *[("shapes", mode, seed) for seed in (0, 1) for mode in ("feature", "kernel")],
+    *[("trunk", mode, 1) for mode in ("none", "full")],
     *[("animals", arm, 1) for arm in ("cut10-full-rate10", "cut10-full-rate.1", "cut10-full-start")],
     *[("animals", f"cut8p-{mode}", 0) for mode in ("none", "full")],
     *[("animals", f"cut{cut}p-{mode}", 1) for cut in (8, 10, 13) for mode in ("none", "full")],
