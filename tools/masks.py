@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--animals", help="photos of Pascal VOC in COCO's layout")
     parser.add_argument("--cache", default="cache", help="folder of the frozen trunk's maps")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--arms", nargs="*", choices=tuple(ARMS), help="only these arms")
     chosen = parser.parse_args()
     if chosen.command == "table":
         tables(chosen.folder)
@@ -90,6 +91,8 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = MaskSettings(split="val_masks", classes=SIX, segments=False)
     for arm, seed, grabcut in PLAN:
+        if chosen.arms and arm not in chosen.arms:
+            continue
         folder = chosen.folder / f"{arm}-seed{seed}"
         overrides = [f"run.steps={chosen.steps}", f"run.seed={seed}", "run.checkpoint_every=100", *ARMS[arm]]
         # All photos are measured below, as GrabCut and the other bars are.
@@ -102,9 +105,10 @@ def main() -> None:
             replace(settings, grabcut=grabcut, bars=("filled",)),
         )
         print(f"{arm} seed {seed}\n{scores}", flush=True)
-    measure_masks(
-        ds.load("packaged"), chosen.animals, chosen.folder / "bars-packaged", replace(settings, segments=True)
-    )
+    if not chosen.arms:
+        measure_masks(
+            ds.load("packaged"), chosen.animals, chosen.folder / "bars-packaged", replace(settings, segments=True)
+        )
 
 
 def tables(folder: Path) -> None:
