@@ -19,6 +19,16 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+// For screen readers; shown to all for a moment when `seen`.
+let sayTimer = 0;
+export function say(words, seen = false) {
+  const node = byId("said");
+  node.textContent = words;
+  node.classList.toggle("unseen", !seen);
+  clearTimeout(sayTimer);
+  if (seen) sayTimer = setTimeout(() => node.classList.add("unseen"), 2600);
+}
+
 // A number with a fixed count of digits and a true minus; "–" where there is none.
 export function digits(value, count = 2, sign = false) {
   if (!Number.isFinite(value)) return "–";
