@@ -1,6 +1,7 @@
 """The command line as a person uses it: files where they were asked for, one clear line where something is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+import deformscope
+from deformscope import Fields
+from deformscope.analysis import Analysis
 
 
 def test_figures_writes_every_view_and_prints_its_path(command, photo, weights, tmp_path):
@@ -186,6 +191,15 @@ def test_layers_lists_geometry_and_with_a_photo_the_offsets(command, photo, weig
     assert code == 0
     assert "heads.stride32.deform" in table
     assert "median" not in table
+
+
+def test_layers_writes_px_per_cell_as_kernels_and_strides_are_written(command, make_field, monkeypatch):
+    found = Analysis(np.zeros((112, 40, 3), np.uint8), Fields({"layer": make_field()}))
+    monkeypatch.setattr(deformscope, "load", lambda name: None)
+    monkeypatch.setattr(deformscope, "analyse", lambda detector, photo: found)
+    code, table, _ = command("layers")
+    (row,) = [line for line in table.splitlines() if "layer " in line and "×" in line]
+    assert code == 0 and re.findall(r"\d+×\d+", row) == ["2×1", "16×4", "3×2"]  # stride, reduction, kernel
 
 
 def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():

@@ -38,7 +38,7 @@ def test_circles_of_attention_do_not_hide_the_photo_and_cells_have_four_digits()
     field = AttentionField(reference[:, :, level][:, :, None] + moved, None, reference, level, ((30, 45),), (299, 450))
     kernels = moments(field, 0)
     view = FieldView.of(kernels, (299, 450))
-    assert view.caption().endswith("10×9.967\N{NO-BREAK SPACE}px/cell")
+    assert view.caption().endswith("9.967×10\N{NO-BREAK SPACE}px/cell")
     figure = figure3(kernels, np.zeros((299, 450, 3), np.uint8))
     factor = float(re.search(r"×([\d.]+), every", " ".join(text.get_text() for text in figure.findobj(Text)))[1])
     assert np.median(view.radii) * factor <= view.spacing

@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 import deformscope
 from deformscope import draw
@@ -65,6 +66,16 @@ def test_points_lie_in_the_photos_px_and_weights_are_sizes():
         for path in dots.get_paths()
     ]
     assert straight == [bool(field.level.repeat(3)[index] == 1) for index in order]
+
+
+def test_sizes_are_written_as_those_of_maps_height_first():
+    field = planted()
+    figure = draw.queries(field, np.zeros((60, 80, 3), np.uint8), [1])
+    words = " ".join(text.get_text() for text in figure.findobj(Text)).replace("\N{NO-BREAK SPACE}", " ")
+    high, wide = field.spread()[0, 1].tolist()
+    assert round(high) != round(wide)
+    assert f"spread {high:.0f} × {wide:.0f} px in a box of 8 × 16" in " ".join(words.split())
+    assert "on the 8×10 map" in words
 
 
 def test_a_point_beyond_the_photo_is_shown_where_it_is_or_counted():

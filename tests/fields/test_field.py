@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from deformscope import CellGrid, DeformscopeError, OffsetField, Placement
+from deformscope import CellGrid, DeformscopeError, Fields, OffsetField, Placement
 
 
 def literal_points(field, i, j, k, y, x):
@@ -136,4 +136,11 @@ def test_wrong_arguments_are_named_with_what_was_expected(arguments, message):
 
 
 def test_the_repr_can_be_read(make_field):
-    assert repr(make_field()) == "OffsetField('layer': 1 image, 2 groups, kernel 3×2, stride 2×1, 7×10 cells of 16 px)"
+    assert (
+        repr(make_field()) == "OffsetField('layer': 1 image, 2 groups, kernel 3×2, stride 2×1, 7×10 cells of 16×4 px)"
+    )
+    assert "of 16 px)" in repr(make_field(reduction=(8.0, 16.0)))
+
+
+def test_the_table_for_notebooks_writes_px_per_cell_down_by_across(make_field):
+    assert "<td>7×10</td><td>16×4</td>" in Fields({"layer": make_field()})._repr_html_()

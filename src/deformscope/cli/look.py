@@ -145,6 +145,8 @@ def layers(
 
 def _convolutions(fields: Iterable[Any], title: str, measured: bool) -> Table:
     """A row for each deformable convolution, with statistics of its offsets if ``measured``."""
+    from ..fields.field import reduction_text
+
     table = Table(title=title, title_justify="left")
     for heading in ("layer", "stride", "reduction", "kernel", "groups", "modulated"):
         table.add_column(heading, overflow="fold")
@@ -156,7 +158,7 @@ def _convolutions(fields: Iterable[Any], title: str, measured: bool) -> Table:
         row = [
             field.name,
             "×".join(map(str, field.stride)),
-            f"{field.reduction[0]:g}",
+            reduction_text(field),
             "×".join(map(str, field.kernel_size)),
             str(field.offset.shape[1]),
             "yes" if field.modulation is not None else "no",

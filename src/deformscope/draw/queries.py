@@ -112,11 +112,11 @@ def _details(view: QueryView, window: np.ndarray) -> str:
     apart = np.hypot(*(view.centre - view.reference))
     high, wide = view.spread
     told = [f"mean {apart:.0f}{NBSP}px from {'the reference' if view.box is None else 'its centre'}"]
-    told.append(f"spread {wide:.0f}{NBSP}×{NBSP}{high:.0f}{NBSP}px")
+    told.append(f"spread {high:.0f}{NBSP}×{NBSP}{wide:.0f}{NBSP}px")
     if view.box is not None:
         tall, broad = view.box[2:] - view.box[:2]
         told.insert(0, f"{view.inside(view.box):.0%} of the weight in the reference box")
-        told[-1] += f" in a box of {broad:.0f}{NBSP}×{NBSP}{tall:.0f}"
+        told[-1] += f" in a box of {tall:.0f}{NBSP}×{NBSP}{broad:.0f}"
     hidden = int(((view.points < window[:2]) | (view.points > window[2:])).any(axis=1).sum())
     return " · ".join([*told, *([f"{hidden} not shown"] if hidden else [])])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DeformscopeError
-from ..fields.field import OffsetField
+from ..fields.field import OffsetField, reduction_text
 from ..fields.viewpoint import divergence, extent, split
 from .primitives import nice
 from .text import drawable
@@ -99,6 +99,5 @@ class FieldView:
 
     def caption(self) -> str:
         """Layer and reduction (network px per cell)."""
-        down, across = (f"{value:.4g}" for value in self.field.reduction)
-        cell = across if across == down else f"{across}×{down}"
-        return f"{drawable(self.field.name) or 'deformable convolution'} · {cell}\N{NO-BREAK SPACE}px/cell"
+        name = drawable(self.field.name) or "deformable convolution"
+        return f"{name} · {reduction_text(self.field)}\N{NO-BREAK SPACE}px/cell"

@@ -245,7 +245,7 @@ class OffsetField:
         kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(f"{step:.4g}" for step in self.stride)
         return (
             f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, kernel {kernel}, "
-            f"stride {stride}, {h}×{w} cells of {self.reduction[0]:g} px"
+            f"stride {stride}, {h}×{w} cells of {reduction_text(self)} px"
             f"{', modulated' if self.modulation is not None else ''})"
         )
 
@@ -334,6 +334,11 @@ class OffsetField:
         cell = self.output_cells.to_cells(network).round().long().tolist()
         h, w = self.offset.shape[3:5]
         return min(max(cell[0], 0), h - 1), min(max(cell[1], 0), w - 1)
+
+
+def reduction_text(field: OffsetField) -> str:
+    """A field's ``reduction`` as it is written: one number, or down×across, the order of kernels and maps."""
+    return "×".join(dict.fromkeys(f"{px:.4g}" for px in field.reduction))
 
 
 def _widened(tensor: Tensor) -> Tensor:

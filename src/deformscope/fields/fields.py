@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..errors import NoDeformableCall
 from .attention import AttentionField
-from .field import OffsetField
+from .field import OffsetField, reduction_text
 
 
 class Fields(Mapping[str, OffsetField]):
@@ -115,14 +115,13 @@ class Fields(Mapping[str, OffsetField]):
 def _cells(field: OffsetField) -> list[str]:
     """A field's row of the table for notebooks."""
     n, g, _, h, w, _ = field.offset.shape
-    reduction = dict.fromkeys(f"{axis:g}" for axis in field.reduction)
     return [
         field.name,
         str(n),
         "×".join(map(str, field.kernel_size)),
         "×".join(f"{step:.4g}" for step in field.stride),
         f"{h}×{w}",
-        "×".join(reduction),
+        reduction_text(field),
         str(g),
         "no" if field.modulation is None else "yes",
         "" if field.source is None else ", ".join(field.source.convolutions),
