@@ -1,12 +1,17 @@
 """The page in a real browser, worked with mouse, fingers, keyboard and links."""
 
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
-from planted import PLACES, SIZE, planted_fields
+from planted import PLACES, SIZE, planted_fields, planted_photo
+
+from deformscope import Fields
+from deformscope.analysis import Analysis
+from deformscope.explorer import write
 
 FIELDS = planted_fields()
 
@@ -208,3 +213,34 @@ def test_hover_is_answered_within_a_frame(watch, pages):
     spent = seen.page.evaluate("spent")
     assert len(spent) >= 10
     assert np.median(spent) < 16
+
+
+def test_long_names_of_layers_are_cut_before_their_ends_where_they_differ(watch, tmp_path):
+    ends = [f"{number}.self_attn[level {level}]" for number in (4, 15) for level in (0, 1)]
+    names = [f"transformer.encoder.layers.{end}" for end in ends]
+    # Cells of 16 px down and 8 across.
+    fields = Fields({name: replace(FIELDS["body.middle"], name=name) for name in names})
+    path = write(tmp_path / "long.html", [Analysis(planted_photo(), fields)], ["long.png"], segments=[{}])
+    for width in (390, 1440):
+        seen = watch(viewport={"width": width, "height": 900}).open(path, "layer=" + names[0])
+        rows = seen.page.locator(".layer")
+        assert rows.locator("b").evaluate_all("all => all.map(one => one.textContent)") == names
+        assert rows.locator("b").evaluate_all("all => all.map(one => one.title)") == names
+        # The text's last characters, as they are laid out, lie inside of what clips them and beside the sizes.
+        shown = rows.evaluate_all(
+            """(rows, lengths) => rows.map((row, i) => {
+                const texts = [...row.querySelectorAll("b, b *")].flatMap(one => [...one.childNodes])
+                  .filter(one => one.nodeType === Node.TEXT_NODE);
+                const last = texts.at(-1), range = document.createRange();
+                range.setStart(last, last.length - lengths[i]);
+                range.setEnd(last, last.length);
+                const end = range.getBoundingClientRect(), name = row.querySelector("b").getBoundingClientRect();
+                return [name.left <= end.left, end.right <= name.right + 1,
+                        end.right < row.querySelector("small").getBoundingClientRect().left];
+            })""",
+            list(map(len, ends)),
+        )
+        assert shown == [[True] * 3] * 4, width
+        assert rows.locator("small").all_inner_texts() == ["16×30 · 16×8 px"] * 4
+        assert "16×8 px/cell" in seen.page.locator("#legend").inner_text()
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == width

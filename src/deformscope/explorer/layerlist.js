@@ -3,6 +3,7 @@ import { brief, el } from "./dom.js";
 import { choice, fieldset } from "./inputs.js";
 
 const FARTHEST = 600; // cells, as Python cuts offsets
+const [SHORT, LONG] = [20, 28]; // characters of a name's end that are always shown: at least, at most
 
 export class LayerList {
   constructor(set) {
@@ -14,8 +15,11 @@ export class LayerList {
   // The layers of another photo.
   open(photo) {
     const rows = photo.layers.map((layer) => {
-      const words = [el("b", { title: layer.name }, photo.shortName(layer.name)), el("small", {}, sizeOf(layer))];
-      return choice("layer", layer.name, words, () => this.set({ layer: layer.name }));
+      const size = sizeOf(layer);
+      const words = [cutName(layer.name, photo.shortName(layer.name)), el("small", {}, size)];
+      const row = choice("layer", layer.name, words, () => this.set({ layer: layer.name }));
+      row.querySelector("input").setAttribute("aria-label", `${layer.name}, ${size}`); // the name in one piece
+      return row;
     });
     this.node.replaceChildren(
       el("legend", {}, "Layer"),
@@ -43,6 +47,16 @@ function sizeOf(layer) {
   const { cells, stride, size } = layer;
   const px = cells.reduction.map((value, axis) => brief(value * stride[axis]));
   return `${size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`;
+}
+
+// A name that is cut before its end where it finds no room: names of attention differ in their last parts.
+function cutName(name, shown) {
+  const parts = shown.split(/(?<=\.)/);
+  let end = "";
+  while (parts.length && end.length < SHORT) end = parts.pop() + end;
+  if (end.length > LONG) end = [...end].slice(-SHORT).join("");
+  const start = shown.slice(0, shown.length - end.length);
+  return el("b", { title: name }, ...[start, end].filter(Boolean).map((part) => el("span", {}, part)));
 }
 
 function reveal(list, row) {

@@ -127,10 +127,11 @@ export class Panel {
     this.found.replaceChildren(
       ...photo.detections.map(({ label, score }, index) => {
         const input = el("input", { type: "checkbox", change: () => set({ hide: toggled(this.state.hide, index) }) });
+        const words = el("span", { title: label }, label || "object");
         return el(
           "li",
           {},
-          el("label", { class: "toggle" }, input, el("span", {}, label || "object"), el("small", {}, score.toFixed(2))),
+          el("label", { class: "toggle" }, input, words, el("small", {}, score.toFixed(2))),
           photo.whys.has(index) ? whyButton(photo, index, () => this.state, set) : null,
           queryButton(photo, index, () => this.state, set),
         );
