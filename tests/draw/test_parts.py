@@ -8,7 +8,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -166,11 +166,18 @@ def test_text_is_no_wider_than_it_was_measured_and_hardly_narrower(dpi):
 
 
 @given(st.lists(st.text("abcdefgh W·√", min_size=1, max_size=30), min_size=1, max_size=12), st.floats(0.3, 4))
+@example(["· aaa··W"], 0.34375)
 @settings(deadline=None)
 def test_lines_end_no_earlier_than_they_must(words, inches):
     text = " ".join(" ".join(words).split())
     lines = wrapped(text, 7, inches)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    end = 0
     for line, following in itertools.pairwise(lines):
         assert width(line, 7) <= inches or len(line) == 1
-        assert width(f"{line} {following.split(' ')[0]}", 7) > inches or width(f"{line}{following[0]}", 7) > inches
+        end += len(line)
+        if text[end] == " ":  # a word that fits no line begins a new one too
+            end += 1
+            assert width(f"{line} {text[end:].split(' ')[0]}", 7) > inches
+        else:
+            assert width(f"{line}{following[0]}", 7) > inches
