@@ -7,7 +7,6 @@ same kind are recognized by their steps (:mod:`.known_passes`) and cost next to 
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,6 +32,7 @@ from .grid_rules import RULES, moves
 from .kernels import kernel_call
 from .known_passes import Pass, Signature, Steps, TracedCall, known_passes, signature
 from .operator_watch import in_backward, unwatched
+from .running_modules import RunningModules, raised
 from .sampler_modules import ModuleReader
 from .samplers import (
     DEFORM_CONV,
@@ -53,7 +53,7 @@ placements_now: ContextVar[tuple[Placement, ...]] = ContextVar("placements", def
 
 
 class Recorder:
-    """Sees chosen operators (as a watcher) and, while it traces, all operators and (by global hooks) all modules."""
+    """Sees chosen operators (as a watcher) and, while it traces, all operators and all modules."""
 
     intercepted: Collection[str] = (*READERS, *REPAIRS)
 
@@ -61,21 +61,19 @@ class Recorder:
         self.fields = Fields()
         self._model, self._broken = model, broken
         named = list(model.named_modules())
-        self._names = {id(module): name or type(model).__name__ for name, module in named}
-        self._owners = {id(p): self._names[id(m)] for _, m in named for p in m._parameters.values() if p is not None}
+        names = {id(module): name or type(model).__name__ for name, module in named}
+        self._owners = {id(p): names[id(m)] for _, m in named for p in m._parameters.values() if p is not None}
         self._tensors = tuple((p.device.type, p.dtype) for p in islice(model.parameters(), 1))
         self._known = known_passes(model, [module for _, module in named])
         self._trace = TensorTrace()
         self._mode = EveryOperator(self._trace)
-        self._hooks: list[Any] = []
         self._begin_hook: Any = None
         self._end_hook: Any = None
-        self._running: list[nn.Module] = []
         self._passes = [Pass(None, 0, Steps(None, self._owners))]
         self._thread = threading.get_ident()
-        self._placements: tuple[Placement, ...] = ()
         self._replaced = 0.0
         sees = self.missed, lambda: self.here, self.looking_away
+        self._running = RunningModules(names, self._trace, lambda: self.here, self.broke_off)
         self._attention = AttentionReader(named, self._record_attention, *sees)
         self._modules = ModuleReader(named, self.whole_call, *sees)
         self._others = other_operators(look=not self._known.signatures)
@@ -110,15 +108,7 @@ class Recorder:
     def trace_on(self, on: bool) -> None:
         """Trace from now on, or no longer: see all operators, and all modules."""
         self._mode.switch(on)
-        if on and not self._hooks:
-            module = nn.modules.module
-            self._hooks = [
-                module.register_module_forward_pre_hook(self.enter),
-                module.register_module_forward_hook(self.leave, always_call=True),
-            ]
-        elif not on:
-            while self._hooks:
-                self._hooks.pop().remove()
+        self._running.watch(on)
 
     def close(self) -> None:
         """The block has ended."""
@@ -129,7 +119,8 @@ class Recorder:
             if hook is not None:
                 hook.remove()
         # These know this recorder, and would keep it, and the model, until the next collection.
-        del self._attention, self._modules
+        self.ran = self._running.ran
+        del self._attention, self._modules, self._running
 
     def missed(self, name: str, why: str) -> None:
         """A sampler of this name was called that nobody here can read."""
@@ -240,15 +231,9 @@ class Recorder:
         self._passes[-1].steps.call(DEFORM_CONV, call.places_output, arguments(call), call.offset)
         self._record(call, name)
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        """A module's forward begins."""
-        if self.here:
-            self._running.append(module)
-            self.ran = self.ran or id(module) in self._names
-
     def _begin_of_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model is called; it has entered already, as far as modules are watched."""
-        if not self.here or not self._hooks or self._running != [module]:
+        if not self.here or not self._running.watched or self._running.stack != [module]:
             return
         given = (*args, kwargs) if kwargs else args
         # What is made of an earlier call's output has its place in that one's input: then its pass goes on.
@@ -258,30 +243,12 @@ class Recorder:
 
     def _end_of_model(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.here:
-            if _raised(output):
+            if raised(output):
                 self.broke_off()
             self._end_hook.remove()
             self._end_hook = None
-            self._running.clear()
+            self._running.stack.clear()
             self.end(output)
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A module's forward ends, also by an exception."""
-        if not self.here:
-            return
-        while self._running and self._running.pop() is not module:
-            pass
-        if _raised(output):
-            self.broke_off()
-        elif isinstance(module, nn.Conv2d):
-            if id(module) in self._names and isinstance(output, Tensor):
-                self._trace.name(output, self._names[id(module)])
-        elif type(module).__name__ == "GeneralizedRCNNTransform":
-            sizes = [(image.shape[-2], image.shape[-1]) for image in args[0]]
-            self._placements = tuple(
-                Placement(size, (resized[0] / size[0], resized[1] / size[1]))
-                for size, resized in zip(sizes, output[0].image_sizes, strict=True)
-            )
 
     def _record(self, call: DeformCall, name: str = "") -> None:
         self._modules.recorded()
@@ -298,16 +265,15 @@ class Recorder:
 
     def _record_attention(self, field: AttentionField) -> None:
         self._passes[-1].attended = True
-        self._passes[-1].steady &= not self._placements  # which a trace alone sees
-        placements = placed_in(field, placements_now.get() or self._placements)
+        self._passes[-1].steady &= not self._running.placements  # which a trace alone sees
+        placements = placed_in(field, placements_now.get() or self._running.placements)
         self.fields.add_attention(replace(field, placements=placements))
 
     def _traced(self, call: DeformCall, name: str) -> TracedCall:
         now, trace = self._passes[-1], self._trace
         if call.channels_last is not None:
             trace.note(call.input, trace.trail(call.channels_last)._replace(grid=None))
-        running = (self._names[id(m)] for m in reversed(self._running) if id(m) in self._names)
-        name = name or next(running, "deform_conv2d")
+        name = name or self._running.name("deform_conv2d")
         made = call.offset if call.made is None else call.made
         offset, cells = trace.trail(made), trace.grid(call.input)
         placed = offset.grid is not None and made.shape[-2:] == call.offset.shape[-2:]
@@ -322,7 +288,7 @@ class Recorder:
         elif call.output.shape[-2:] == call.offset.shape[-2:]:  # and channels do not come last
             grid = cells.strided(call.kernel_size, call.stride, call.padding, call.dilation)
         trace.note(call.output, Trail(grid, len(self.fields)))
-        return TracedCall(name, cells, below, source, self._placements)
+        return TracedCall(name, cells, below, source, self._running.placements)
 
     def _unknown(self, call: DeformCall) -> None:
         """Record a call to which no traced pass came on this way."""
@@ -340,8 +306,3 @@ class Recorder:
                 DeformscopeWarning,
                 stacklevel=2,
             )
-
-
-def _raised(output: Any) -> bool:
-    """Whether a module's forward has raised."""
-    return output is None and sys.exc_info()[0] is not None
