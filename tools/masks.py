@@ -55,6 +55,7 @@ PLAN: list[tuple[str, int, bool]] = [
     ("box-unary", 0, False),
     ("unary", 1, False),
     ("full", 0, True),
+    ("dynamic-made", 1, False),
 ]
 """Runs in their order, and whether their masks are refined by GrabCut."""
 BARS = ("filled", "ellipse", "grabcut", "grabcut_ellipse")

@@ -105,12 +105,16 @@ PLAN = [
     *[("animals", arm, 0) for arm in ("D0-none", "D0-feature", "D0-kernel")],
     *[("animals", arm, seed) for seed in (0, 1) for arm in ("D2-long", "D0-long")],
     *[("animals", arm, 0) for arm in ("D2-shuffled", "D2-side", "D2-decay")],
+    *[("packaged", arm, 0) for arm in ("D2", "D0")],
 ]
 """Runs in their order: whole comparisons of one seed first."""
 STEPS = {
     "shapes": ["run.steps=600"],
     "animals": ["run.steps=1500", "data.views=[whole,crop,mosaic]", "run.precision='32'"],
+    "packaged": [],
 }
+"""By recipe; `packaged`, of which the packaged detectors `packaged` (D0) and `guided` (D2) are, learns from photos of
+Pascal VOC and COCO, which `tools/merge_photos.py` puts into one folder: run it alone, with `--recipe`."""
 
 
 def main() -> None:
@@ -128,12 +132,14 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     for name, arm, seed in PLAN:
-        if (name == "animals" and chosen.animals is None) or chosen.recipe not in (None, name):
+        if (name != "shapes" and chosen.animals is None) or chosen.recipe not in (None, name):
+            continue
+        if name == "packaged" and chosen.recipe is None:
             continue
         if chosen.arms and arm not in chosen.arms:
             continue
         overrides = [*STEPS[name], f"run.seed={seed}", *ARMS[arm]]
-        if name == "animals":
+        if name != "shapes":
             overrides += [f"data.folder={chosen.animals}", f"data.cache={chosen.cache}"]
         recipe, folder = read(name, overrides), chosen.folder / name / f"{arm}-seed{seed}"
         result = train(recipe, folder, progress=False)
