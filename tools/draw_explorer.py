@@ -26,7 +26,6 @@ SHOTS = {
         None,
     ),
     "explorer-phone-dark": (PHONE, "dark", "photo=1&score=0.5&layer=heads.stride16.deform&a=225,110", None),
-    "explorer-phone-light": (PHONE, "light", "view=points&k=2&layer=heads.stride16.deform&a=262,214", None),
 }
 """Size of the window, colour scheme, state, and where the mouse is on the stage."""
 
