@@ -41,6 +41,7 @@ def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
     heavy = ("torch", "torchvision", "numpy", "matplotlib", "PIL", "scipy", "skimage", "safetensors", "jaxtyping")
     for name in ("deformscope", "deformscope.cli", "deformscope.files", "deformscope.terminal.progress"):
         assert run(f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])") == "[]", name
+    assert run("import sys, deformscope; print('rich' in sys.modules)") == "False"
 
 
 def test_every_public_name_is_there_and_listed():

@@ -202,14 +202,6 @@ def test_layers_writes_px_per_cell_as_kernels_and_strides_are_written(command, m
     assert code == 0 and re.findall(r"\d+×\d+", row) == ["2×1", "16×4", "3×2"]  # stride, reduction, kernel
 
 
-def test_importing_deformscope_imports_neither_torchvision_nor_matplotlib():
-    program = (
-        "import sys, deformscope; print([m for m in ('torchvision', 'matplotlib', 'PIL', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_figures_load_scikit_image_only_for_segments(photo, weights, tmp_path):
     program = (
         "import sys; from deformscope.cli.app import app; import deformscope.cli\n"

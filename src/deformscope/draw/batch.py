@@ -154,7 +154,7 @@ def _outcome(detector: Detector, settings: Settings, task: tuple[Path, Path]) ->
 
 def check(settings: Settings) -> None:
     """Raise DeformscopeError for settings that are invalid for every photo."""
-    from .style import FORMATS
+    from .save import FORMATS
 
     for name, value, choices in [
         ("format", settings.format, FORMATS),

@@ -16,8 +16,8 @@ from PIL import Image
 from ..errors import DeformscopeError
 from ..files import whole_file
 from .own_settings import own_settings
-from .style import FORMATS
 
+FORMATS = ("png", "svg", "pdf")
 UP = 2
 """PNG's filter: the difference to the byte above."""
 

@@ -1,4 +1,4 @@
-"""Colours of figures, and file formats."""
+"""Colours of figures."""
 
 ARROW = "#d7191c"
 TREND = "#ffd43b"
@@ -9,4 +9,3 @@ BOX = "#00b8d9"
 PLACES = ("#ff3d00", "#00b0ff", "#ffd600", "#00e676", "#e040fb", "#ffffff")
 INK, FAINT = "#1a1a1a", "#666666"
 SIZE_MAP, MODULATION_MAP, SIGNED_MAP = "plasma", "viridis", "RdBu_r"
-FORMATS = ("png", "svg", "pdf")
