@@ -1,5 +1,6 @@
 """Objects out of offsets: one region a sink, where it converges, as far as the circle reaches."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_peaks_keep_the_distance_that_scikit_image_keeps():
         expected = peak_local_max(density, min_distance=3, threshold_abs=1.5, exclude_border=False)
         assert len(expected) < len(peaks)
         assert np.array_equal(_spaced(peaks, 3), expected)
+
+
+def test_thousands_of_equal_peaks_take_no_memory_of_all_their_pairs():
+    y, x = np.mgrid[:128, :128]
+    everywhere = np.stack([y.ravel(), x.ravel()], axis=1)[::2]
+    tracemalloc.start()
+    try:
+        kept = _spaced(everywhere, 4)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20  # all pairs: 1 GB
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == (128 // 4) ** 2
 
 
 def test_regions_are_drawn_over_the_photo():

@@ -1,6 +1,8 @@
 """The cache of a frozen trunk's maps gives what the trunk gives."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +49,52 @@ def test_cached_maps_are_the_trunks_in_half_precision(recipe):
     for kept, fresh in zip(batch.targets, direct.targets, strict=True):
         assert torch.equal(kept["boxes"], fresh["boxes"])
     assert [len(target["boxes"]) for target in batch.targets] != [0, 0]
+
+
+GROWTH = """
+import sys
+import torch
+from deformscope.training.data import cache
+from deformscope.training.data.datamodule import source
+from deformscope.training.recipe.reading import read
+from deformscope.training.run import networks
+
+def used():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) // 1024
+
+torch.set_num_threads(1)
+recipe = read("shapes", [*sys.argv[1:]])
+photos = source(recipe, "train")
+detector = networks.build(recipe, photos.names)
+whole, memory = cache._parts, []
+
+def watched(*arguments):
+    for part in whole(*arguments):
+        memory.append(used())
+        yield part
+
+cache._parts = watched
+cache.cached(detector, photos, recipe.data, workers=1)
+print(memory[-1] - memory[3])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_memory_of_making_the_cache_does_not_grow_with_the_photos(tmp_path, tiny_overrides):
+    """Of 14 more batches of 16 photos of 3 × 192 × 256, each 9 MiB. In another process: this one's heap has room."""
+    settings = [
+        *tiny_overrides,
+        *ONE_STAGE,
+        "data.canvas=[192, 256]",
+        "data.shapes.size=[192, 256]",
+        "data.shapes.train=288",
+        "data.views=[whole]",
+        f"data.cache={tmp_path}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, *settings], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert int(done.stdout) < 60
 
 
 def test_training_from_the_cache_does_not_run_the_trunk_and_goes_on_exactly(recipe, tmp_path, monkeypatch):

@@ -198,10 +198,15 @@ def _spaced(peaks: Int[Array, "p 2"], least: int) -> Int[Array, "s 2"]:
 
     The result is that of ``peak_local_max`` with ``min_distance``, which would take longer than everything else.
     """
-    near = np.abs(peaks[:, None] - peaks[None]).max(axis=-1) < least
+    from scipy.spatial import KDTree
+
     kept = np.ones(len(peaks), dtype=bool)
-    for place in np.flatnonzero(np.tril(near, -1).any(axis=1)):
-        kept[place] = not (near[place, :place] & kept[:place]).any()
+    if len(peaks) < 2:
+        return peaks
+    # Not the distances of all pairs: a field that is alike everywhere has thousands of equal peaks.
+    pairs = KDTree(peaks).query_pairs(least - 0.5, p=np.inf, output_type="ndarray")
+    for before, after in pairs[np.lexsort(pairs.T)]:
+        kept[after] &= not kept[before]
     return peaks[kept]
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,11 +125,10 @@ def cached_masks(detector: Detector, source: Source, data: Data, workers: int | 
     folder = Path(data.cache).expanduser() / f"masks-{digest}-{data.mask_targets}"
     if not folder.is_dir():
         views = Views(source, data, detector.prepare, masks=True)
-        with whole_folder(folder) as beside:
-            objects: list[dict[str, torch.Tensor]] = []
+        with whole_folder(folder) as beside, _Objects(beside) as objects:
             for _, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers, "masks"):
-                objects += [_packed(item.target) for item in items]
-            torch.save(objects, beside / MASKS)
+                objects.add(items)
+            torch.save(objects.all(), beside / MASKS)
     return folder / MASKS
 
 
@@ -135,11 +136,10 @@ def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, fold
     views = Views(source, data, detector.prepare, detector.has_masks)
     device = next(detector.parameters()).device
     files: dict[str, Any] = {}
-    objects: list[dict[str, torch.Tensor]] = []
-    with whole_folder(folder) as beside:
+    with whole_folder(folder) as beside, _Objects(beside) as objects:
         for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
             batch = collate(items).to(device)
-            objects += [_packed(item.target) for item in items]
+            objects.add(items)
             assert batch.images is not None
             if tuple(batch.images.shape[2:]) != data.canvas:
                 raise DeformscopeError(
@@ -155,7 +155,33 @@ def _make(detector: Detector, trunk: nn.Module, source: Source, data: Data, fold
                 files[name][start : start + len(values)] = values.half().cpu().numpy()
         for values in files.values():
             values.flush()
-        torch.save({"objects": objects, "levels": list(files)}, beside / INDEX)
+        torch.save({"objects": objects.all(), "levels": list(files)}, beside / INDEX)
+
+
+class _Objects:
+    """The objects of the views so far, in a file without a name.
+
+    Kept in memory, these small tensors would lie between the large ones of the batches, and glibc's malloc would find
+    no room for the next batch where the previous one was: its heap grew by a batch of photos each time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._batches = 0
+
+    def __enter__(self) -> _Objects:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, items: list[Item]) -> None:
+        pickle.dump([_packed(item.target) for item in items], self._file)
+        self._batches += 1
+
+    def all(self) -> list[dict[str, torch.Tensor]]:
+        self._file.seek(0)
+        return [kept for _ in range(self._batches) for kept in pickle.load(self._file)]
 
 
 def _parts(views: Views, workers: int, label: str = "the trunk's maps") -> Iterator[tuple[int, list[Item]]]:
