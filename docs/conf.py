@@ -18,6 +18,7 @@ PAGES = {
     "SECURITY.md": "security",
     "benchmarks/README.md": "benchmarks",
     "src/deformscope/weights/MODEL_CARD.md": "model_card",
+    "src/deformscope/weights/MODEL_CARD_GUIDED.md": "model_card_guided",
     "src/deformscope/weights/MODEL_CARD_TRUNK.md": "model_card_trunk",
 }
 """Pages from outside docs/, by their path in the repository."""

@@ -14,8 +14,9 @@ import draw_queries
 import numpy as np
 import skimage.data
 from markdown_it import MarkdownIt
+from matplotlib import font_manager
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from deformscope import OffsetField, analyse, draw, load
 from deformscope.analysis import Analysis
@@ -26,6 +27,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "figures"
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
 
+HEADING = 32
+"""Height of a detector's name above its figures, px."""
 LAYER, TRUNK_LAYER = "heads.stride16.deform", "trunk.features.13.conv.1.0"
 GROWTH = (0, 300, 1000, 6000)
 """Steps after which the field is shown."""
@@ -38,7 +41,8 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     montage(load("packaged")).save(FIGURES / "montage.jpg", quality=85, optimize=True)
     montage(load("trunk"), TRUNK_LAYER).save(FIGURES / "montage_trunk.jpg", quality=85, optimize=True)
-    print(FIGURES / "montage.jpg", FIGURES / "montage_trunk.jpg")
+    beside().save(FIGURES / "guided.jpg", quality=85, optimize=True)
+    print(FIGURES / "montage.jpg", FIGURES / "montage_trunk.jpg", FIGURES / "guided.jpg")
     if draw_queries.missing():
         print(f"left out: {FIGURES / 'queries.png'}: {draw_queries.missing()}")
     else:
@@ -91,6 +95,23 @@ def montage(detector: Detector, layer: str = LAYER) -> Image.Image:
     sheet = Image.new("RGB", (3 * width, 2 * height), "white")
     for place, picture in enumerate(pairs):
         sheet.paste(picture, (place % 3 * width, place // 3 * height))
+    return sheet
+
+
+def beside() -> Image.Image:
+    """Figures 2 and 3 of `packaged` and `guided` on the same two photos."""
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 20)
+    parts = []
+    for photo in (DOCS / "photos" / "meadow.jpg", CAT):
+        for name in ("packaged", "guided"):
+            pair = _pair(load(name), np.asarray(Image.open(photo).convert("RGB")), LAYER)
+            part = Image.new("RGB", (pair.width, pair.height + HEADING), "white")
+            part.paste(pair, (0, HEADING))
+            ImageDraw.Draw(part).text((8, 5), name, "black", font)
+            parts.append(part)
+    sheet = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    for place, part in enumerate(parts):
+        sheet.paste(part, (sum(other.width for other in parts[:place]), 0))
     return sheet
 
 

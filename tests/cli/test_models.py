@@ -11,6 +11,7 @@ def test_detectors_lists_what_a_name_stands_for(command, monkeypatch, tmp_path):
     assert code == 0
     for text in (
         "packaged",
+        "guided",
         "trunk",
         "mmdet/faster_rcnn_r50_fpn_dconv_c3-c5",
         "41.3",

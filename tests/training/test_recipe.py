@@ -142,7 +142,8 @@ def test_the_table1_recipes_are_the_papers_settings():
 
 def test_an_unknown_name_lists_the_recipes():
     expected = (
-        "recipes by name: animals, animals_box_masks, animals_masks, animals_two_stage, packaged, shapes, table1_coco/"
+        "recipes by name: animals, animals_box_masks, animals_masks, animals_two_stage, guided, guided_masks, "
+        "packaged, shapes, table1_coco/"
     )
     with pytest.raises(DeformscopeError, match=expected):
         read("shape")

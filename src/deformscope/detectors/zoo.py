@@ -14,8 +14,9 @@ from .detector import Detector
 from .download import cache_folder, fetch
 from .offset_mode import OffsetMode
 
-PACKAGED = ("packaged", "trunk")
-"""Detectors that come with the package: with deformable heads, and with a deformable trunk."""
+PACKAGED = ("packaged", "guided", "trunk")
+"""Detectors that come with the package: with deformable heads, with boxes decoded from their offsets and with masks,
+and with a deformable trunk."""
 MMDETECTION_FILES = "https://download.openmmlab.com/mmdetection/v2.0/"
 HUGGING_FACE, FACTORY = "hf:", "python:"
 """Beginnings of what names a model of transformers, and a user's own."""

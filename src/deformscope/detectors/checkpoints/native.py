@@ -36,13 +36,25 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 """Configuration and network for each kind of detector."""
 
 
-def packaged(name: str = "packaged") -> Detector:
-    """Load a detector that comes with the package, ``packaged`` or ``trunk``, in eval mode.
+REST = "rest"
+"""Metadata of a packaged file: the packaged detector that has the tensors which this file lacks, for example the same
+frozen trunk."""
 
-    ``weights/MODEL_CARD.md`` and ``weights/MODEL_CARD_TRUNK.md`` describe data, recipe and AP.
+
+def packaged(name: str = "packaged") -> Detector:
+    """Load a detector that comes with the package, ``packaged``, ``guided`` or ``trunk``, in eval mode.
+
+    ``weights/MODEL_CARD.md``, ``…_GUIDED.md`` and ``…_TRUNK.md`` describe data, recipe and AP.
     """
-    with as_file(files("deformscope") / "weights" / f"{name}.safetensors") as path:
-        return load(path, name)
+    weights = files("deformscope") / "weights"
+    with as_file(weights / f"{name}.safetensors") as path:
+        metadata, state = read(path)
+        if REST in metadata:
+            with as_file(weights / f"{metadata[REST]}.safetensors") as other:
+                lent = read(other)[1]
+            # Heads and pyramid of the other one are no part of it, wherever it has its own.
+            state |= {key: lent[key] for key in lent.keys() - state.keys()}
+        return _built(path, metadata, state, name)
 
 
 def load(path: Path, name: str | None = None) -> Detector:
@@ -50,7 +62,10 @@ def load(path: Path, name: str | None = None) -> Detector:
 
     Raises DeformscopeError for other files, and if the weights do not fit the configuration.
     """
-    metadata, state = read(path)
+    return _built(path, *read(path), name)
+
+
+def _built(path: Path, metadata: dict[str, str], state: dict[str, Tensor], name: str | None) -> Detector:
     kind = metadata.get("architecture", "")
     kind = ARCHITECTURES.get(kind, kind)
     if kind not in KINDS:
