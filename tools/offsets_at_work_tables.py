@@ -85,6 +85,9 @@ DIFFERENCES = (
     ("D2-decay", "D2-told"),
     ("D2-task0", "D2-told"),
     ("D2-task0.1", "D2-told"),
+    ("D2-centre", "D2"),
+    ("D2-extent", "D2"),
+    ("D2-extent", "D2-told"),
     ("D2-long", "D0-long"),
 )
 INTERACTION = ("D2-told", "D2", "D0-told", "D0")
@@ -95,7 +98,9 @@ def _markdown(runs: list[dict[str, Any]], draws: dict[tuple[str, str, int], np.n
     for name in dict.fromkeys(run["recipe"] for run in runs):
         own = [run for run in runs if run["recipe"] == name]
         arms = [arm for arm in known if any(run["arm"] == arm for run in own)]
-        lines += [f"## {name}, {own[0]['steps']} steps", ""]
+        steps = min(run["steps"] for run in own)
+        longer = "" if max(run["steps"] for run in own) == steps else "; arms `long` 6000"
+        lines += [f"## {name}, {steps} steps{longer}", ""]
         lines += ["| arm | seeds | AP | AP50 | AP75 | error, strides 8 / 16 / 32 | ρ, strides 8 / 16 / 32 |"]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         for arm in arms:

@@ -6,9 +6,9 @@ class DeformscopeError(ValueError):
     """Invalid input. The command line prints the message as one line and exits with code 2.
 
     Example:
-        >>> ds.load("pakaged")
+        >>> ds.load("truk")
         Traceback (most recent call last):
-        deformscope.errors.DeformscopeError: detector='pakaged': no such file and no known name; nearest names: packaged
+        deformscope.errors.DeformscopeError: detector='truk': no such file and no known name; nearest names: trunk
     """
 
 
