@@ -52,7 +52,7 @@ def packaged(name: str = "packaged") -> Detector:
         if REST in metadata:
             with as_file(weights / f"{metadata[REST]}.safetensors") as other:
                 lent = read(other)[1]
-            # Heads and pyramid of the other one are no part of it, wherever it has its own.
+            # The file's own tensors count; the other one lends only what it lacks.
             state |= {key: lent[key] for key in lent.keys() - state.keys()}
         return _built(path, metadata, state, name)
 
