@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 
 from deformscope.detectors.dense.dense import STRIDES
 from deformscope.metrics import bootstrap
-from deformscope.training.ablation.ap_bootstrap import resampled
-from deformscope.training.data.datamodule import evaluated, source
-from deformscope.training.run.run_folder import DETECTIONS, RESULT, kept_recipe
+from deformscope.training.ablation.ap_bootstrap import of_run
+from deformscope.training.run.run_folder import RESULT
 
 DOCS = Path(__file__).parents[1] / "docs/results"
 
@@ -38,21 +36,10 @@ def tables(folder: Path, arms: tuple[str, ...]) -> None:
         )
         kept = path.parent / "resampled.npy"
         if not kept.exists():
-            np.save(kept, _resampled(path.parent))
+            np.save(kept, of_run(path.parent))
         draws[path.parent.parent.name, arm, int(seed)] = np.load(kept)
     (DOCS / "offsets_at_work_runs.json").write_text(json.dumps(runs, indent=1) + "\n")
     (DOCS / "offsets_at_work_runs.md").write_text(_markdown(runs, draws, arms))
-
-
-def _resampled(folder: Path) -> np.ndarray:
-    recipe = kept_recipe(folder)
-    recipe = replace(recipe, data=replace(recipe.data, cache=None))
-    val = source(recipe, "val")
-    truth = val.truth()
-    images = [truth["images"][index] for index in evaluated(recipe, val)]
-    ids = {image["id"] for image in images}
-    truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
-    return resampled(truth, json.loads((folder / DETECTIONS).read_bytes()), recipe.evaluation.classes)
 
 
 DIFFERENCES = (

@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import numpy as np
 from trunk_figure import dose_curve
 
 from deformscope.files import write_json
-from deformscope.from_dict import from_dict
 from deformscope.metrics import bootstrap
-from deformscope.training.ablation.ap_bootstrap import resampled
+from deformscope.training.ablation.ap_bootstrap import of_run
 from deformscope.training.data.datamodule import evaluated, source
-from deformscope.training.recipe.recipe import Recipe
-from deformscope.training.run.run_folder import DETECTIONS, RESULT
+from deformscope.training.run.run_folder import RESULT, kept_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 SEES = {8: 107, 10: 171, 13: 267}
@@ -55,7 +52,7 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
         )
         kept = path.parent / "resampled.npy"
         if not kept.exists():
-            np.save(kept, _resampled(path.parent))
+            np.save(kept, of_run(path.parent))
         draws[name, arm, int(seed)] = np.load(kept)
     runs.sort(key=lambda run: (run["recipe"], arms.index((run["recipe"], run["arm"])), run["seed"]))
     write_json(DOCS / "results/trunk_runs.json", runs)
@@ -88,7 +85,7 @@ def paired(draws: Draws, name: str, over: str, under: str) -> dict[int, np.ndarr
 
 def object_size(folder: Path) -> float:
     """Mean √area of the validation objects, network px of the detectors in ``folder``."""
-    recipe = _recipe(next(iter(sorted(folder.glob("*-seed*")))))
+    recipe = kept_recipe(next(iter(sorted(folder.glob("*-seed*")))))
     val, sizes = source(recipe, "val"), []
     for index in evaluated(recipe, val):
         sample = val.load(index)
@@ -205,18 +202,3 @@ def _claims(scores: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if row["figure"] in CLAIMS:
                 kept = {key: row[key] for key in ("layer", "n", "sources", "gains", "verdict")}
                 yield {"view": part["name"], "metric": row["figure"], **kept}
-
-
-def _recipe(folder: Path) -> Recipe:
-    recipe = from_dict(Recipe, json.loads((folder / "recipe.json").read_text()))
-    return replace(recipe, data=replace(recipe.data, cache=None))
-
-
-def _resampled(folder: Path) -> np.ndarray:
-    recipe = _recipe(folder)
-    val = source(recipe, "val")
-    truth = val.truth()
-    images = [truth["images"][index] for index in evaluated(recipe, val)]
-    ids = {image["id"] for image in images}
-    truth |= {"images": images, "annotations": [o for o in truth["annotations"] if o["image_id"] in ids]}
-    return resampled(truth, json.loads((folder / DETECTIONS).read_bytes()), recipe.evaluation.classes)

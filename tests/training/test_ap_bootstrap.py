@@ -1,12 +1,16 @@
 """AP resampled over photos: the library's AP on the photos as they are, and paired between runs."""
 
+import json
+
 import numpy as np
 import pytest
 
 from deformscope.metrics.coco import average_precision
-from deformscope.training.ablation.ap_bootstrap import resampled
+from deformscope.training.ablation.ap_bootstrap import of_run, resampled
 from deformscope.training.ablation.summary import summarise
 from deformscope.training.ablation.table import markdown
+from deformscope.training.data.datamodule import source
+from deformscope.training.run import run_folder
 from deformscope.training.run.run_folder import Result
 
 
@@ -60,6 +64,15 @@ def test_a_draw_is_the_ap_of_the_photos_drawn():
         expected = average_precision(truth | {"images": images, "annotations": objects}, again[1])["ap"]
         # Equal scores may stand in another order among the copies.
         assert ap == pytest.approx(expected, abs=6)
+
+
+def test_a_run_counts_the_photos_that_its_recipe_evaluates(tiny, tmp_path):
+    recipe = tiny("evaluation.photos=3")
+    run_folder.claim(recipe, tmp_path)
+    right = [{**one, "score": 0.9} for one in source(recipe, "val").truth()["annotations"] if one["image_id"] < 3]
+    for answers, expected in ((right, lambda ap: ap == pytest.approx(100)), (right[1:], lambda ap: ap < 100)):
+        (tmp_path / run_folder.DETECTIONS).write_text(json.dumps(answers))
+        assert expected(of_run(tmp_path)[0])
 
 
 def result(mode, seed, ap):

@@ -18,7 +18,7 @@ from ...metrics import bootstrap
 from ...metrics.matching import Matches, Pooled, average_precision, match
 from ..data.datamodule import evaluated, source
 from ..recipe.recipe import Recipe
-from ..run.run_folder import DETECTIONS, Result
+from ..run.run_folder import DETECTIONS, Result, kept_recipe
 
 DRAWS = 300
 Run = tuple[str, int]
@@ -27,18 +27,29 @@ Run = tuple[str, int]
 
 def of_runs(recipe: Recipe, folder: Path, results: Sequence[Result]) -> dict[Run, np.ndarray]:
     """:func:`resampled` for the runs of an ablation in ``folder``; runs without saved detections are left out."""
-    val = source(recipe, "val")
-    whole = val.truth()
-    images = [whole["images"][index] for index in evaluated(recipe, val)]
-    ids = {image["id"] for image in images}
-    truth = whole | {"images": images, "annotations": [o for o in whole["annotations"] if o["image_id"] in ids]}
-    found = {}
+    truth, found = _evaluated_truth(recipe), {}
     for result in results:
         path = folder / f"{result.offset_mode}-seed{result.seed}" / DETECTIONS
         if path.exists():
             detections = json.loads(path.read_bytes())
             found[result.offset_mode, result.seed] = resampled(truth, detections, recipe.evaluation.classes)
     return found
+
+
+def of_run(folder: Path) -> np.ndarray:
+    """:func:`resampled` for the run in ``folder``, on the photos of its recipe."""
+    recipe = kept_recipe(folder)
+    detections = json.loads((folder / DETECTIONS).read_bytes())
+    return resampled(_evaluated_truth(recipe), detections, recipe.evaluation.classes)
+
+
+def _evaluated_truth(recipe: Recipe) -> dict[str, Any]:
+    """The annotations of the photos that a run of the recipe is evaluated on, in COCO's format."""
+    val = source(recipe, "val")
+    whole = val.truth()
+    images = [whole["images"][index] for index in evaluated(recipe, val)]
+    ids = {image["id"] for image in images}
+    return whole | {"images": images, "annotations": [o for o in whole["annotations"] if o["image_id"] in ids]}
 
 
 def resampled(
