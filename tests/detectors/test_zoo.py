@@ -123,7 +123,10 @@ before = memory('VmRSS')
 start = time.process_time()
 detector = zoo.load({path!r})
 seconds = time.process_time() - start
-print(seconds, memory('VmHWM') - before)
+extra = memory('VmHWM') - before
+start = time.process_time()
+mask_rcnn.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81)
+print(seconds / (time.process_time() - start), extra)
 """
 
 
@@ -151,8 +154,8 @@ def test_a_full_width_checkpoint_loads_within_its_time_and_memory(tmp_path, kind
     source = str(Path(zoo.__file__).parents[2])
     code = COST.format(source=source, path=str(path))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, extra = map(float, run.stdout.split())
-    assert seconds < 5
+    builds, extra = map(float, run.stdout.split())
+    assert builds < 10, "times what torchvision takes to build such a network"
     assert extra < 1.3 * path.stat().st_size
 
 

@@ -8,7 +8,7 @@ import { framed } from "./stage.js";
 import { drawView } from "./views.js";
 import { drawWhy, whyCaption, whyOf } from "./whys.js";
 
-const STRIP = 30;
+const [SIZE, LEADING, MARGIN] = [12, 16, 10]; // of the caption, px
 
 // Photo, wash, view and detections: what lies under the marks.
 export function drawGround(pen, frame, app) {
@@ -64,38 +64,61 @@ function cropped(stage, app) {
   };
 }
 
-function compose(pen, { width, height, frame }, app) {
-  const drawn = drawGround(pen, frame, app);
-  drawMarks(pen, frame, app);
-  const ground = COLORS[frame.theme].ground;
-  pen.fill(shapes.box(0, height, width, height + STRIP), { color: ground });
-  // Pictures are narrower than some captions: these are set smaller, and end early rather than run out of the picture.
-  const words = captionOf(app, drawn);
-  const size = Math.max(8, Math.min(12, (width - 20) / (0.54 * words.length)));
-  const room = Math.floor((width - 20) / (0.53 * size));
-  pen.text(words.length > room ? `${words.slice(0, room - 1)}…` : words, 10, height + 20, {
-    color: COLORS[frame.theme].ink,
-    size,
-  });
+// The words in lines that are at most as wide as the room, broken between words where they can be.
+function broken(words, room) {
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = `${SIZE}px system-ui, sans-serif`;
+  const fits = (line) => ruler.measureText(line).width <= room;
+  const lines = [""];
+  for (let word of words.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trimStart();
+    if (fits(longer)) {
+      lines[lines.length - 1] = longer;
+      continue;
+    }
+    if (lines.at(-1)) lines.push("");
+    while (!fits(word) && word.length > 1) {
+      let end = Math.min(word.length - 1, Math.ceil(room / 2)); // hardly a letter is narrower than 2 px
+      while (end > 1 && !fits(word.slice(0, end))) end -= 1;
+      lines[lines.length - 1] = word.slice(0, end);
+      lines.push("");
+      word = word.slice(end);
+    }
+    lines[lines.length - 1] = word;
+  }
+  return lines;
+}
+
+// The picture's size and how to draw it: the photo's part, and its caption below.
+function composed(stage, app) {
+  const { width, height, frame } = cropped(stage, app);
+  const lines = broken(captionOf(app, app.drawn), width - 2 * MARGIN);
+  const whole = height + LEADING * lines.length + 14;
+  const { ground, ink: color } = COLORS[frame.theme];
+  const draw = (pen) => {
+    drawGround(pen, frame, app);
+    drawMarks(pen, frame, app);
+    pen.fill(shapes.box(0, height, width, whole), { color: ground });
+    lines.forEach((line, index) => pen.text(line, MARGIN, height + 20 + LEADING * index, { color, size: SIZE }));
+  };
+  return { width, height: whole, ground, draw };
 }
 
 export async function pngOf(stage, app) {
-  const crop = cropped(stage, app);
+  const { width, height, draw } = composed(stage, app);
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [crop.width * 2, (crop.height + STRIP) * 2];
+  [canvas.width, canvas.height] = [width * 2, height * 2];
   const context = canvas.getContext("2d");
   context.scale(2, 2);
-  compose(new CanvasPen(context), crop, app);
+  draw(new CanvasPen(context));
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
 export function svgOf(stage, app) {
-  const crop = cropped(stage, app);
+  const { width, height, ground, draw } = composed(stage, app);
   const pen = new SvgPen();
-  compose(pen, crop, app);
-  return new Blob([pen.document(crop.width, crop.height + STRIP, COLORS[crop.frame.theme].ground)], {
-    type: "image/svg+xml",
-  });
+  draw(pen);
+  return new Blob([pen.document(width, height, ground)], { type: "image/svg+xml" });
 }
 
 // Hand a file to the user, named after what it shows.
