@@ -14,24 +14,24 @@ import torch
 
 from deformscope.errors import DeformscopeError
 from deformscope.training.ablation.experiment import ablate
+from deformscope.training.ablation.output import write
 from deformscope.training.recipe.reading import read
 from deformscope.training.run.run_folder import kept_recipe
 from deformscope.training.run.train import load, train
 
-COMMAND = """
-import sys
-from pathlib import Path
-from deformscope.training.ablation.experiment import ablate
-from deformscope.training.recipe.reading import read
-from deformscope.training.ablation.output import write
-if __name__ == "__main__":
-    results = ablate(read("shapes", sys.argv[2:]), Path(sys.argv[1]), modes=["none", "full"], seeds=1, progress=False)
-    write(results, Path(sys.argv[1]))
-"""
+
+def ablation(folder: Path, overrides) -> None:
+    write(ablate(read("shapes", overrides), folder, modes=["none", "full"], seeds=1, progress=False), folder)
 
 
 def start(folder: Path, overrides) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", COMMAND, str(folder), *overrides], stderr=subprocess.PIPE, text=True)
+    command = "import sys, pathlib, test_resume as test; test.ablation(pathlib.Path(sys.argv[1]), sys.argv[2:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", command, str(folder), *overrides],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
 
 
 def curve(folder: Path) -> list[dict]:
@@ -71,14 +71,10 @@ def test_an_ablation_killed_in_each_of_its_runs_gives_the_unbroken_numbers(tiny_
     assert not (broken / "none-seed0" / "result.json").exists()
     kill_once(start(broken, overrides), logged("full", 2))
     done = (broken / "none-seed0" / "result.json").stat().st_mtime_ns
-    last = start(broken, overrides)
-    assert last.wait(240) == 0, last.communicate()[1]
-    last.stderr.close()
+    ablation(broken, overrides)
     assert (broken / "none-seed0" / "result.json").stat().st_mtime_ns == done  # what is finished is not done again
 
-    unbroken = start(whole, overrides)
-    assert unbroken.wait(240) == 0, unbroken.communicate()[1]
-    unbroken.stderr.close()
+    ablation(whole, overrides)
     for run in ("none-seed0", "full-seed0"):
         assert [line["step"] for line in curve(broken / run)] == list(range(3, 31, 3))
         assert curve(broken / run) == curve(whole / run)
