@@ -60,8 +60,8 @@ def dose_curve(found: list[dict[str, Any]], runs: list[dict[str, Any]], size: fl
     right.set_ylim(0, 1)
     right.set_ylabel("of the composed field, 95 % over photos")
     right.legend(frameon=False, fontsize=7.5, loc="lower right")
-    for one in (ax, right):
-        one.margins(x=0.12)
+    for one, margin in ((ax, 0.2), (right, 0.12)):
+        one.margins(x=margin)
         one.set_xlabel(f"receptive field over the objects' mean size ({size:.0f} px)")
     fig.savefig(path)
     plt.close(fig)
