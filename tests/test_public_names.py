@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from fresh import run_each
 
 import deformscope
 
@@ -15,26 +16,25 @@ def run(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize(
-    "order",
-    [
-        "import deformscope; deformscope.{name}; import deformscope.{name}.{module}",
-        "import deformscope.{name}.{module}",
-        "import deformscope; import deformscope.{name}",
-        "from deformscope.{name} import {module}; import deformscope",
-        "from deformscope import {name}, draw; import deformscope.{name}.{module}, deformscope",
-    ],
+ORDERS = (
+    "import deformscope; deformscope.{name}; import deformscope.{name}.{module}",
+    "import deformscope.{name}.{module}",
+    "import deformscope; import deformscope.{name}",
+    "from deformscope.{name} import {module}; import deformscope",
+    "from deformscope import {name}, draw; import deformscope.{name}.{module}, deformscope",
 )
-def test_a_function_with_a_packages_name_stays_a_function_in_any_order_of_imports(name, order):
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_with_a_packages_name_stays_a_function_in_any_order_of_imports(name):
     module = {"capture": "context_managers", "explain": "explain"}[name]
-    program = order.format(name=name, module=module) + (
+    after = (
         f"\nfrom deformscope import {name} as taken\nimport deformscope.{name}.{module}, sys\n"
         f"inside = sys.modules['deformscope.{name}.{module}'].{name}\n"
         f"assert callable(deformscope.{name}) and taken is deformscope.{name} is inside\n"
-        f"assert sys.modules['deformscope.{name}'].__path__"
+        f"assert sys.modules['deformscope.{name}'].__path__\nprint('done')"
     )
-    run(program)
+    assert run_each([order.format(name=name, module=module) + after for order in ORDERS]) == ["done"] * len(ORDERS)
 
 
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy():

@@ -73,14 +73,25 @@ draw.save(draw.figure2(field, np.full((40, 48, 3), 90, np.uint8)), "figure.png",
 """
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "of-another-environment"])
-def test_a_backend_inherited_from_a_notebook_and_a_matplotlibrc_change_nothing(backend, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nsavefig.bbox: tight\n")
-    pictures = []
-    for name, more in (("plain", {}), ("odd", {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})):
-        folder = tmp_path / name
-        folder.mkdir()
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The picture that a new process draws with more environment variables than it has."""
+
+    def draw_in(more):
+        folder = tmp_path_factory.mktemp("drawn")
         environment = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "MATPLOTLIBRC")}
         subprocess.run([sys.executable, "-c", DRAWN], cwd=folder, env=environment | more, check=True)
-        pictures.append((folder / "figure.png").read_bytes())
-    assert pictures[0] == pictures[1]
+        return (folder / "figure.png").read_bytes()
+
+    return draw_in
+
+
+@pytest.fixture(scope="module")
+def plain(drawn):
+    return drawn({})
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "of-another-environment"])
+def test_a_backend_inherited_from_a_notebook_and_a_matplotlibrc_change_nothing(backend, drawn, plain, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nsavefig.bbox: tight\n")
+    assert drawn({"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}) == plain

@@ -1,11 +1,8 @@
 """Which implementation runs, and who hears of it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from fresh import run_each
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformscope.errors import DeformscopeError
@@ -66,15 +63,11 @@ def test_the_default_decides_what_auto_means(monkeypatch):
     assert not torchvisions(size=40)
 
 
-@pytest.mark.parametrize(("value", "default"), [(None, "auto"), ("", "auto"), ("embedding_bag", "embedding_bag")])
-def test_the_default_is_the_environments(monkeypatch, value, default):
-    environment = {key: text for key, text in os.environ.items() if key != VARIABLE}
+def test_the_default_is_the_environments():
     ask = f"from {DEFAULT.rpartition('.')[0]} import default_impl as name; print(name)"
-    run = subprocess.run(
-        [sys.executable, "-c", ask], env=environment | ({VARIABLE: value} if value is not None else {}),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert run.stdout.strip() == default
+    unset = f"import os; os.environ.pop({VARIABLE!r}, None); "
+    told = [f"import os; os.environ[{VARIABLE!r}] = {value!r}; " for value in ("", "embedding_bag")]
+    assert run_each([first + ask for first in (unset, *told)]) == ["auto", "auto", "embedding_bag"]
 
 
 def test_a_mistyped_environment_variable_is_named(monkeypatch):
