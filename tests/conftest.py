@@ -23,6 +23,15 @@ matplotlib.use("Agg")
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
+MOST_MEMORY = 8 << 30
+"""Bytes of a test process: one that takes more ends its test with a traceback, before the system ends it without."""
+if sys.platform == "linux" and not torch.cuda.is_available():
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY and soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
+
 
 @pytest.fixture(scope="session")
 def oracles() -> dict:
