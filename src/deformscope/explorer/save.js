@@ -92,7 +92,7 @@ function broken(words, room) {
 // The picture's size and how to draw it: the photo's part, and its caption below.
 function composed(stage, app) {
   const { width, height, frame } = cropped(stage, app);
-  const lines = broken(captionOf(app, app.drawn), width - 2 * MARGIN);
+  const lines = broken(captionOf(app, app.drawn), Math.max(80, width - 2 * MARGIN)); // a sliver has its end cut
   const whole = height + LEADING * lines.length + 14;
   const { ground, ink: color } = COLORS[frame.theme];
   const draw = (pen) => {
