@@ -24,7 +24,7 @@ hypothesis.settings.register_profile("busy", deadline=None, suppress_health_chec
 hypothesis.settings.load_profile("busy")
 
 MOST_MEMORY = 8 << 30
-"""Bytes of a test process: one that takes more ends its test with a traceback, before the system ends it without."""
+"""Bytes that a test process may allocate: beyond, a test fails with MemoryError instead of being killed."""
 if sys.platform == "linux" and not torch.cuda.is_available():
     import resource
 

@@ -37,14 +37,17 @@ def of_runs(recipe: Recipe, folder: Path, results: Sequence[Result]) -> dict[Run
 
 
 def of_run(folder: Path) -> np.ndarray:
-    """:func:`resampled` for the run in ``folder``, on the photos of its recipe."""
+    """:func:`resampled` for the run in ``folder``, AP of boxes in percent, [1 + draws], on the photos of its recipe.
+
+    Raises DeformscopeError where the folder holds no recipe.
+    """
     recipe = kept_recipe(folder)
     detections = json.loads((folder / DETECTIONS).read_bytes())
     return resampled(_evaluated_truth(recipe), detections, recipe.evaluation.classes)
 
 
 def _evaluated_truth(recipe: Recipe) -> dict[str, Any]:
-    """The annotations of the photos that a run of the recipe is evaluated on, in COCO's format."""
+    """The annotations of the photos on which runs of the recipe are evaluated, in COCO's format."""
     val = source(recipe, "val")
     whole = val.truth()
     images = [whole["images"][index] for index in evaluated(recipe, val)]
