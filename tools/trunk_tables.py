@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from trunk_figure import dose_curve
 
-from deformscope.files import write_json
+from deformscope.files import write_text
 from deformscope.metrics import bootstrap
 from deformscope.training.ablation.ap_bootstrap import of_run
 from deformscope.training.data.datamodule import evaluated, source
@@ -55,7 +55,8 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
             np.save(kept, of_run(path.parent))
         draws[name, arm, int(seed)] = np.load(kept)
     runs.sort(key=lambda run: (run["recipe"], arms.index((run["recipe"], run["arm"])), run["seed"]))
-    write_json(DOCS / "results/trunk_runs.json", runs)
+    lines = ",\n".join(json.dumps(run) for run in runs)  # a run a line
+    write_text(DOCS / "results/trunk_runs.json", f"[\n{lines}\n]\n")
     (DOCS / "results/trunk_runs.md").write_text(markdown(runs, draws))
     found = doses(draws)
     if len(found) > 1:
