@@ -42,10 +42,7 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
                 "seed": int(seed),
                 "steps": result["steps"],
                 "seconds": result["seconds"],
-                **{
-                    key: result["scores"].get(key)
-                    for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-                },
+                **{key: result["scores"].get(key) for key in AP},
                 **(json.loads(offsets.read_text()) if offsets.exists() else {}),  # it is being measured
                 "claims": list(_claims(json.loads(scored.read_text()))) if scored.exists() else [],
             }
