@@ -1,6 +1,8 @@
 """Any photo comes in upright, in RGB; whatever is none gets one clear line."""
 
 import struct
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from deformscope import DeformscopeError
+from deformscope.datasets.orientation import header
 from deformscope.photo import find, read
 
 
@@ -166,6 +169,40 @@ def test_exif_that_is_cut_off_or_noise_does_not_stop_the_photo(cut, ramp, tmp_pa
     for number, exif in enumerate((badly_typed(3)[:cut], badly_typed(3)[:cut] + noise, b"Exif\0\0" + noise)):
         Image.fromarray(ramp).save(tmp_path / f"{number}.jpg", exif=exif)
         assert read(tmp_path / f"{number}.jpg").shape == ramp.shape
+
+
+@pytest.mark.parametrize("reading", [read, header])
+def test_reading_in_a_thread_leaves_the_warnings_of_the_process_alone(reading, ramp, tmp_path, monkeypatch):
+    """Filters of warnings are the whole process's: a thread that restores those that it met undoes another one's."""
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    opening, goes_on, opened = threading.Event(), threading.Event(), Image.open
+
+    def slow(path):
+        opening.set()
+        assert goes_on.wait(60)
+        return opened(path)
+
+    monkeypatch.setattr(Image, "open", slow)
+    thread = threading.Thread(target=reading, args=(tmp_path / "ramp.png",))
+    before = warnings.filters, warnings.showwarning
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always")
+        thread.start()
+        assert opening.wait(60)
+    goes_on.set()
+    thread.join()
+    with pytest.warns(UserWarning, match="after the block"):
+        warnings.warn("a warning after the block", stacklevel=1)
+    assert not met
+    assert warnings.filters is before[0] and warnings.showwarning is before[1]
+
+
+@pytest.mark.parametrize("reading", [read, header])
+def test_damage_beside_the_pixels_is_not_told(reading, ramp, tmp_path):
+    Image.fromarray(ramp).save(tmp_path / "damaged.jpg", exif=badly_typed(3)[:24])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reading(tmp_path / "damaged.jpg")
 
 
 def test_what_is_transparent_lies_on_white(ramp, tmp_path):

@@ -1,6 +1,11 @@
 """The errors and the warning of deformscope. A message names the argument, the value, what was expected and the
 remedy."""
 
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DeformscopeError(ValueError):
     """Invalid input. The command line prints the message as one line and exits with code 2.
@@ -14,6 +19,21 @@ class DeformscopeError(ValueError):
 
 class DeformscopeWarning(UserWarning):
     """Input of which a part was guessed or left out. The command line prints the message as one line."""
+
+
+@contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Ignore all warnings inside the block, if the main thread runs it; in other threads they are shown.
+
+    The filters of warnings are the whole process's. Two threads that change them at the same time restore what the
+    other one has set, so that the warnings of the whole process stay ignored, or go into a list that nobody reads.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class NoDeformableCall(DeformscopeError, LookupError):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from .errors import DeformscopeError
+from .errors import DeformscopeError, warnings_ignored
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,10 +78,8 @@ def _from_file(path: Path) -> np.ndarray:
     if not path.exists():
         raise DeformscopeError(f"{path}: no such file; check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damage beside the pixels, such as in EXIF
-            with Image.open(path) as image:
-                return _from_image(image)
+        with warnings_ignored(), Image.open(path) as image:  # of damage beside the pixels, such as in EXIF
+            return _from_image(image)
     except DeformscopeError as error:
         raise DeformscopeError(f"{path}: {error}") from None
     except UnidentifiedImageError:

@@ -55,6 +55,15 @@ def test_score_prints_verdicts_and_writes_numbers_tables_and_a_report(command, w
     assert code == 0 and (out / "scores.json").read_text() == before
 
 
+def test_score_does_not_pass_on_what_pillow_says_of_damaged_exif(command, weights, score_folder, tmp_path, recwarn):
+    """Photos are read in a thread, which cannot ignore warnings itself."""
+    damaged = score_folder / "val/0.png"
+    Image.open(damaged).save(damaged, exif=b"Exif\0\0II*\0\x08\0\0\0\3\0")
+    arguments = ("--detector", weights, "--out", tmp_path / "out", "--no-crops", "--broken", "skip", "--workers", 0)
+    assert command("score", score_folder, *arguments)[0] == 0
+    assert not [one for one in recwarn if "PIL" in one.filename]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="ends the server with SIGINT")
 def test_serve_answers_on_its_port_until_it_is_interrupted(weights):
     pytest.importorskip("gradio", reason="needs Gradio: pip install 'deformscope[serve]'")

@@ -111,6 +111,8 @@ def main() -> None:
     code: Any = 2
     try:
         with warnings.catch_warnings():
+            # Of damage beside the pixels, such as in EXIF. Photos are also read in threads, which cannot ignore it.
+            warnings.filterwarnings("ignore", module="PIL")
             shown = warnings.showwarning
             warnings.showwarning = lambda text, kind, *place: (
                 complain(str(text)) if issubclass(kind, DeformscopeWarning) else shown(text, kind, *place)

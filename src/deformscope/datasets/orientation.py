@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
+from ..errors import warnings_ignored
 from ..photo import MOST_PIXELS
 from .segmentation import MalformedError
 
@@ -37,18 +37,16 @@ def header(path: Path) -> Header:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                tags = getattr(image, "tag_v2", None)
-                if image.format == "TIFF" and tags is not None:
-                    # Some versions of Pillow return the upright size of a TIFF.
-                    width, height = int(tags[256]), int(tags[257])
-                try:
-                    orientation = image.getexif().get(ORIENTATION, 1)
-                except Exception:  # invalid tags; the pixels of the photo may be fine
-                    orientation = 1
+        with warnings_ignored(), Image.open(path) as image:
+            width, height = image.size
+            tags = getattr(image, "tag_v2", None)
+            if image.format == "TIFF" and tags is not None:
+                # Some versions of Pillow return the upright size of a TIFF.
+                width, height = int(tags[256]), int(tags[257])
+            try:
+                orientation = image.getexif().get(ORIENTATION, 1)
+            except Exception:  # invalid tags; the pixels of the photo may be fine
+                orientation = 1
     except PermissionError:
         raise MalformedError("may not be read; check the file's permissions") from None
     except Exception as error:  # Pillow raises many kinds of errors for broken files

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from ..errors import warnings_ignored
 
 # matplotlib does not load where MPLBACKEND names a backend that this environment lacks, as when it is inherited from a
 # notebook. Figures need none, so it is set afterwards, where it can be.
@@ -44,8 +45,7 @@ OF_THE_PROCESS = frozenset(
 
 
 def _own() -> dict[Any, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some settings are deprecated
+    with warnings_ignored():  # some settings are deprecated
         own = {key: value for key, value in mpl.rcParamsDefault.items() if key not in OF_THE_PROCESS}
     return own | {
         "axes.titley": 1.0,  # without this, each panel makes ticks only to check whether a title overlaps them
