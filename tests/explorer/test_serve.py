@@ -1,9 +1,13 @@
 """The local app: loopback only, limited uploads, no folder of the machine in what it shows."""
 
+import gc
 import io
+import os
 import re
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +82,30 @@ def test_an_upload_above_the_limit_is_refused(built):
         assert client.post("/gradio_api/upload", files=files).status_code == 413
         files = {"files": ("photo.jpg", jpeg(), "image/jpeg")}
         assert client.post("/gradio_api/upload", files=files).status_code == 200
+
+
+def test_uploads_go_into_a_folder_of_this_process(built):
+    with TestClient(built, base_url="http://127.0.0.1") as client:
+        files = {"files": ("photo.jpg", jpeg(), "image/jpeg")}
+        (upload,) = client.post("/gradio_api/upload", files=files).json()
+    assert Path(tempfile.gettempdir(), "gradio") not in Path(upload).parents
+    assert Path(upload).is_relative_to(os.environ[serve.FOLDER])
+
+
+def test_the_same_photo_can_be_dropped_twice_though_its_file_is_removed_once_read(tmp_path):
+    path, uploads = tmp_path / "photo.jpg", serve.Uploads()
+    path.write_bytes(jpeg())
+    first = uploads.read(str(path))
+    assert not path.exists()
+    assert uploads.read(str(path)) is first
+    path.write_bytes(jpeg()[:900])  # another one: read, and removed, again
+    with pytest.raises(DeformscopeError, match="damaged"):
+        uploads.read(str(path))
+    assert not path.exists()
+    del first
+    gc.collect()
+    with pytest.raises(DeformscopeError, match="no such file"):
+        uploads.read(str(path))
 
 
 def test_files_of_the_machine_are_not_served(built):

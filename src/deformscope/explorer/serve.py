@@ -6,12 +6,17 @@ upload, which is removed once it is read.
 
 from __future__ import annotations
 
+import atexit
+import os
 import secrets
+import shutil
+import tempfile
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ..analysis import analyse
 from ..errors import DeformscopeError
@@ -27,6 +32,8 @@ LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 MOST_MEGABYTES = 20
 """Larger uploads are refused."""
+FOLDER = "GRADIO_TEMP_DIR"
+"""The environment variable that tells Gradio where uploads go."""
 MOST_PAGES = 8
 """Pages kept; the oldest goes when another comes."""
 POLICY = (
@@ -56,6 +63,29 @@ class Pages:
         return self._texts.get(key)
 
 
+class Uploads:
+    """Reads uploaded photos, and removes their files.
+
+    Gradio names files by content, so the same photo that is dropped twice is one file: the second time it may be gone.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
+        """By path; as long as somebody looks at the photo."""
+
+    def read(self, upload: str) -> np.ndarray:
+        """The photo ``[h w 3]`` of this path. Raises DeformscopeError where it cannot be read."""
+        path = Path(upload)
+        known = self._known.get(upload)
+        if known is not None and not path.exists():
+            return known
+        try:
+            photo = self._known[upload] = read(path)
+        finally:
+            path.unlink(missing_ok=True)
+        return photo
+
+
 def app(
     detectors: Sequence[str] = ("packaged",),
     *,
@@ -76,9 +106,10 @@ def app(
         raise DeformscopeError("gradio is not installed; get it with: pip install 'deformscope[serve]'") from None
     if not detectors:
         raise DeformscopeError("detectors=(): expected at least one name or checkpoint file")
+    _own_folder()
     shown = shown_names(detectors)
     ready = lru_cache(maxsize=1)(load or _load)
-    pages = Pages()
+    pages, uploads = Pages(), Uploads()
 
     def explored(photo: np.ndarray, title: str, choice: str) -> str:
         try:
@@ -88,14 +119,12 @@ def app(
         return _frame(pages.add(text))
 
     def dropped(upload: str, choice: str) -> tuple[str, tuple[np.ndarray, str], None]:
-        path = Path(upload)
         try:
-            photo = read(path)
+            photo = uploads.read(upload)
         except DeformscopeError as error:
             raise gr.Error(without_folder(str(error), upload)) from None
-        finally:
-            path.unlink(missing_ok=True)
-        return explored(photo, path.name, choice), (photo, path.name), None
+        name = Path(upload).name
+        return explored(photo, name, choice), (photo, name), None
 
     def changed(kept: tuple[np.ndarray, str] | None, choice: str) -> Any:
         return explored(*kept, choice) if kept else gr.skip()
@@ -181,6 +210,16 @@ def without_folder(message: str, path: str) -> str:
     """An error's text with the file's name in place of its whole path."""
     path = path.removeprefix("hf:")
     return message.replace(path, Path(path).name).replace(str(Path(path)), Path(path).name)
+
+
+def _own_folder() -> None:
+    """Uploads go into a folder of this process, unless the user has named one, and it is removed in the end.
+
+    Gradio's usual one is shared by all processes and users of the machine.
+    """
+    if not os.environ.get(FOLDER):
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="deformscope-")
+        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
 
 
 def _load(name: str) -> nn.Module:
