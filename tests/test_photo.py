@@ -173,7 +173,7 @@ def test_exif_that_is_cut_off_or_noise_does_not_stop_the_photo(cut, ramp, tmp_pa
 
 @pytest.mark.parametrize("reading", [read, header])
 def test_reading_in_a_thread_leaves_the_warnings_of_the_process_alone(reading, ramp, tmp_path, monkeypatch):
-    """Filters of warnings are the whole process's: a thread that restores those that it met undoes another one's."""
+    """Warning filters belong to the process: a thread that restores them undoes what another one has done since."""
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     opening, goes_on, opened = threading.Event(), threading.Event(), Image.open
 

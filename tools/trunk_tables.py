@@ -52,7 +52,7 @@ def tables(folder: Path, arms: list[tuple[str, str]]) -> None:
             np.save(kept, of_run(path.parent))
         draws[name, arm, int(seed)] = np.load(kept)
     runs.sort(key=lambda run: (run["recipe"], arms.index((run["recipe"], run["arm"])), run["seed"]))
-    lines = ",\n".join(json.dumps(run) for run in runs)  # a run a line
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     write_text(DOCS / "results/trunk_runs.json", f"[\n{lines}\n]\n")
     (DOCS / "results/trunk_runs.md").write_text(markdown(runs, draws))
     found = doses(draws)

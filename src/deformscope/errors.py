@@ -1,5 +1,7 @@
-"""The errors and the warning of deformscope. A message names the argument, the value, what was expected and the
-remedy."""
+"""The errors and the warning of deformscope, and a way to ignore warnings of other libraries.
+
+A message names the argument, the value, what was expected and the remedy.
+"""
 
 import threading
 import warnings
@@ -23,10 +25,10 @@ class DeformscopeWarning(UserWarning):
 
 @contextmanager
 def warnings_ignored() -> Iterator[None]:
-    """Ignore all warnings inside the block, if the main thread runs it; in other threads they are shown.
+    """Ignore all warnings inside the block if it runs in the main thread; in other threads they are shown as usual.
 
-    The filters of warnings are the whole process's. Two threads that change them at the same time restore what the
-    other one has set, so that the warnings of the whole process stay ignored, or go into a list that nobody reads.
+    Warning filters belong to the process. If two threads change and restore them at the same time, what one has set can
+    outlast its block: warnings stay ignored, or are recorded in a list that nobody reads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -89,7 +89,7 @@ def test_uploads_go_into_a_folder_of_this_process(built):
         files = {"files": ("photo.jpg", jpeg(), "image/jpeg")}
         (upload,) = client.post("/gradio_api/upload", files=files).json()
     assert Path(tempfile.gettempdir(), "gradio") not in Path(upload).parents
-    assert Path(upload).is_relative_to(os.environ[serve.FOLDER])
+    assert Path(upload).is_relative_to(os.environ[serve.UPLOAD_FOLDER])
 
 
 def test_the_same_photo_can_be_dropped_twice_though_its_file_is_removed_once_read(tmp_path):

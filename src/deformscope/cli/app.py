@@ -111,7 +111,7 @@ def main() -> None:
     code: Any = 2
     try:
         with warnings.catch_warnings():
-            # Of damage beside the pixels, such as in EXIF. Photos are also read in threads, which cannot ignore it.
+            # Pillow warns of damage beside the pixels, such as in EXIF, also in threads that read photos.
             warnings.filterwarnings("ignore", module="PIL")
             shown = warnings.showwarning
             warnings.showwarning = lambda text, kind, *place: (

@@ -32,8 +32,8 @@ LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 MOST_MEGABYTES = 20
 """Larger uploads are refused."""
-FOLDER = "GRADIO_TEMP_DIR"
-"""The environment variable that tells Gradio where uploads go."""
+UPLOAD_FOLDER = "GRADIO_TEMP_DIR"
+"""The environment variable that names Gradio's folder of uploads."""
 MOST_PAGES = 8
 """Pages kept; the oldest goes when another comes."""
 POLICY = (
@@ -66,15 +66,16 @@ class Pages:
 class Uploads:
     """Reads uploaded photos, and removes their files.
 
-    Gradio names files by content, so the same photo that is dropped twice is one file: the second time it may be gone.
+    Gradio names files by their content. A photo that is dropped twice at the same time is one file, which is gone when
+    it is to be read again.
     """
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
-        """By path; as long as somebody looks at the photo."""
+        """By path, for as long as a session keeps the photo."""
 
     def read(self, upload: str) -> np.ndarray:
-        """The photo ``[h w 3]`` of this path. Raises DeformscopeError where it cannot be read."""
+        """The photo of this path, RGB uint8 ``[h w 3]``. Raises DeformscopeError where it cannot be read."""
         path = Path(upload)
         known = self._known.get(upload)
         if known is not None and not path.exists():
@@ -213,13 +214,13 @@ def without_folder(message: str, path: str) -> str:
 
 
 def _own_folder() -> None:
-    """Uploads go into a folder of this process, unless the user has named one, and it is removed in the end.
+    """Have Gradio put uploads into a folder of this process, which is removed when it exits, unless the user named one.
 
-    Gradio's usual one is shared by all processes and users of the machine.
+    Gradio's default is one folder for all processes and users of the machine.
     """
-    if not os.environ.get(FOLDER):
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="deformscope-")
-        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
+    if not os.environ.get(UPLOAD_FOLDER):
+        folder = os.environ[UPLOAD_FOLDER] = tempfile.mkdtemp(prefix="deformscope-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _load(name: str) -> nn.Module:
