@@ -61,16 +61,6 @@ def explain(
         ),
     ] = False,
     min_score: Annotated[float, Parameter(help="Lowest score of detections.", validator=Number(gte=0, lte=1))] = 0.05,
-    copies: Annotated[
-        int,
-        Parameter(
-            help="Noisy copies of the photo over which the receptive field is averaged.", validator=Number(gte=0)
-        ),
-    ] = 0,
-    noise: Annotated[
-        float, Parameter(help="Their noise's deviation, relative to the input's range.", validator=Number(gt=0))
-    ] = 0.1,
-    seed: Annotated[int, Parameter(help="Seed of the noise.", validator=Number(gte=0))] = 0,
     out: Annotated[Path, Parameter(help="Output file: PNG, SVG or PDF.", validator=_is_figure)] = Path(
         "deformscope-explanation.png"
     ),
@@ -85,11 +75,10 @@ def explain(
     loaded = load(detector).to(device)
     if compare and not any(isinstance(module, DeformConv) for module in loaded.modules()):
         raise DeformscopeError(f"--compare: {loaded.name} has no deformable convolution whose offsets could be split")
-    noisy: dict[str, Any] = {"copies": copies, "noise": noise, "seed": seed}
-    explained = why(loaded, photo, detection, of, at=place, layers=layers or (), min_score=min_score, **noisy)
+    explained = why(loaded, photo, detection, of, at=place, layers=layers or (), min_score=min_score)
     fields = {"full offsets": explained}
     for name, mode in PARTS.items() if compare else ():
-        fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of, **noisy)
+        fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of)
     console().print(_table(explained))
     files = [draw.save(draw.explanation(explained), out, dpi)]
     if compare:

@@ -134,7 +134,6 @@ def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str)
     if explained.box is not None:
         share, chance = field.share_in(explained.box), field.over_chance(explained.box)
         told += f"; {share:.0%} in the box, {chance:.2g} × chance"
-    told += f"; mean over {field.copies} noisy copies" if field.copies else ""
     return caption(ax, title, told)
 
 

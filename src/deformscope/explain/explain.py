@@ -8,7 +8,7 @@ layers' gradients of the same pass are the answer through the stack.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from ..fields.field import OffsetField, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
-from . import noise as noisy
 from .attention import AttentionAttribution, Ones, weights_times_ones
 from .explanation import Attribution, Explanation
 from .receptive_field import ReceptiveField
@@ -38,9 +37,6 @@ def explain(
     at: tuple[float, float] | None = None,
     layers: Sequence[str] = (),
     min_score: float = 0.05,
-    copies: int = 0,
-    noise: float = 0.1,
-    seed: int = 0,
 ) -> Explanation:
     """Why this detection? Attribute one of its outputs to the sampling points of all deformable convolutions, and of
     deformable attention.
@@ -58,11 +54,6 @@ def explain(
     it a detection here or not. So one detector can be compared with itself without offsets. For other models it is what
     figures show. ``layers`` are patterns of layer names (default: all).
 
-    With ``copies`` the receptive field is the mean over so many noisy copies of the input (Smilkov et al., 2017), each
-    a forward and a backward pass, drawn with ``seed``. The normal noise's standard deviation is ``noise`` times the
-    range of the input's values. The same detection is predicted again in each copy, without suppression; a function
-    ``of`` gets each copy's detections or output. Attributions are those of the photo itself.
-
     The model's mode, its weights and their gradients stay as they are. Attribution: Zhang et al. (ICPRAM 2021), Eq. 1,
     by the product rule.
 
@@ -74,17 +65,12 @@ def explain(
         torch.Size([8, 13])
         >>> radius = why.receptive_field.radius(0.5)    # px that hold half of what the score depends on
     """
-    noisy.check(copies, noise)
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(model, Detector):
             run = _of_detector(model, photo, detection, of, at, min_score)
         else:
             run = _of_model(model, photo, detection, of)
-        explained = _explained(run, layers)
-        if not copies:
-            return explained
-        mean = noisy.averaged(run.again, run.image, run.placement, copies, noise, seed)
-        return replace(explained, receptive_field=ReceptiveField(mean, run.placement, copies))
+        return _explained(run, layers)
 
 
 @dataclass
@@ -101,8 +87,6 @@ class _Run:
     placement: Placement
     photo: np.ndarray | None
     detection: Detection
-    again: Callable[[Tensor], Tensor]
-    """The same output of another image."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +117,14 @@ def _of_detector(
         )
     batch = batch.detach().to(next(model.parameters()).device).requires_grad_()
 
-    def predict(batch: Tensor, detection: int | Detection) -> Detection:
+    def predict() -> Detection:
         with placed(placements):
             if isinstance(detection, int):
                 return model.detect(batch, placements, min_score=min_score)[0]
             given = {key: value.to(batch.device) for key, value in detection.items()}
             return given | model.repredict(batch, placements[0], given)
 
-    found, fields, calls, ones = _recorded(model, lambda: predict(batch, detection))
+    found, fields, calls, ones = _recorded(model, predict)
     name = of if isinstance(of, str) else getattr(of, "__name__", "function")
     chosen: int | None = 0
     if isinstance(detection, int):
@@ -150,12 +134,7 @@ def _of_detector(
     value = of(found) if callable(of) else of_detection(found, chosen or 0, of)
     row = {} if chosen is None else {key: tensor[chosen : chosen + 1].detach().cpu() for key, tensor in found.items()}
 
-    def again(other: Tensor) -> Tensor:
-        if callable(of):
-            return checked(of(predict(other, detection)), name)
-        return checked(of_detection(predict(other, row), 0, of), name)
-
-    return _Run(model, batch, fields, calls, ones, name, checked(value, name), placements[0], array, row, again)
+    return _Run(model, batch, fields, calls, ones, name, checked(value, name), placements[0], array, row)
 
 
 def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str | Callable[[Any], Tensor]) -> _Run:
@@ -178,12 +157,7 @@ def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str 
     size = (images[0].shape[-2], images[0].shape[-1])
     row = {} if isinstance(detection, int) else {key: value.cpu() for key, value in detection.items()}
     value = checked(of(output), name)
-
-    def again(other: Tensor) -> Tensor:
-        changed = _replaced(prepared, images[0], other)
-        return checked(of(model(*(changed if isinstance(changed, tuple) else (changed,)))), name)
-
-    return _Run(model, images[0], fields, calls, ones, name, value, Placement(size), None, row, again)
+    return _Run(model, images[0], fields, calls, ones, name, value, Placement(size), None, row)
 
 
 def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], Ones]:
@@ -266,16 +240,6 @@ def _attribution(field: OffsetField, call: _Call, ones: Tensor | None, offset: T
         offset_gradient=moves.detach().cpu().reshape(g, k, 2, h, w).movedim(2, -1),
         call=call.number,
     )
-
-
-def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
-    """``value`` with one of its tensors replaced."""
-    if isinstance(value, (list, tuple)):
-        inside = [_replaced(one, old, new) for one in value]
-        return tuple(inside) if isinstance(value, tuple) else inside
-    if isinstance(value, dict):
-        return {key: _replaced(one, old, new) for key, one in value.items()}
-    return new if value is old else value
 
 
 def _with_leaves(value: Any, leaves: list[Tensor]) -> Any:

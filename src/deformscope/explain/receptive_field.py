@@ -35,8 +35,6 @@ class ReceptiveField:
     """E(p) at every px of the network's input, padding included."""
     placement: Placement
     """How the photo lies in the network's input."""
-    copies: int = 0
-    """Number of noisy copies of the photo over which E is the mean; 0: of the photo itself."""
 
     @cached_property
     def mass(self) -> Float[Array, "h w"]:
