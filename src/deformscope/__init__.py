@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .detectors.zoo import load as load
     from .explain.explain import explain as explain
     from .explorer import explore as explore
-    from .fields.field import CellGrid as CellGrid, OffsetField as OffsetField, Placement as Placement
+    from .fields.field import OffsetField as OffsetField
     from .fields.fields import Fields as Fields
+    from .fields.places import CellGrid as CellGrid, Placement as Placement
     from .fields.segments import segments as segments
     from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
     from .health.diagnose import diagnose as diagnose
@@ -25,10 +26,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Analysis": "analysis",
-    "CellGrid": "fields.field",
+    "CellGrid": "fields.places",
     "Fields": "fields.fields",
     "OffsetField": "fields.field",
-    "Placement": "fields.field",
+    "Placement": "fields.places",
     "adapt": "detectors.adapters.adapted",
     "analyse": "analysis",
     "capture": "capture.context_managers",

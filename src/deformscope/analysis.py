@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from .capture.context_managers import capture
 from .errors import DeformscopeError
 from .fields.attention import AttentionField
-from .fields.field import CellGrid, OffsetField, Placement
+from .fields.field import OffsetField
 from .fields.fields import Fields
+from .fields.places import CellGrid, Placement
 from .fields.stack import DEEPEST, composed, upstream
 from .files import write_tensors
 from .from_dict import from_dict
@@ -128,8 +129,10 @@ class _FieldHeader:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     input_size: tuple[int, int]
-    cells: CellGrid
+    cells: CellGrid | None
     placements: tuple[Placement, ...]
+    unplaced: str = ""
+    network_size: tuple[int, int] | None = None
     below: str | None = None
     absent: tuple[int, ...] = ()
     layout: tuple[tuple[float, float], tuple[float, float]] | None = None
@@ -169,7 +172,12 @@ def _field(header: _FieldHeader, index: int, tensors: Mapping[str, Tensor]) -> O
     for key, least in bounds.items():
         if min(getattr(header, key)) < least:
             raise DeformscopeError(f"header.fields[{index}].{key}: {getattr(header, key)}; expected at least {least}")
-    scales = (header.cells.reduction, *(side for one in header.placements for side in (one.scale, one.size)))
+    reduction = (1.0, 1.0) if header.cells is None else header.cells.reduction
+    scales = (
+        reduction,
+        header.network_size or (1, 1),
+        *(side for one in header.placements for side in (one.scale, one.size)),
+    )
     if any(value <= 0 for scale in scales for value in scale):
         raise DeformscopeError(f"header.fields[{index}]: {scales}; expected sizes and scales above 0")
     points = header.kernel_size[0] * header.kernel_size[1]

@@ -143,4 +143,4 @@ def test_the_repr_can_be_read(make_field):
 
 
 def test_the_table_for_notebooks_writes_px_per_cell_down_by_across(make_field):
-    assert "<td>7×10</td><td>16×4</td>" in Fields({"layer": make_field()})._repr_html_()
+    assert "<td>7×10</td><td>16×4 px</td>" in Fields({"layer": make_field()})._repr_html_()

@@ -84,7 +84,7 @@ def test_a_point_beside_the_lower_map_looks_at_nothing_and_keeps_its_place_in_th
 
 
 def test_wrong_cells_and_empty_stacks_are_named():
-    field = OffsetField.from_tensor(torch.zeros(1, 18, 4, 5), name="a")
+    field = OffsetField.from_tensor(torch.zeros(1, 18, 4, 5), reduction=1.0, name="a")
     with pytest.raises(DeformscopeError, match=r"cell \(y, x\) = \(4, 0\): expected one of the 4×5 cells of 'a'"):
         stacked_points([field], (4, 0))
     with pytest.raises(DeformscopeError, match="expected at least one field"):
@@ -100,7 +100,7 @@ def test_cells_of_a_grid_are_found_again():
 
 
 def named(name, below):
-    return OffsetField.from_tensor(torch.zeros(1, 18, 4, 5), name=name, below=below)
+    return OffsetField.from_tensor(torch.zeros(1, 18, 4, 5), reduction=1.0, name=name, below=below)
 
 
 def test_branches_beside_a_layer_are_not_below_it():
@@ -111,10 +111,9 @@ def test_branches_beside_a_layer_are_not_below_it():
     assert [field.name for field in upstream(fields, "a", 3)] == ["a"]
 
 
-def test_without_known_ways_the_layers_before_are_below():
-    fields = {name: named(name, None) for name in "abcd"}
-    assert [field.name for field in upstream(fields, "c", 3)] == ["a", "b", "c"]
-    assert [field.name for field in upstream(fields, "a", 3)] == ["a"]
+def test_a_chain_ends_where_it_is_not_known_what_lies_below():
+    fields = {name: named(name, below) for name, below in zip("abc", (None, None, "b"), strict=True)}
+    assert [field.name for field in upstream(fields, "c", 3)] == ["b", "c"]
 
 
 def whole_steps(name, seed, size=(16, 18), **geometry):
@@ -171,10 +170,10 @@ def test_moves_of_a_coarser_layer_count_in_the_upper_layers_cells():
 
 
 def test_what_looks_beside_the_lower_map_is_moved_by_nothing():
-    lower = OffsetField.from_tensor(torch.ones(1, 18, 4, 5))
-    far = OffsetField.from_tensor(torch.full((1, 18, 4, 5), 50.0))
+    lower = OffsetField.from_tensor(torch.ones(1, 18, 4, 5), reduction=1.0)
+    far = OffsetField.from_tensor(torch.full((1, 18, 4, 5), 50.0), reduction=1.0)
     assert torch.equal(composed([lower, far]).offset, far.offset)
-    lost = OffsetField.from_tensor(torch.full((1, 18, 4, 5), torch.nan))
+    lost = OffsetField.from_tensor(torch.full((1, 18, 4, 5), torch.nan), reduction=1.0)
     assert composed([lower, lost]).offset.isnan().all()
     assert composed([lost, lower]).offset.isnan().any()
 

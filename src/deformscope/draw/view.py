@@ -100,4 +100,4 @@ class FieldView:
     def caption(self) -> str:
         """Layer and reduction (network px per cell)."""
         name = drawable(self.field.name) or "deformable convolution"
-        return f"{name} · {reduction_text(self.field)}\N{NO-BREAK SPACE}px/cell"
+        return f"{name} · {reduction_text(self.field)}/cell"

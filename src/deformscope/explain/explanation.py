@@ -142,7 +142,7 @@ class Explanation:
         chosen = self.layer(layer)
         field, placement = chosen.field, chosen.field.placement()
         h, w = self.receptive_field.gradient.shape
-        network = field.cells.to_network(field.sampling_points())[0].reshape(-1, 2)
+        network = field.input_cells.to_network(field.sampling_points())[0].reshape(-1, 2)
         y, x = network.floor().long().unbind(-1)
         inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
         spread = torch.zeros(h, w, dtype=torch.float64)

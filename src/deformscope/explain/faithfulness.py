@@ -129,7 +129,7 @@ def candidates(explained: Explanation, layer: str) -> Bool[Tensor, "g k h w"]:
             raise DeformscopeError(
                 f"layer={layer!r}: not below {explained.layer().field.name!r}, which made the detection"
             )
-        network = upper.field.cells.to_network(upper.field.sampling_points())[0][:, :, cells[:, 0], cells[:, 1]]
+        network = upper.field.input_cells.to_network(upper.field.sampling_points())[0][:, :, cells[:, 0], cells[:, 1]]
         upper = explained.layers[below]
         cells = _read(upper, network.reshape(-1, 2))
     chosen = torch.zeros(wanted.points.shape, dtype=torch.bool)

@@ -96,7 +96,7 @@ def layer_record(field: OffsetField, segments: Segments | None = None) -> dict[s
         "stride": field.stride,
         "padding": field.padding,
         "dilation": field.dilation,
-        "cells": {"reduction": field.cells.reduction, "origin": field.cells.origin},
+        "cells": {"reduction": field.input_cells.reduction, "origin": field.input_cells.origin},
         "placement": {"scale": placement.scale, "shift": placement.shift},
         "step": quantised.step,
         "cut": quantised.cut,

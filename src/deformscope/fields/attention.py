@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DeformscopeError
-from .field import CellGrid, OffsetField, Pair, Placement, Point
+from .field import OffsetField
+from .places import CellGrid, Pair, Placement, Point
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class AttentionField:
     """Height and width of the network's input, px, padding included."""
     placements: tuple[Placement, ...] = ()
     """How each of the n photos lies in the network's input; empty: the network's input is the photo."""
+    image: Tensor | None = None
+    """The network's input, uint8 [n H W 3], scaled from its minimum to its maximum; None if it was not recorded."""
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class AttentionField:
             points=self.points[one],
             weights=None if self.weights is None else self.weights[one],
             level_reference=self.level_reference[one],
+            image=None if self.image is None else self.image[one],
             placements=self.placements[one],
         )
 
@@ -210,7 +214,9 @@ class AttentionField:
             dilation=(0, 0),
             input_size=(h, w),
             cells=CellGrid(reduction, (reduction[0] / 2, reduction[1] / 2)),
-            placements=self.placements or tuple(Placement(self.input_size) for _ in range(n)),
+            network_size=self.input_size,
+            image=self.image,
+            placements=self.placements,
             name=f"{self.name}[{query_level} on {value_level}]",
         )
 

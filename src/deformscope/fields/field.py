@@ -11,81 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field as dataclass_field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DeformscopeError
+from .places import CellGrid, Pair, Placement, Point
 
-Pair = tuple[int, int]
-Point = tuple[float, float]
 ORDERS = ("yx", "xy")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How a photo lies in the network's input: network px = photo px · scale + shift, each (y, x).
-
-    Example:
-        >>> placement = ds.Placement(size=(300, 450), scale=(2.0, 2.0))     # a photo that was doubled
-        >>> placement.to_photo(torch.tensor([100.0, 40.0]))
-        tensor([50., 20.])
-    """
-
-    size: Pair
-    """Height and width of the photo, px."""
-    scale: Point = (1.0, 1.0)
-    shift: Point = (0.0, 0.0)
-
-    def to_photo(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
-        """Network px (y, x) to photo px (y, x)."""
-        return (points - points.new_tensor(self.shift)) / points.new_tensor(self.scale)
-
-    def to_network(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
-        """Photo px (y, x) to network px (y, x)."""
-        return points * points.new_tensor(self.scale) + points.new_tensor(self.shift)
-
-
-@dataclass(frozen=True)
-class CellGrid:
-    """The places of a feature map's cells: centre of cell (y, x) = origin + reduction · (y, x), in network px.
-
-    Example:
-        >>> cells = ds.CellGrid(reduction=(16.0, 16.0), origin=(0.5, 0.5))
-        >>> cells.to_network(torch.tensor([2.0, 3.0]))
-        tensor([32.5000, 48.5000])
-    """
-
-    reduction: Point = (1.0, 1.0)
-    origin: Point = (0.5, 0.5)
-
-    def strided(self, kernel: Pair, stride: Point, padding: Point, dilation: Pair) -> CellGrid:
-        """The grid after a convolution or pooling with this geometry (centres of its receptive fields)."""
-        origin, reduction = [], []
-        for axis in (0, 1):
-            centre = -padding[axis] + dilation[axis] * (kernel[axis] - 1) / 2
-            origin.append(self.origin[axis] + self.reduction[axis] * centre)
-            reduction.append(self.reduction[axis] * stride[axis])
-        return CellGrid((reduction[0], reduction[1]), (origin[0], origin[1]))
-
-    def resized(self, before: Pair, after: Pair) -> CellGrid:
-        """The grid after resizing the map from one (h, w) to another, with fixed cell edges (align_corners=False)."""
-        origin, reduction = [], []
-        for axis in (0, 1):
-            step = before[axis] / after[axis]
-            origin.append(self.origin[axis] + self.reduction[axis] * (step / 2 - 0.5))
-            reduction.append(self.reduction[axis] * step)
-        return CellGrid((reduction[0], reduction[1]), (origin[0], origin[1]))
-
-    def to_network(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
-        """Cells (y, x) to network px (y, x)."""
-        return points * points.new_tensor(self.reduction) + points.new_tensor(self.origin)
-
-    def to_cells(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
-        """Network px (y, x) to cells (y, x)."""
-        return (points - points.new_tensor(self.origin)) / points.new_tensor(self.reduction)
 
 
 def _pair(value: int | Sequence[int], name: str, least: int) -> Pair:
@@ -106,9 +41,9 @@ class OffsetSource:
 
     convolutions: tuple[str, ...] = ()
     """Names of the ``nn.Conv2d`` modules that made them; empty if something else did."""
-    misalignment: Point = (0.0, 0.0)
+    misalignment: Point | None = None
     """Displacement (y, x) of the offset map's cells from the cells that they move, in cells of the operator's input;
-    zero if it is not known how the map was made."""
+    None if the places of either are not known."""
     replaced: float = 0.0
     """Share of the offsets that the model itself replaced because they were NaN or infinite (``nan_to_num``)."""
 
@@ -138,8 +73,14 @@ class OffsetField:
     dilation: Pair = (1, 1)
     input_size: Pair = (0, 0)
     """Height and width of the operator's input map, cells."""
-    cells: CellGrid = dataclass_field(default_factory=CellGrid)
-    """The places of the operator's *input* cells in the network's input."""
+    cells: CellGrid | None = None
+    """The places of the operator's *input* cells in the network's input; None if they are not known."""
+    unplaced: str = ""
+    """Why they are not known: the operator after which the places of cells could not be followed, and its module."""
+    network_size: Pair | None = None
+    """Height and width of the network's input, px; None for a field that was not captured."""
+    image: Tensor | None = None
+    """The network's input, uint8 [n H W 3], scaled from its minimum to its maximum; None if it was not recorded."""
     placements: tuple[Placement, ...] = ()
     """How each of the n photos lies in the network's input; if empty, the network's input is the photo."""
     name: str = ""
@@ -164,7 +105,7 @@ class OffsetField:
         order: str = "yx",
         modulation: Tensor | None = None,
         input_size: Sequence[int] | None = None,
-        reduction: float | Sequence[float] = 1.0,
+        reduction: float | Sequence[float] | None = None,
         origin: Sequence[float] | None = None,
         placements: Sequence[Placement] = (),
         name: str = "",
@@ -176,6 +117,7 @@ class OffsetField:
         mmcv and Detectron2, or ``"xy"``. ``modulation`` is ``[n g·k h w]``, after its sigmoid. ``padding`` defaults to
         the one that keeps the size of the map at stride 1. ``reduction`` is image px per *input* cell; ``origin`` is
         the centre of input cell (0, 0), (y, x) px (default: 0.5 px, as after convolutions padded to keep their size).
+        Without ``reduction`` the places of the cells are unknown, and nothing can be drawn on a photo.
         ``input_size`` defaults to the smallest that gives h × w outputs. ``below`` is the name of the field through
         whose layer this one's input came last.
 
@@ -218,7 +160,10 @@ class OffsetField:
         least = [
             max(1, (size - 1) * step[i] - 2 * pad[i] + spread[i] * (kernel[i] - 1) + 1) for i, size in enumerate((h, w))
         ]
-        ratio = (float(reduction), float(reduction)) if isinstance(reduction, (int, float)) else tuple(reduction)
+        cells = None
+        if reduction is not None:
+            ratio = (float(reduction), float(reduction)) if isinstance(reduction, (int, float)) else tuple(reduction)
+            cells = CellGrid((ratio[0], ratio[1]), (0.5, 0.5) if origin is None else (origin[0], origin[1]))
         return cls(
             offset=vectors,
             modulation=None if modulation is None else _widened(modulation).reshape(n, offset_groups, points, h, w),
@@ -227,7 +172,8 @@ class OffsetField:
             padding=pad,
             dilation=spread,
             input_size=_pair(least if input_size is None else input_size, "input_size", 1),
-            cells=CellGrid((ratio[0], ratio[1]), (0.5, 0.5) if origin is None else (origin[0], origin[1])),
+            cells=cells,
+            unplaced="" if cells else "from_tensor was given no reduction",
             placements=tuple(placements),
             name=name,
             below=below,
@@ -245,25 +191,49 @@ class OffsetField:
         kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(f"{step:.4g}" for step in self.stride)
         return (
             f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, kernel {kernel}, "
-            f"stride {stride}, {h}×{w} cells of {reduction_text(self)} px"
+            f"stride {stride}, {h}×{w} cells of {reduction_text(self)}"
             f"{', modulated' if self.modulation is not None else ''})"
         )
 
     @property
+    def input_cells(self) -> CellGrid:
+        """The places of the input cells. Raises DeformscopeError where they are not known."""
+        if self.cells is None:
+            raise DeformscopeError(
+                f"the places of the cells of {self.name!r} are not known ({self.unplaced or 'no cells were given'}); "
+                "give them: field.at(ds.CellGrid(reduction, origin)), or take the map's own cells for px: "
+                "field.at(ds.CellGrid())"
+            )
+        return self.cells
+
+    @property
     def reduction(self) -> Point:
         """Network px per *output* cell, (y, x)."""
-        return self.cells.reduction[0] * self.stride[0], self.cells.reduction[1] * self.stride[1]
+        cells = self.input_cells
+        return cells.reduction[0] * self.stride[0], cells.reduction[1] * self.stride[1]
 
     @property
     def output_cells(self) -> CellGrid:
         """The places of the output cells: the centres of their kernels' regular grids."""
-        return self.cells.strided(self.kernel_size, self.stride, self.padding, self.dilation)
+        return self.input_cells.strided(self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def at(self, cells: CellGrid) -> OffsetField:
+        """The field with its input cells at these places, which are then known.
+
+        Example:
+            >>> field.at(ds.CellGrid(reduction=(16.0, 16.0), origin=(8.0, 8.0))).output_cells.origin
+            (8.0, 8.0)
+        """
+        return replace(self, cells=cells, unplaced="")
 
     def placement(self, image: int = 0) -> Placement:
         """How photo number ``image`` lies in the network's input."""
         if self.placements:
             return self.placements[image]
-        extent = [math.ceil(size * ratio) for size, ratio in zip(self.input_size, self.cells.reduction, strict=True)]
+        if self.network_size is not None:
+            return Placement(self.network_size)
+        ratios = self.input_cells.reduction
+        extent = [math.ceil(size * ratio) for size, ratio in zip(self.input_size, ratios, strict=True)]
         return Placement((extent[0], extent[1]))
 
     def select(self, image: int) -> OffsetField:
@@ -275,6 +245,7 @@ class OffsetField:
             self,
             offset=self.offset[image : image + 1],
             modulation=None if self.modulation is None else self.modulation[image : image + 1],
+            image=None if self.image is None else self.image[image : image + 1],
             placements=self.placements[image : image + 1],
         )
 
@@ -315,12 +286,12 @@ class OffsetField:
 
     def to_pixels(self, points: Float[Tensor, "*points 2"], image: int = 0) -> Float[Tensor, "*points 2"]:
         """Convert points (y, x) in input cells to (y, x) in px of photo number ``image``."""
-        return self.placement(image).to_photo(self.cells.to_network(points))
+        return self.placement(image).to_photo(self.input_cells.to_network(points))
 
     def pixels_per_cell(self, image: int = 0) -> Point:
         """Photo px per *input* cell, (y, x): the factor on displacements."""
-        scale = self.placement(image).scale
-        return self.cells.reduction[0] / scale[0], self.cells.reduction[1] / scale[1]
+        scale, reduction = self.placement(image).scale, self.input_cells.reduction
+        return reduction[0] / scale[0], reduction[1] / scale[1]
 
     def cell_at(self, pixel: Point, image: int = 0) -> Pair:
         """The output cell (y, x) nearest to a place (y, x) of the photo, which must lie on the photo."""
@@ -337,8 +308,10 @@ class OffsetField:
 
 
 def reduction_text(field: OffsetField) -> str:
-    """A field's ``reduction`` as it is written: one number, or down×across, the order of kernels and maps."""
-    return "×".join(dict.fromkeys(f"{px:.4g}" for px in field.reduction))
+    """A field's ``reduction`` in words: network px, one number or down×across, the order of kernels and maps."""
+    if field.cells is None:
+        return "unknown size"
+    return "×".join(dict.fromkeys(f"{px:.4g}" for px in field.reduction)) + " px"
 
 
 def _widened(tensor: Tensor) -> Tensor:

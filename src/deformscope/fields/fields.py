@@ -57,7 +57,7 @@ class Fields(Mapping[str, OffsetField]):
             "kernel",
             "stride",
             "map",
-            "px per cell",
+            "cell",
             "groups",
             "modulated",
             "offsets made by",

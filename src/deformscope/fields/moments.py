@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..errors import DeformscopeError
 from .attention import AttentionField
-from .field import CellGrid, OffsetField, Placement, Point
+from .field import OffsetField
 from .fields import Fields
+from .places import CellGrid, Point
 
 ROUNDING = 1e-6
 """Of points, relative to the input's size."""
@@ -62,7 +63,9 @@ def moments(field: AttentionField, query_level: int, head: int | None = None) ->
         dilation=(0, 0),
         input_size=(h, w),
         cells=CellGrid(reduction, (reduction[0] / 2, reduction[1] / 2)),
-        placements=field.placements or tuple(Placement(field.input_size) for _ in range(n)),
+        network_size=field.input_size,
+        image=field.image,
+        placements=field.placements,
         name=f"{field.name}[{what}]",
     )
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DeformscopeError
-from .field import OffsetField, Pair
+from .field import OffsetField
+from .places import Pair
 
 DEEPEST = 3
 """Largest number of layers that are followed: 729 places per cell."""
@@ -39,22 +40,15 @@ class StackedPoints:
 def upstream(fields: Mapping[str, OffsetField], name: str, depth: int) -> list[OffsetField]:
     """The field ``name`` and those below it through which its input came, at most ``depth`` in all, lowest first.
 
-    Parallel branches are not below it. If the way of a field is unknown, the previous one in ``fields`` is taken.
-    ``fields`` are those of one forward pass by name; the way ends at a layer that is not among them.
+    Parallel branches are not below it. ``fields`` are those of one forward pass by name; the way ends at a layer that
+    is not among them, and at one of which it is not known what lies below.
 
     Example:
         >>> [one.name for one in upstream(fields, "heads.stride16.deform", depth=2)]
         ['heads.stride16.before.0', 'heads.stride16.deform']
     """
-    order = list(fields)
     found = [fields[name]]
-    while len(found) < depth:
-        below = found[0].below
-        if below is None:
-            index = order.index(found[0].name) - 1
-            below = order[index] if index >= 0 else ""
-        if below not in fields:
-            break
+    while len(found) < depth and (below := found[0].below or "") in fields:
         found.insert(0, fields[below])
     return found
 
@@ -97,7 +91,7 @@ def stacked_points(fields: Sequence[OffsetField], cell: Pair, group: int = 0) ->
             weight = (weight[:, None] * field.modulation[0, own][:, y, x].T).flatten()
         else:
             weight = weight[:, None].expand(-1, cells.shape[1]).flatten()
-        network = field.cells.to_network(cells.flatten(0, 1))
+        network = field.input_cells.to_network(cells.flatten(0, 1))
         points.append(field.placement().to_photo(network))
         weights.append(weight)
     modulated = any(field.modulation is not None for field in fields)
@@ -147,9 +141,11 @@ def _brought(upper: OffsetField, lower: OffsetField) -> Float[Tensor, "n g k h w
     """The lower layer's mean displacement of each kernel point, at the upper one's samples, in the upper one's
     cells."""
     n, g, k, h, w, _ = upper.offset.shape
-    ratio = [below / above for below, above in zip(lower.cells.reduction, upper.cells.reduction, strict=True)]
+    ratio = [
+        below / above for below, above in zip(lower.input_cells.reduction, upper.input_cells.reduction, strict=True)
+    ]
     moves = (lower.offset.mean(dim=1) * lower.offset.new_tensor(ratio)).movedim(-1, 2).flatten(1, 2)  # [n 2k h' w']
-    seen = lower.output_cells.to_cells(upper.cells.to_network(upper.sampling_points()))
+    seen = lower.output_cells.to_cells(upper.input_cells.to_network(upper.sampling_points()))
     size = seen.new_tensor(moves.shape[2:])
     # Far outside, as for NaN and infinity, only zeros with weight zero are read.
     grid = ((2 * seen + 1) / size - 1).nan_to_num(-9.0, -9.0, -9.0).clamp(-9, 9).flip(-1).to(moves.dtype)

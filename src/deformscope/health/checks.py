@@ -213,11 +213,14 @@ def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
 
 def misplaced(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
     """An offset convolution whose geometry places its cells elsewhere than the layer's."""
-    made = [field.source for field in fields if field.source is not None and field.source.convolutions]
-    worst = max(made, key=lambda source: max(map(abs, source.misalignment)), default=None)
-    if worst is None or max(map(abs, worst.misalignment)) <= APART:
+    made = [
+        (field.source, field.source.misalignment)
+        for field in fields
+        if field.source is not None and field.source.convolutions and field.source.misalignment is not None
+    ]
+    worst, (y, x) = max(made, key=lambda one: max(map(abs, one[1])), default=(None, (0.0, 0.0)))
+    if worst is None or max(abs(y), abs(x)) <= APART:
         return None
-    y, x = worst.misalignment
     return Finding(
         layer,
         "misplaced",

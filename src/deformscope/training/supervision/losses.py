@@ -53,14 +53,14 @@ def kernels_of(field: OffsetField, image: Tensor, y: Tensor, x: Tensor) -> Kerne
     """The kernels of the output cells (image, y, x), each ``[m]``."""
     d_f, d_k = split(field.offset)
     height, width = extent(d_k, field.kernel_size, field.dilation)
-    pixels = field.offset.new_tensor(field.cells.reduction)
+    pixels = field.offset.new_tensor(field.input_cells.reduction)
     least = LEAST_EXTENT * pixels.abs()
     middle = field.centres() + d_f[:, :, 0]
     # Advanced indices around a slice come first: [m g 2].
     return Kernels(
-        field.cells.to_network(middle[image, :, y, x]),
+        field.input_cells.to_network(middle[image, :, y, x]),
         torch.maximum(torch.stack([height, width], dim=-1)[image, :, y, x] * pixels, least),
-        field.cells.to_network(field.sampling_points()[image, :, :, y, x]),
+        field.input_cells.to_network(field.sampling_points()[image, :, :, y, x]),
         lattice(field.kernel_size).to(pixels),
     )
 

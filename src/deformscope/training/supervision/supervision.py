@@ -90,7 +90,7 @@ class OffsetSupervision:
         traced = _traced(model, example)
         self.sizes = _matched(traced, layers)
         self._check_kernels(traced)
-        self._cells = {name: field.cells for name, field in traced.items()}
+        self._cells = {name: field.input_cells for name, field in traced.items()}
         self._stacks = {name: [one.name for one in upstream(traced, name, composed)] for name in self.sizes}
         self._live = LiveCalls(model, list(traced), task_gradient)
         self.side_branches = nn.ModuleDict()
