@@ -19,8 +19,8 @@ from PIL import Image
 
 from deformscope import Analysis, DeformscopeError, Fields
 from deformscope.datasets.coco import read_coco
-from deformscope.datasets.orientation import header
-from deformscope.datasets.segmentation import MalformedError, run_lengths
+from deformscope.datasets.photos import header
+from deformscope.datasets.values import MalformedError, run_lengths
 from deformscope.detectors.detector import Detector
 from deformscope.detectors.zoo import load
 from deformscope.metrics.coco import average_precision

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from deformscope import DeformscopeError
-from deformscope.datasets.orientation import header
+from deformscope.datasets.photos import header
 from deformscope.photo import find, read
 
 

@@ -21,7 +21,7 @@ def test_crowds_and_difficult_objects_are_ignored(folder, key, value):
     assert [one["iscrowd"] for one in data.truth()["annotations"]] == [1, 0, 0, 0, 1]
 
 
-def test_a_missing_area_is_the_masks_or_the_boxs(folder):
+def test_a_missing_area_is_the_masks_or_the_boxs_and_0_is_an_area(folder):
     triangle = [10, 12, 40, 12, 10, 32]
     folder.objects[0] |= {"area": None, "segmentation": [triangle]}
     del folder.objects[1]["area"], folder.objects[1]["segmentation"]
@@ -29,7 +29,7 @@ def test_a_missing_area_is_the_masks_or_the_boxs(folder):
     folder.objects[3] |= {"area": 17}
     areas = [one["area"] for one in read_coco(folder.write()).truth()["annotations"]]
     assert areas[0] == pytest.approx(300, abs=30)
-    assert areas[1:4] == [25 * 33, 50 * 70, 17]
+    assert areas[1:4] == [25 * 33, 0, 17]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deformscope.datasets.coco import read_coco
-from deformscope.datasets.orientation import Header, header, turned_box, turned_mask
+from deformscope.datasets.photos import Header, header, turned_box, turned_mask
 from deformscope.errors import DeformscopeError
 from deformscope.photo import read
 

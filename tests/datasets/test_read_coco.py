@@ -7,8 +7,8 @@ import pytest
 from reading import BOXES, refused
 
 from deformscope.datasets.coco import read_coco
-from deformscope.datasets.locate import annotation_file
-from deformscope.errors import DeformscopeError
+from deformscope.datasets.photos import annotation_file
+from deformscope.errors import DeformscopeError, DeformscopeWarning
 
 
 def test_photos_and_categories_are_sorted_by_id_and_objects_lie_with_their_photos(folder):
@@ -103,7 +103,82 @@ def test_a_pipe_is_neither_photo_nor_annotations(folder):
     refused(folder.root / "pipe.json", "no such file or folder")
 
 
+NAMES = {
+    "backslash": ("a/photo.png", "a\\photo.png"),
+    "case": ("Photo.png", "photo.PNG"),
+    "blank": ("my photo.png", "my%20photo.png"),
+    "blank on the disk": ("my%20photo.png", "my photo.png"),
+    "NFD in the file": ("h\u00fctte.png", "hu\u0308tte.png"),
+    "NFC in the file": ("hu\u0308tte.png", "h\u00fctte.png"),
+    "split's folder": ("a/b.png", ".\\A\\B.png"),
+}
+
+
+@pytest.mark.parametrize("variant", NAMES)
+def test_names_that_systems_write_otherwise_are_found_and_named(folder, variant):
+    there, noted = NAMES[variant]
+    (folder.photos / there).parent.mkdir(exist_ok=True)
+    (folder.photos / "1.png").rename(folder.photos / there)
+    folder.images[0]["file_name"] = noted
+    with pytest.warns(DeformscopeWarning, match="1 names differ from those of the files in slashes, case"):
+        data = read_coco(folder.write())
+    assert data.photos[0].path == folder.photos / there and data.photos[0].file_name == noted
+    assert data.photos[0].read().shape == (60, 80, 3)
+
+
+def test_backslashes_before_every_name_do_not_hide_the_folder(folder):
+    folder.photos.rename(folder.root / "pictures")
+    for image in folder.images:
+        image["file_name"] = f"pictures\\{image['file_name']}"
+    data = read_coco(folder.write())
+    assert [photo.path.name for photo in data.photos] == ["1.png", "2.png", "3.png", "4.png"]
+
+
+def test_a_name_that_means_two_files_is_refused_with_both(folder):
+    (folder.photos / "1.png").rename(folder.photos / "A.png")
+    (folder.photos / "a.PNG").write_bytes((folder.photos / "A.png").read_bytes())
+    folder.images[0]["file_name"] = "a.png"
+    refused(folder.write(), "a.png: no such file below", "and 2 with similar names: A.png and a.PNG")
+
+
+@pytest.mark.parametrize("name", ["..%2fsecret.png", "%2e%2e/secret.png", "..\\secret.png", "%2Fsecret.png"])
+def test_no_spelling_of_a_name_leaves_the_folder(folder, name):
+    (folder.root / "secret.png").write_bytes((folder.photos / "1.png").read_bytes())
+    folder.images[0]["file_name"] = name
+    refused(folder.write(), "no such file below")
+
+
+@pytest.mark.parametrize("name", ["1.png", "./1.png", "1.PNG", "x/../1.png"])
+def test_two_images_with_the_same_file_are_a_problem(folder, name):
+    (folder.photos / "x").mkdir()
+    folder.images[2]["file_name"] = name
+    folder.images[2] |= {"height": 60, "width": 80}
+    folder.objects[:] = [one for one in folder.objects if one["image_id"] != 3]
+    refused(folder.write(), "1.png: image 1: 2 images have this file; keep one of them, with all objects")
+    assert [photo.id for photo in read_coco(folder.root, broken="skip").photos] == [2, 4]
+
+
 # how the file is written
+
+
+@pytest.mark.parametrize(
+    ("text", "twice", "words"),
+    [
+        ('"area": 600', '"area": 600, "area": 601', "the key area occurs more than once in one object (id 100)"),
+        ('"id": 100', '"id": 100, "id": 999', "the key id occurs more than once in one object"),
+        ('"images":', '"images": [], "images":', "the key images occurs more than once in one object"),
+        ('"name": "dog"', '"name": "dog", "name": "cow"', "the key name occurs more than once in one object (id 7)"),
+    ],
+)
+@pytest.mark.parametrize("broken", ["refuse", "skip"])
+def test_a_key_with_two_values_is_refused(folder, text, twice, words, broken):
+    folder.write()
+    content = folder.annotations.read_text()
+    assert text in content
+    folder.annotations.write_text(content.replace(text, twice, 1))
+    refused(folder.root, str(folder.annotations), words, "keep one of its values", broken=broken)
+    folder.annotations.write_text(content.replace(text, f"{text}, {text}" if text != '"images":' else text, 1))
+    assert len(read_coco(folder.root).photos) == 4  # the same value twice is none lost
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

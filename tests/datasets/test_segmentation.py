@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from deformscope.datasets.segmentation import MalformedError, checked, decode, mask_library, run_lengths
+from deformscope.datasets.values import MalformedError, checked, decode, mask_library, run_lengths
 
 SIZE = (4, 5)
 

@@ -4,8 +4,7 @@ import pytest
 from variants import REFUSED, TAKEN, Perfect, by_evaluate, by_score, by_train, refusal, second, turned_on_their_sides
 
 from deformscope.datasets.coco import read_coco
-from deformscope.metrics.coco import average_precision
-from deformscope.metrics.evaluate import evaluate
+from deformscope.metrics.coco import average_precision, evaluate
 from deformscope.score.measures.annotations import open_folder
 from deformscope.training.data.coco import CocoFolder
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deformscope.datasets.coco import read_coco
 from deformscope.errors import DeformscopeError
-from deformscope.metrics.evaluate import evaluate
+from deformscope.metrics.coco import evaluate
 from deformscope.score.measures.annotations import open_folder
 from deformscope.training.data.coco import CocoFolder
 

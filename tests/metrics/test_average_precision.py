@@ -1,9 +1,12 @@
 """COCO's AP depends on boxes, classes and scores, and on no id, with either library."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from deformscope.errors import DeformscopeError
 from deformscope.metrics.coco import average_precision, library, scores
@@ -145,7 +148,7 @@ def test_a_crowd_without_a_mask_does_not_stop_the_masks_ap(backend):
         one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         mask = np.zeros((60, 80), dtype=bool)
         mask[y : y + h, x : x + w] = True
-        from deformscope.datasets.segmentation import run_lengths
+        from deformscope.datasets.values import run_lengths
 
         found["segmentation"] = run_lengths(mask)
     truth["annotations"].append(
@@ -164,3 +167,59 @@ def test_results_on_other_photos_are_left_out(backend):
 def test_an_unknown_class_is_an_error_and_no_number(backend):
     with pytest.raises(DeformscopeError, match=r"classes: 'sheep'; the annotations have cat"):
         average_precision(*perfect(), classes=["cat", "sheep"])
+
+
+def peers(truth, results):
+    """COCO's AP as pycocotools and faster-coco-eval have it of the same files."""
+    from faster_coco_eval import COCO as Faster, COCOeval_faster
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    found = []
+    for dataset, evaluation in ((COCO, COCOeval), (Faster, COCOeval_faster)):
+        with contextlib.redirect_stdout(io.StringIO()):
+            whole = dataset()
+            whole.dataset = json.loads(json.dumps({"info": {}, "licenses": []} | truth))
+            whole.createIndex()
+            run = evaluation(whole, whole.loadRes(json.loads(json.dumps(results))), iouType="bbox")
+            run.evaluate()
+            run.accumulate()
+            run.summarize()
+        found.append(run.stats[:6])
+    return found
+
+
+@given(st.integers(0, 10**6), st.integers(0, 2), st.sampled_from([1, 2, 7]))
+@settings(max_examples=15, deadline=None)
+def test_ties_count_in_the_order_of_image_ids_as_in_both_libraries(seed, digits, step):
+    pytest.importorskip("faster_coco_eval")
+    random = np.random.default_rng(seed)
+    truth, results = renamed(*drawn(seed), lambda i: step * i, lambda i: i, lambda i: i)
+    for one in results:
+        one["score"] = round(one["score"], digits)
+    for several in (truth["images"], truth["annotations"], results):
+        random.shuffle(several)
+    own = average_precision(truth, results)
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    for peer in peers(truth, results):
+        assert [-1 if own[name] is None else own[name] / 100 for name in names] == pytest.approx(peer, abs=1e-9)
+
+
+def test_without_results_there_is_no_ap_of_sizes_without_objects(backend):
+    found = average_precision(perfect()[0], [])  # 600 px²: small
+    assert {name: found[name] for name in ("ap", "ap_small", "ap_medium", "ap_large", "recall", "ap/cat")} == {
+        "ap": 0, "ap_small": 0, "ap_medium": None, "ap_large": None, "recall": 0, "ap/cat": 0
+    }  # fmt: skip
+    crowd = perfect()[0]
+    for one in crowd["annotations"]:
+        one["iscrowd"] = 1
+    assert average_precision(crowd, [])["ap"] is None
+
+
+@pytest.mark.parametrize("area", [0, 0.0, "0"])
+def test_an_area_of_0_is_small_and_not_missing(backend, area):
+    truth, results = perfect(1)
+    truth["annotations"][0] |= {"bbox": [5, 6, 50, 40], "area": area}  # the box is medium
+    results[0]["bbox"] = [5, 6, 50, 40]
+    found = average_precision(truth, results)
+    assert (found["ap_small"], found["ap_medium"]) == (pytest.approx(100), None)

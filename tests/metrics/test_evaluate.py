@@ -1,7 +1,7 @@
 """COCO evaluation of detectors whose AP is known beforehand."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from deformscope.datasets.coco import CocoDataset, read_coco
-from deformscope.errors import DeformscopeError
+from deformscope.datasets.records import Category
+from deformscope.errors import DeformscopeError, DeformscopeWarning
 from deformscope.metrics import coco as room
-from deformscope.metrics.evaluate import COLUMNS, Score, class_rows, evaluate, rows
+from deformscope.metrics.coco import COLUMNS, Score, class_rows, evaluate, rows
 
 
 @dataclass
@@ -133,6 +134,35 @@ def test_classes_can_be_chosen_and_each_has_its_ap(dataset, perfect):
     assert dog.by_class == pytest.approx({"dog": 40})
     assert class_rows([box, mask]) == [("cat", "100.0", "100.0"), ("dog", "40.0", "40.0")]
     assert class_rows([box, dog]) == [("cat", "100.0", "–"), ("dog", "40.0", "40.0")]
+
+
+def test_classes_that_are_called_otherwise_are_matched_and_named(dataset, perfect, monkeypatch):
+    names = {"cat": "dining table", "dog": "couch"}
+    renamed = tuple(Category(one.id, names[one.name]) for one in dataset.categories)
+    detector = Oracle(perfect, class_names=("sofa", "diningtable", "unicorn"))
+    with pytest.warns(DeformscopeWarning, match=r"by another name: couch \(sofa\), dining table \(diningtable\)"):
+        box, mask = evaluate(detector, replace(dataset, categories=renamed))
+    assert box.ap == pytest.approx(100) == mask.ap and set(box.by_class) == set(names.values())
+    (chosen, _) = evaluate(detector, replace(dataset, categories=renamed), classes=["sofa"])
+    assert list(chosen.by_class) == ["couch"]
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "matched"),
+    [
+        (("aeroplane", "tvmonitor", "motorbike"), ("tv", "motorcycle", "airplane"), ("airplane", "tv", "motorcycle")),
+        (("potted plant", "airplane"), ("pottedplant", "aeroplane"), ("pottedplant", "aeroplane")),
+        (("Traffic_Light", "hair drier"), ("traffic light", "hair_dryer"), ("traffic light", "hair_dryer")),
+        (("sofa", "couch"), ("couch", "cat"), ("sofa", "couch")),  # the name itself comes first
+        (("tv", "TV"), ("tvmonitor",), ("tv", "TV")),  # which of them?
+        (("sofa",), ("couch", "Couch"), ("sofa",)),
+        (("dog", "cow"), ("cat", "cow"), ("dog", "cow")),
+    ],
+)
+def test_only_names_that_mean_one_class_on_both_sides_are_matched(known, wanted, matched):
+    from deformscope.metrics.coco import same_classes
+
+    assert same_classes(known, wanted) == matched
 
 
 def test_the_table_has_a_row_a_kind():

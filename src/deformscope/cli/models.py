@@ -60,7 +60,7 @@ def evaluate(
     """Measure the COCO AP of a detector, for boxes and, if it predicts them, masks, and of every class."""
     from .. import load
     from ..datasets.coco import read_coco
-    from ..metrics.evaluate import COLUMNS, class_rows, evaluate as measure, rows
+    from ..metrics.coco import COLUMNS, class_rows, evaluate as measure, rows, same_classes
 
     dataset = read_coco(data, split, broken=broken)
     model = load(detector, weights=weights, offset_mode=offset_mode).to(device)
@@ -68,7 +68,8 @@ def evaluate(
     _print_table(f"{model.name} on {dataset.annotations}", COLUMNS, rows(scores))
     of_classes = class_rows(scores)
     _print_table("AP by class", ("class", *(score.kind for score in scores)), of_classes)
-    unknown = [row[0] for row in of_classes if row[0] not in model.class_names]
+    known = same_classes(model.class_names, dataset.names)
+    unknown = [row[0] for row in of_classes if row[0] not in known]
     if unknown:
         counts = "which counts" if len(unknown) == 1 else "which count"
         print(f"{model.name} does not know {', '.join(unknown)}, {counts} as 0; --classes chooses classes")

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from ..errors import DeformscopeError
 from ..files import sha256
-from . import checks
-from .locate import annotation_file, photo_folder
+from . import records
+from .photos import annotation_file, photo_folder
 from .records import Category, CocoObject, CocoPhoto, Problem
-from .segmentation import run_lengths
-from .values import Index, identifier, rank, shown
+from .values import Index, identifier, rank, run_lengths, shown
 
 SHOWN = 5
 """Number of problems named in a message."""
@@ -28,7 +27,13 @@ Broken = Literal["refuse", "skip"]
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """One split of a data set."""
+    """One split of a data set.
+
+    Example:
+        >>> dataset = read_coco("DATA", "val")
+        >>> len(dataset.photos), dataset.names, dataset.problems
+        (3, ('cat',), ())
+    """
 
     annotations: Path
     folder: Path
@@ -81,9 +86,10 @@ class CocoDataset:
 def read_coco(data: Path | str, split: str = "val", *, broken: Broken = "refuse", masks: bool = False) -> CocoDataset:
     """Read a split of a folder in COCO's layout, or an annotation file that lies in one, and check all of it.
 
-    Annotations are found as :func:`.locate.annotation_file` says, photos as :func:`.locate.photo_folder`. Taken are
+    Annotations are found as :func:`.photos.annotation_file` says, photos as :func:`.photos.photo_folder`. Taken are
     UTF-8 and UTF-16, with a byte-order mark or without; ids that are numbers or texts; numbers written as texts; a null
-    ``iscrowd``; a missing ``area``; missing sizes, which are then the photos'. With ``masks`` every object but a crowd
+    ``iscrowd``; a missing ``area``; missing sizes, which are then the photos'; names that differ from the file's in
+    slashes, case, %-codes or Unicode form, where only one file is similar. With ``masks`` every object but a crowd
     needs a segmentation; one that is malformed is always a problem.
 
     Raises DeformscopeError, naming files and annotations, when anything is broken; with ``broken="skip"`` that is left
@@ -99,21 +105,21 @@ def read_coco(data: Path | str, split: str = "val", *, broken: Broken = "refuse"
         raise DeformscopeError(f"broken={broken!r}: expected 'refuse' or 'skip'")
     file = annotation_file(Path(data).expanduser(), split)
     content = _content(file)
-    categories = checks.categories(content["categories"], file)
+    categories = records.categories(content["categories"], file)
     problems: list[Problem] = []
-    images = checks.images(content["images"], problems)
+    images = records.images(content["images"], problems)
     folder = photo_folder(file, [image.file_name for image in images if image is not None])
-    frames = checks.frames(images, folder, file, problems)
+    frames = records.frames(images, folder, file, problems)
     usable = [None if i is None or f is None else (i, f) for i, f in zip(images, frames, strict=True)]
     # Of broken ones too, so that an object of a broken image is not one of an unknown image.
     ids = Index([identifier(entry.get("id")) if isinstance(entry, dict) else None for entry in content["images"]])
-    objects = checks.objects(content["annotations"], ids, usable, categories, masks, problems)
+    objects = records.objects(content["annotations"], ids, usable, categories, masks, problems)
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     message = f"{file}: {len(problems)} broken annotations or photos: {'; '.join(map(str, problems[:SHOWN]))}{more}"
     if problems and broken == "refuse":
         raise DeformscopeError(f"{message}; correct them, or leave them out with broken=skip")
     if problems:
-        checks.say(f"{message}; they are left out")
+        records.say(f"{message}; they are left out")
     photos = [_photo(*one, own) for one, own in zip(usable, objects, strict=True) if one is not None]
     photos.sort(key=lambda photo: rank(photo.id))
     if not photos:
@@ -121,14 +127,31 @@ def read_coco(data: Path | str, split: str = "val", *, broken: Broken = "refuse"
     return CocoDataset(file, folder, tuple(photos), categories, tuple(problems))
 
 
-def _photo(image: checks.Image, frame: checks.Frame, objects: list[CocoObject]) -> CocoPhoto:
+def _photo(image: records.Image, frame: records.Frame, objects: list[CocoObject]) -> CocoPhoto:
     return CocoPhoto(image.id, image.file_name, frame.path, frame.header.upright, frame.turn, tuple(objects))
+
+
+class RepeatedKeyError(ValueError):
+    """A key of a JSON object occurs more than once, with different values."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which Python would keep the last of a key's values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                own = f" (id {shown(found['id'])})" if "id" in found and key != "id" else ""
+                raise RepeatedKeyError(f"the key {shown(key)} occurs more than once in one object{own}")
+    return found
 
 
 def _content(file: Path) -> dict[str, Any]:
     """The file's JSON, which has the three lists."""
     try:
-        content = json.loads(file.read_bytes())  # finds out the encoding
+        content = json.loads(file.read_bytes(), object_pairs_hook=_unique)  # finds out the encoding
+    except RepeatedKeyError as error:
+        raise DeformscopeError(f"{file}: {error}; keep one of its values") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DeformscopeError(
             f"{file}: no COCO annotations ({type(error).__name__}: {error}); expected JSON; get it again"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.segmentation import mask_library
+from ...datasets.values import mask_library
 from ...metrics import bootstrap
 from ...metrics.matching import Matches, Pooled, average_precision, match
 from ..data.datamodule import evaluated, source

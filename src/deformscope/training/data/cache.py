@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ...datasets.segmentation import mask_library, run_lengths
+from ...datasets.values import mask_library, run_lengths
 from ...detectors.dense.box_losses import colours_of
 from ...detectors.dense.dense import MEAN, STD
 from ...detectors.detector import Detector

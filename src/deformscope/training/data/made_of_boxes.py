@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...datasets.segmentation import decode, run_lengths
+from ...datasets.values import decode, run_lengths
 from ...detectors.box_masks import grab_cut, opencv
 from .sample import Sample, Source
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...datasets.segmentation import run_lengths
+from ...datasets.values import run_lengths
 from ...errors import DeformscopeError
 from ..recipe.data import Shapes
 from .sample import Sample

@@ -10,7 +10,7 @@ import torch
 
 from ...capture.context_managers import placed
 from ...detectors.detector import Detector
-from ...metrics.evaluate import to_results
+from ...metrics.coco import to_results
 from ..recipe.recipe import Evaluation
 
 MOST = 100
