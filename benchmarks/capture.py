@@ -114,7 +114,7 @@ def rt_detr() -> nn.Module:
 
 def large() -> nn.Module:
     """Faster R-CNN R-50 as the paper has it, with offsets that move."""
-    from deformscope.detectors.rcnn.build import build
+    from deformscope.detectors.rcnn.rcnn import build
 
     torch.manual_seed(0)
     detector = build("faster_rcnn_r50_fpn", deformable="dconv_c3-c5").eval()

@@ -22,9 +22,7 @@ from deformscope import Placement
 from deformscope.detectors.deform import DeformConv, set_offset_mode
 from deformscope.detectors.dense.config import DenseConfig
 from deformscope.detectors.dense.dense import DenseDetector
-from deformscope.detectors.rcnn.backbone import ResNet
-from deformscope.detectors.rcnn.build import build
-from deformscope.detectors.rcnn.rcnn import RCNN
+from deformscope.detectors.rcnn.rcnn import RCNN, ResNet, build
 from deformscope.ops import deform_conv
 
 Run = Callable[[], object]

@@ -70,11 +70,10 @@ def _of_one(name: str, masked: bool) -> dict[str, float]:
     from torchvision.ops import box_iou
 
     import deformscope
-    from deformscope.detectors.batch import Batch
-    from deformscope.detectors.rcnn.assign import Sample
-    from deformscope.detectors.rcnn.masks import paste
+    from deformscope.detectors.detector import Batch
+    from deformscope.detectors.rcnn.boxes import Sample
     from deformscope.detectors.rcnn.rcnn import Samples
-    from deformscope.detectors.rcnn.roi import pool, with_image
+    from deformscope.detectors.rcnn.roi import paste, pool, with_image
     from deformscope.fields.field import Placement
 
     folder = Path(os.environ["DEFORMSCOPE_SHARED"]) / "oracle"

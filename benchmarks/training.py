@@ -23,20 +23,19 @@ from timing import interleaved, median, speed_up
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from deformscope.detectors.batch import Batch
 from deformscope.detectors.deform import DeformConv
 from deformscope.detectors.dense.trunk import Trunk
-from deformscope.training.data.cache import CachedMaps, cached
-from deformscope.training.data.coco import CocoFolder
-from deformscope.training.data.datamodule import RecipeData, SeededItems, source
-from deformscope.training.data.order import Order, Steps
-from deformscope.training.data.sample import collate
-from deformscope.training.recipe.reading import read
-from deformscope.training.recipe.recipe import Recipe
-from deformscope.training.run import networks
-from deformscope.training.run.module import Learning
-from deformscope.training.run.run_folder import hardware
-from deformscope.training.run.train import PRECISIONS
+from deformscope.detectors.detector import Batch
+from deformscope.training import networks
+from deformscope.training.cache import CachedMaps, cached
+from deformscope.training.datamodule import RecipeData, SeededItems, source
+from deformscope.training.learning import Learning
+from deformscope.training.order import Order, Steps
+from deformscope.training.reading import read
+from deformscope.training.recipe import Recipe
+from deformscope.training.run import PRECISIONS
+from deformscope.training.run_folder import hardware
+from deformscope.training.sources import CocoFolder, collate
 
 
 def split(recipe: Recipe, rounds: int) -> None:

@@ -1,9 +1,12 @@
 """The documentation site: `make docs` builds it, without a network, into build/docs.
 
-Markdown pages that live elsewhere in the repository become pages of the site (PAGES), and the live explorer page is
-made from the demo photos with the packaged detector. Both go to docs/generated, which git ignores.
+Markdown pages that live elsewhere in the repository become pages of the site (PAGES), tables are made of the numbers of
+studies (TABLES), and the live explorer page is made from the demo photos with the packaged detector. All go to
+docs/generated, which git ignores.
 """
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -22,6 +25,14 @@ PAGES = {
     "src/deformscope/weights/MODEL_CARD_TRUNK.md": "model_card_trunk",
 }
 """Pages from outside docs/, by their path in the repository."""
+
+TABLES = {
+    "studies/attention/results.json": "attention_tables",
+    "studies/claims/tables.json": "claims_tables",
+    "studies/offsets_at_work/runs.json": "offsets_at_work_runs",
+    "studies/trunk/runs.json": "trunk_runs",
+}
+"""Numbers of studies; `markdown` of the study's tables.py makes a page of them."""
 
 project = "deformscope"
 author = "The deformscope authors"
@@ -64,8 +75,8 @@ def relinked(text: str, folder: Path) -> str:
         if not target.is_relative_to(ROOT):
             return match[0]
         place = target.relative_to(ROOT).as_posix()
-        if place in PAGES:
-            place = f"/generated/{PAGES[place]}.md"
+        if place in PAGES or place in TABLES:
+            place = f"/generated/{(PAGES | TABLES)[place]}.md"
         elif target.is_relative_to(HERE):
             place = f"/{target.relative_to(HERE).as_posix()}"
         else:
@@ -75,12 +86,22 @@ def relinked(text: str, folder: Path) -> str:
     return LINK.sub(lead, text)
 
 
+def tables(numbers: Path) -> str:
+    """The page of a study's numbers."""
+    spec = importlib.util.spec_from_file_location(f"tables_of_{numbers.parent.name}", numbers.with_name("tables.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return ":orphan:\n\n" + module.markdown(json.loads(numbers.read_text(encoding="utf-8")))
+
+
 def generate(app) -> None:
     for source, name in PAGES.items():
         text = relinked((ROOT / source).read_text(encoding="utf-8"), (ROOT / source).parent)
         page = GENERATED / f"{name}.md"
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
+    for source, name in TABLES.items():
+        (GENERATED / f"{name}.md").write_text(tables(ROOT / source), encoding="utf-8")
     catalogue = (HERE / "llms.txt").read_text(encoding="utf-8")
     (EXTRA / "llms.txt").write_text(catalogue.replace(".md)", ".html)"), encoding="utf-8")
     explorer = EXTRA / "explorer-page.html"

@@ -26,7 +26,7 @@ from deformscope.detectors.zoo import load
 from deformscope.metrics.coco import average_precision
 from deformscope.photo import read
 from deformscope.score.measures.annotations import open_folder
-from deformscope.training.data.coco import CocoFolder
+from deformscope.training.sources import CocoFolder
 
 
 def build_folder(root: Path) -> tuple[Path, dict]:
@@ -188,7 +188,7 @@ def checkpoints(root: Path) -> dict[str, bytes]:
     """Small files of every kind that is read."""
     from deformscope.detectors.checkpoints import detectron2, mmdet
     from deformscope.detectors.dense.config import DenseConfig
-    from deformscope.detectors.dense.small import SmallDetector
+    from deformscope.detectors.dense.dense import SmallDetector
     from deformscope.detectors.rcnn.config import Deformable, RCNNConfig
     from deformscope.detectors.rcnn.rcnn import RCNN
 

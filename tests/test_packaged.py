@@ -11,10 +11,10 @@ from safetensors.torch import load_file as load_tensors, save_file
 import deformscope as ds
 from deformscope import DeformscopeError
 from deformscope.detectors.checkpoints.native import load
-from deformscope.detectors.dense.assign import BACKGROUND, IGNORED, assign
 from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
 from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.detectors.dense.dense_rcnn import DenseRCNN
+from deformscope.detectors.dense.predictions import BACKGROUND, IGNORED, assign
 
 
 @pytest.fixture(scope="module")

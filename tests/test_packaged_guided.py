@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 import deformscope as ds
-from deformscope.training.recipe.reading import read
+from deformscope.training.reading import read
 
 WEIGHTS = files("deformscope") / "weights"
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import deformscope as ds
 from deformscope.fields.stack import composed, upstream
-from deformscope.training.recipe.reading import read
+from deformscope.training.reading import read
 
 LAYERS = [f"trunk.features.{block}.conv.1.0" for block in (11, 12, 13)]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
     from .capture.context_managers import capture as capture
-    from .detectors.adapters.adapted import adapt as adapt
+    from .detectors.adapted import adapt as adapt
     from .detectors.zoo import load as load
     from .explain.explain import explain as explain
     from .explorer import explore as explore
@@ -30,7 +30,7 @@ _HOMES = {
     "Fields": "fields.fields",
     "OffsetField": "fields.field",
     "Placement": "fields.places",
-    "adapt": "detectors.adapters.adapted",
+    "adapt": "detectors.adapted",
     "analyse": "analysis",
     "capture": "capture.context_managers",
     "diagnose": "health.diagnose",

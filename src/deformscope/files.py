@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,53 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
                     raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str, *, remove: bool = False) -> Iterator[None]:
+    """Hold a lock, the file ``path``; ``remove`` it afterwards. The lock ends with the process, however that ends.
+
+    Raises DeformscopeError, which says ``busy``, where another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DeformscopeError(busy) from None
+    try:
+        yield
+    finally:
+        if remove:
+            with suppress(OSError):  # Windows keeps open files
+                path.unlink()
+        lock.release()
+
+
+@contextmanager
+def claimed_folder(folder: Path, busy: str | None) -> Iterator[None]:
+    """Make the folder of a run and lock it, unless ``busy`` is None; see :func:`locked`.
+
+    If it is new and the block raises DeformscopeError with nothing written, it is removed again. Raises
+    DeformscopeError where it cannot be made.
+    """
+    new, lock = not folder.exists(), folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeformscopeError(f"folder={folder}: cannot be used ({error.strerror}); choose another folder") from None
+    try:
+        with ExitStack() as held:
+            if busy is not None:
+                held.enter_context(locked(lock, busy))
+            yield
+    except DeformscopeError:
+        with suppress(OSError):  # another process may be removing it too
+            if new and not [file for file in folder.iterdir() if file != lock]:
+                lock.unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def sha256(path: Path | str) -> str:

@@ -130,7 +130,7 @@ def test_object_queries_alone_cannot_be_scored_and_nothing_is_written(command, s
     code, _, complaints = command("score", score_folder, "--detector", DECODER, "--out", tmp_path / "scores")
     assert code == 2 and complaints.count("\n") == 1
     assert "queries: has only object queries (net.decoder.0, net.decoder.1)" in complaints
-    assert "tools/attention_claims.py" in complaints and not (tmp_path / "scores").exists()
+    assert "studies/attention/measure.py" in complaints and not (tmp_path / "scores").exists()
 
 
 def test_evaluate_takes_them(command, score_folder):

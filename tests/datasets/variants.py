@@ -13,7 +13,7 @@ from deformscope.datasets.coco import read_coco
 from deformscope.errors import DeformscopeError
 from deformscope.metrics.coco import evaluate
 from deformscope.score.measures.annotations import open_folder
-from deformscope.training.data.coco import CocoFolder
+from deformscope.training.sources import CocoFolder
 
 Seen = dict[str, list[tuple[str, tuple[float, ...], bool, bytes]]]
 """By file name the objects: class, box, whether it is ignored, mask."""

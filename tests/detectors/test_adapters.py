@@ -13,7 +13,7 @@ from torch import nn
 
 import deformscope
 from deformscope.analysis import Analysis
-from deformscope.detectors.adapters import query_traces
+from deformscope.detectors import huggingface
 from deformscope.errors import DeformscopeError
 from deformscope.explain.targets import of_detection
 from deformscope.fields.field import Placement
@@ -195,19 +195,19 @@ def test_the_log_odds_of_a_query_are_those_of_its_score_or_left_out():
     boxes, size = torch.tensor([[0.0, 25.0, 100.0, 75.0], [80.0, 30.0, 120.0, 70.0]]), (100, 200)
     softmax = logits[0].detach().softmax(-1)
     found = {"boxes": boxes, "labels": torch.tensor([1, 0]), "scores": torch.stack([softmax[1, 1], softmax[0, 0]])}
-    traced = query_traces.with_query(found, output, 0, size, classes=3)  # the fourth is for nothing
+    traced = huggingface.with_query(found, output, 0, size, classes=3)  # the fourth is for nothing
     assert traced["query"].tolist() == [1, 0]
     torch.testing.assert_close(traced["logits"], (found["scores"] / (1 - found["scores"])).log())
     torch.testing.assert_close(traced["unclipped"], boxes, atol=1e-4, rtol=0)
     assert traced["logits"].requires_grad
-    again = query_traces.again(traced, output | {"logits": logits + 1}, size, classes=3)
+    again = huggingface.predicted_again(traced, output | {"logits": logits + 1}, size, classes=3)
     torch.testing.assert_close(again["scores"], found["scores"])
     # With four classes scores would be sigmoids, and these are none.
-    other = query_traces.with_query(found, output, 0, size, classes=4)
+    other = huggingface.with_query(found, output, 0, size, classes=4)
     assert "logits" not in other and other["query"].tolist() == [1, 0]
     sigmoid = found | {"scores": torch.tensor([3.0, 2.0]).sigmoid()}
-    assert query_traces.with_query(sigmoid, output, 0, size, classes=4)["logits"].tolist() == [3.0, 2.0]
-    assert "logits" not in query_traces.with_query(sigmoid | {"boxes": boxes + 4}, output, 0, size, classes=4)
+    assert huggingface.with_query(sigmoid, output, 0, size, classes=4)["logits"].tolist() == [3.0, 2.0]
+    assert "logits" not in huggingface.with_query(sigmoid | {"boxes": boxes + 4}, output, 0, size, classes=4)
     with pytest.raises(
         DeformscopeError, match="of='left': this detector doesn't tell what gave its detections"
     ) as error:
@@ -310,14 +310,12 @@ def test_what_it_cannot_do_is_said():
     detector = queries_network.detector()
     without_decode = deformscope.adapt(detector.net, prepare=queries_network.prepare)
     for call in (
-        lambda: detector.resize_to(64),
-        lambda: detector.save("x.safetensors"),
-        lambda: detector.losses(None),
+        lambda: detector.prepare([SMALL], 64),
         lambda: deformscope.explain(without_decode, SMALL),
         lambda: deformscope.load("python:queries_network:detector", weights="ema"),
         lambda: deformscope.load("python:queries_network:detector", shorter_side=64),
     ):
-        with pytest.raises(DeformscopeError, match=r"cannot be|only files have"):
+        with pytest.raises(DeformscopeError, match=r"chooses the size|no detections to explain|only files have"):
             call()
 
 

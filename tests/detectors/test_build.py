@@ -8,9 +8,9 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
-from deformscope.detectors.offset_mode import checked_offset_mode
-from deformscope.detectors.rcnn.build import build
+from deformscope.detectors.options import checked_offset_mode
 from deformscope.detectors.rcnn.config import Deformable, RCNNConfig, coco_class_names
+from deformscope.detectors.rcnn.rcnn import build
 from deformscope.errors import DeformscopeError
 from deformscope.from_dict import from_dict
 

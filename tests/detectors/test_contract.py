@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import deformscope
-from deformscope.detectors.batch import Batch
-from deformscope.detectors.checkpoints import native
-from deformscope.detectors.checkpoints.trunk import load_trunk
-from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
-from deformscope.detectors.dense.dense import DenseDetector
+from deformscope.detectors.checkpoints.native import load_trunk
+from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig, TrunkConfig
+from deformscope.detectors.dense.dense import DenseDetector, SmallDetector
 from deformscope.detectors.dense.dense_rcnn import DenseRCNN
-from deformscope.detectors.dense.small import SmallDetector
-from deformscope.detectors.dense.trunk_config import TrunkConfig
+from deformscope.detectors.detector import Batch
 from deformscope.detectors.rcnn.rcnn import RCNN
 from deformscope.errors import DeformscopeError
 
@@ -131,19 +127,6 @@ def test_it_knows_the_file_that_its_weights_came_from(detector, tmp_path):
     path.write_bytes(path.read_bytes() + b" ")
     assert again.weights_sha256 is not None  # of what it was loaded from
     assert other.weights_sha256 is None  # not of what is there now
-
-
-def test_a_file_of_the_former_format_is_read(detector, tmp_path):
-    """Batch counters beside the weights, former names, and whatever dtype."""
-    former = {"dense": "one_stage", "dense_rcnn": "two_stage"}
-    config = json.dumps(asdict(detector.config)).replace("deform_layers", "stacked").replace("rois_per_image", "rois")
-    state = {key: value.clone().contiguous() for key, value in detector.state_dict().items()}
-    metadata = {"architecture": former.get(detector.kind, detector.kind), "config": config}
-    save_file(state, tmp_path / "old.safetensors", metadata)
-    again = native.load(tmp_path / "old.safetensors")
-    assert again.config == detector.config
-    assert again.state_dict().keys() == detector.state_dict().keys()
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in detector.state_dict().items())
 
 
 def test_loading_a_file_draws_no_random_numbers(detector, tmp_path):

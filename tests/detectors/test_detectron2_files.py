@@ -137,7 +137,7 @@ def test_resizing_is_pillows(d2, random_rcnn):
     detector = random_rcnn(d2().resized_to(37, 90))
     photo = np.random.default_rng(0).integers(0, 256, (81, 103, 3), dtype=np.uint8)
     batch, (placement,) = detector.prepare([photo])
-    height, width = preparation.network_size(placement)
+    height, width = placement.network_size
     resized = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
     back = batch[0, :, :height, :width] + torch.tensor(DETECTRON2.preparation.mean)[:, None, None]
     assert torch.allclose(back.flip(0).permute(1, 2, 0), torch.from_numpy(resized.copy()).float(), atol=1e-3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope.detectors.checkpoints import array_pickle, unpickle as reading
+from deformscope.detectors.checkpoints import unpickle as reading
 from deformscope.detectors.zoo import load
 from deformscope.errors import DeformscopeError
 
@@ -76,13 +76,13 @@ def test_tricks_with_pickles_own_opcodes_run_nothing(tmp_path, gadget):
 
 
 def test_only_arrays_and_dictionaries_are_known_to_the_pickle_reader():
-    known = array_pickle.ArrayUnpickler(io.BytesIO())
+    known = reading.ArrayUnpickler(io.BytesIO())
     for name in ("_reconstruct", "scalar"):
         mine = known.find_class("numpy.core.multiarray", name)
         assert mine == known.find_class("numpy._core.multiarray", name)
-        assert mine.__module__ == array_pickle.__name__  # no function of numpy's gets what is in a file
+        assert mine.__module__ == reading.__name__  # no function of numpy's gets what is in a file
     assert known.find_class("collections", "OrderedDict") is OrderedDict
-    assert known.find_class("numpy", "ndarray").__module__ == array_pickle.__name__
+    assert known.find_class("numpy", "ndarray").__module__ == reading.__name__
     for module, name in [("numpy", "load"), ("builtins", "getattr"), ("torch", "load"), ("collections", "deque")]:
         with pytest.raises(pickle.UnpicklingError):
             known.find_class(module, name)
@@ -145,7 +145,7 @@ def test_arrays_that_do_not_fit_together_are_one_line_and_no_crash(tmp_path, ope
 
 
 def test_memo_entries_of_any_number_cost_no_memory(tmp_path):
-    assert issubclass(array_pickle.ArrayUnpickler, pickle._Unpickler)  # first, since the other asks for 32 GB
+    assert issubclass(reading.ArrayUnpickler, pickle._Unpickler)  # first, since the other asks for 32 GB
     path = tmp_path / "a.pkl"
     path.write_bytes(pickled(b"}", b"r\xff\xff\xff\x7f", b"U\x01aK\x01s"))
     assert reading.read_pickle(path) == {"a": 1}

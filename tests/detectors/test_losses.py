@@ -7,11 +7,9 @@ import torch
 import torchvision
 
 from deformscope.detectors import deform
-from deformscope.detectors.batch import Batch
 from deformscope.detectors.checkpoints.mmdet import to_theirs
-from deformscope.detectors.preparation import padded_size
-from deformscope.detectors.rcnn.assign import BACKGROUND, IGNORED, Sample, assign, draw
-from deformscope.detectors.rcnn.boxes import STRIDES, grid_anchors
+from deformscope.detectors.detector import Batch
+from deformscope.detectors.rcnn.boxes import BACKGROUND, IGNORED, STRIDES, Sample, assign, draw, grid_anchors
 from deformscope.detectors.rcnn.rcnn import Samples
 from deformscope.detectors.rcnn.rpn import _on_photo
 
@@ -81,7 +79,7 @@ def test_anchors_and_proposals_are_assigned_as_recorded(oracle):
     anchors = torch.cat([grid_anchors(size, stride) for size, stride in zip(sizes, STRIDES, strict=True)])
     for image, placement in enumerate(oracle.placements):
         truth = oracle[f"train/gt/{image}/bboxes"]
-        own = anchors[_on_photo(sizes, padded_size(placement), anchors.device)]
+        own = anchors[_on_photo(sizes, placement.padded_size(), anchors.device)]
         assert len(own) == oracle.numbers[f"train/rpn_assign/{image}/num_priors"]
         assert torch.equal(theirs(assign(own, truth, 0.7, 0.3, 0.3)), oracle[f"train/rpn_assign/{image}/gt_inds"])
         priors, expected = (oracle[f"train/rcnn_assign/{image}/{name}"] for name in ("priors", "gt_inds"))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deformscope.detectors.checkpoints.mmdet import to_theirs
-from deformscope.detectors.checkpoints.mmdet_config import parse
+from deformscope.detectors.checkpoints.mmdet import parse, to_theirs
 from deformscope.detectors.zoo import load
 from deformscope.errors import DeformscopeError
 

@@ -7,8 +7,7 @@ from recordings import digest
 
 from deformscope.detectors import deform, preparation
 from deformscope.detectors.rcnn.boxes import STRIDES, base_anchors, grid_anchors
-from deformscope.detectors.rcnn.masks import paste
-from deformscope.detectors.rcnn.roi import pool, roi_levels, with_image
+from deformscope.detectors.rcnn.roi import paste, pool, roi_levels, with_image
 
 CONVS = [f"layer{s}.{b}.conv2" for s, blocks in ((2, 4), (3, 6), (4, 3)) for b in range(blocks)]
 
@@ -33,8 +32,8 @@ def test_photos_are_prepared_to_the_last_bit(oracle, detector):
     batch, placements = detector.prepare(oracle.photos)
     assert digest(batch.numpy()) == oracle.meta["input_sha256"]
     assert placements == oracle.placements
-    assert [preparation.network_size(p) for p in placements] == oracle.sizes("img_shape")
-    assert [preparation.padded_size(p) for p in placements] == oracle.sizes("pad_shape")
+    assert [p.network_size for p in placements] == oracle.sizes("img_shape")
+    assert [p.padded_size() for p in placements] == oracle.sizes("pad_shape")
 
 
 def test_offsets_and_features_follow_the_recorded_ones(oracle, detector):

@@ -5,8 +5,7 @@ import torch
 import torchvision
 
 from deformscope.detectors.rcnn import boxes
-from deformscope.detectors.rcnn.masks import mask_goals, paste
-from deformscope.detectors.rcnn.roi import pool
+from deformscope.detectors.rcnn.roi import mask_goals, paste, pool
 
 
 def test_deltas_decode_to_what_they_encode(generator):

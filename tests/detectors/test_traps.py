@@ -12,8 +12,9 @@ import torchvision
 from test_oracle import survivors
 
 from deformscope.detectors import deform, preparation
-from deformscope.detectors.rcnn import boxes, roi, rpn
+from deformscope.detectors.rcnn import boxes, roi
 from deformscope.detectors.rcnn.config import MMDETECTION
+from deformscope.fields.places import Placement
 
 ANCHORS = boxes.base_anchors
 
@@ -94,8 +95,9 @@ def no_norm_eps(monkeypatch, detector):
 
 
 def clipped_to_padding(monkeypatch, detector):
-    for module in (rpn, roi):
-        monkeypatch.setattr(module, "network_size", preparation.padded_size)
+    inner = Placement.network_size.fget
+    padded = property(lambda placement: tuple(-(-side // 32) * 32 for side in inner(placement)))
+    monkeypatch.setattr(Placement, "network_size", padded)
 
 
 TRAPS = {
@@ -173,7 +175,7 @@ def test_pillow_in_place_of_opencv_is_grey_levels_off_when_shrinking(oracles):
 def test_padding_is_zero_after_normalisation(oracles):
     oracle = oracles["faster"]
     batch, placements = oracle.load().prepare(oracle.photos)
-    height, width = preparation.network_size(placements[0])
+    height, width = placements[0].network_size
     assert batch[0, :, height:].abs().max() == 0 and batch[0, :, :, width:].abs().max() == 0
     assert batch.shape[-2] % 32 == 0 and batch.shape[-1] % 32 == 0
 

@@ -7,15 +7,13 @@ import torchvision
 from torch import nn
 
 import deformscope
-from deformscope.detectors.checkpoints.trunk import load_trunk
+from deformscope.detectors.checkpoints.native import load_trunk
 from deformscope.detectors.deform import DeformConv, set_offset_mode
-from deformscope.detectors.dense.assign import LEVEL_RANGES, level_ranges
-from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
-from deformscope.detectors.dense.dense import DenseDetector
+from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig, TrunkConfig
+from deformscope.detectors.dense.dense import DenseDetector, SmallDetector
 from deformscope.detectors.dense.dense_rcnn import DenseRCNN
-from deformscope.detectors.dense.small import SmallDetector
+from deformscope.detectors.dense.predictions import LEVEL_RANGES, level_ranges
 from deformscope.detectors.dense.trunk import Trunk
-from deformscope.detectors.dense.trunk_config import TrunkConfig
 from deformscope.errors import DeformscopeError
 
 DEFORMABLE = {
@@ -143,7 +141,7 @@ def test_the_statistics_stay_frozen_while_scales_learn():
     detector = DenseDetector(DenseConfig(("a",), 16, deform_layers=0, trunk=TrunkConfig(deformable=(9,), cut=10)))
     before = {name: value.clone() for name, value in detector.state_dict().items() if "running" in name}
     assert before
-    batch = deformscope.detectors.batch.Batch(
+    batch = deformscope.detectors.Batch(
         [{"boxes": torch.tensor([[8.0, 8, 60, 50]]), "labels": torch.tensor([0])}], torch.randn(1, 3, 64, 96)
     )
     sum(detector.train().losses(batch).values()).backward()
@@ -255,9 +253,7 @@ def test_settings_that_cannot_be_are_told_in_one_line(settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_heads_without_offsets_and_small_trunks_tell_what_they_cannot_do():
-    with pytest.raises(DeformscopeError, match=r"decode='D2': with deform_layers=0 the heads have no offsets"):
-        DenseConfig(("a",), deform_layers=0, decode="D2")
+def test_small_trunks_tell_what_they_cannot_do():
     with pytest.raises(DeformscopeError, match=r"trunk\.deformable: \[5\]; expected different stages, 1 to 4"):
         SmallDetector(DenseConfig(("a",), 16, trunk=TrunkConfig(deformable=(5,))))
     with pytest.raises(DeformscopeError, match="a small detector's trunk has no settings but deformable"):

@@ -9,11 +9,11 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 with install_import_hook("deformscope.training", "typechecker.check"):
-    import deformscope.training.ablation.experiment
-    import deformscope.training.ablation.output  # noqa: F401
+    import deformscope.training.ablation
+    import deformscope.training.report  # noqa: F401
 
-from deformscope.training.recipe.reading import read
-from deformscope.training.recipe.recipe import Recipe
+from deformscope.training.reading import read
+from deformscope.training.recipe import Recipe
 
 TINY = (
     "network.channels=16",

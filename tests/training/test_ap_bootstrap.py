@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from deformscope.metrics.coco import average_precision
-from deformscope.training.ablation.ap_bootstrap import of_run, resampled
-from deformscope.training.ablation.summary import summarise
-from deformscope.training.ablation.table import markdown
-from deformscope.training.data.datamodule import source
-from deformscope.training.run import run_folder
-from deformscope.training.run.run_folder import Result
+from deformscope.training import run_folder
+from deformscope.training.datamodule import source
+from deformscope.training.report import markdown
+from deformscope.training.run_folder import Result
+from deformscope.training.summary import of_run, resampled, summarise
 
 
 def truth_and_answers(seed, photos=12, shift=0.15):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from deformscope.training.data.augment import flipped, pasted, placed, resized, view, window
-from deformscope.training.data.sample import Sample
-from deformscope.training.data.shapes import ShapesSet
-from deformscope.training.recipe.data import Shapes
+from deformscope.training.augment import flipped, pasted, placed, resized, view, window
+from deformscope.training.recipe import Shapes
+from deformscope.training.shapes import ShapesSet
+from deformscope.training.sources import Sample
 
 SOURCE = ShapesSet(Shapes(train=12, val=2, size=(72, 100), difficulty=0), "train")
 CANVAS = (96, 128)

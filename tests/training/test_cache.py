@@ -11,13 +11,12 @@ import torch
 
 import deformscope
 from deformscope.errors import DeformscopeError
-from deformscope.training.data import cache as room
-from deformscope.training.data.cache import CachedMaps, Views, cached
-from deformscope.training.data.datamodule import source
-from deformscope.training.data.order import Slot
-from deformscope.training.data.sample import collate
-from deformscope.training.run import networks
-from deformscope.training.run.train import load, train
+from deformscope.training import cache as room, networks
+from deformscope.training.cache import CachedMaps, Views, cached
+from deformscope.training.datamodule import source
+from deformscope.training.order import Slot
+from deformscope.training.run import load, train
+from deformscope.training.sources import collate
 
 ONE_STAGE = (
     "network.architecture=dense",
@@ -54,10 +53,10 @@ def test_cached_maps_are_the_trunks_in_half_precision(recipe):
 GROWTH = """
 import sys
 import torch
-from deformscope.training.data import cache
-from deformscope.training.data.datamodule import source
-from deformscope.training.recipe.reading import read
-from deformscope.training.run import networks
+from deformscope.training import cache
+from deformscope.training.datamodule import source
+from deformscope.training.reading import read
+from deformscope.training import networks
 
 def used():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) // 1024

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.data.coco import CocoFolder
+from deformscope.training.sources import CocoFolder
 
 
 def change(index, **values):

@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.data.datamodule import SeededItems, source
-from deformscope.training.data.order import Slot
-from deformscope.training.data.sample import collate
-from deformscope.training.data.shapes import NAMES
-from deformscope.training.recipe.reading import read
-from deformscope.training.recipe.recipe import Optimiser
-from deformscope.training.run import networks
-from deformscope.training.run.module import Learning, parameter_groups, rate
-from deformscope.training.run.offset_penalty import OffsetPenalty
-from deformscope.training.run.train import train
+from deformscope.training import networks
+from deformscope.training.datamodule import SeededItems, source
+from deformscope.training.learning import Learning, OffsetPenalty, parameter_groups, rate
+from deformscope.training.order import Slot
+from deformscope.training.reading import read
+from deformscope.training.recipe import Optimiser
+from deformscope.training.run import train
+from deformscope.training.shapes import NAMES
+from deformscope.training.sources import collate
 
 
 def detector_of(recipe):

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from hypothesis import given, strategies as st
 
-from deformscope.training.data.order import Order, Slot, Steps, aspect_groups
+from deformscope.training.order import Order, Slot, Steps, aspect_groups
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))

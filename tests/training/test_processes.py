@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deformscope.training.run.train import train
+from deformscope.training.run import train
 
 COMMAND = """
 import sys
 from pathlib import Path
-from deformscope.training.recipe.reading import read
-from deformscope.training.run.train import train
+from deformscope.training.reading import read
+from deformscope.training.run import train
 if __name__ == "__main__":
     train(read("shapes", sys.argv[2:]), Path(sys.argv[1]), progress=False)
 """

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deformscope.errors import DeformscopeError
-from deformscope.training.data.shapes import VISIBLE, ShapesSet
-from deformscope.training.recipe.data import Shapes
+from deformscope.training.recipe import Shapes
+from deformscope.training.shapes import VISIBLE, ShapesSet
 
 SMALL = Shapes(train=40, val=30, size=(72, 100))
 
@@ -29,7 +29,7 @@ def test_objects_cover_each_other_in_part_only():
 
 
 def test_an_image_is_the_same_whenever_it_is_drawn_and_differs_from_all_others():
-    from deformscope.training.data.shapes import _drawn
+    from deformscope.training.shapes import _drawn
 
     first = ShapesSet(SMALL, "train").load(7)
     _drawn.cache_clear()

@@ -10,13 +10,12 @@ from scipy import stats
 
 from deformscope.errors import DeformscopeError
 from deformscope.metrics.coco import average_precision, scores
-from deformscope.training.ablation.experiment import at_test_time, trained
-from deformscope.training.ablation.output import write
-from deformscope.training.ablation.summary import PAPER, summarise
-from deformscope.training.ablation.table import markdown, table_csv
-from deformscope.training.data.shapes import ShapesSet
-from deformscope.training.run.run_folder import Result
-from deformscope.training.run.train import train
+from deformscope.training.ablation import at_test_time, trained
+from deformscope.training.report import markdown, table_csv, write
+from deformscope.training.run import train
+from deformscope.training.run_folder import Result
+from deformscope.training.shapes import ShapesSet
+from deformscope.training.summary import PAPER, summarise
 
 
 def result(mode, seed, ap, **scores):

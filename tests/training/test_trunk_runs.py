@@ -9,17 +9,17 @@ import pytest
 import torch
 from test_resume import curve, kill_once
 
-from deformscope.detectors.batch import Batch
+from deformscope.detectors.detector import Batch
 from deformscope.errors import DeformscopeError
-from deformscope.training.data.cache import CachedMaps, Views, cached
-from deformscope.training.data.datamodule import source
-from deformscope.training.data.order import Slot
-from deformscope.training.data.sample import collate
-from deformscope.training.recipe.reading import read
-from deformscope.training.recipe.recipe import Supervision
-from deformscope.training.run import networks
-from deformscope.training.run.module import Learning
-from deformscope.training.run.train import load, train
+from deformscope.training import networks
+from deformscope.training.cache import CachedMaps, Views, cached
+from deformscope.training.datamodule import source
+from deformscope.training.learning import Learning
+from deformscope.training.order import Slot
+from deformscope.training.reading import read
+from deformscope.training.recipe import Supervision
+from deformscope.training.run import load, train
+from deformscope.training.sources import collate
 
 TRUNK = (
     "network.architecture=dense",
@@ -127,8 +127,8 @@ def test_trunk_offsets_and_the_rest_have_their_own_rates(recipe):
 
 def test_a_run_killed_in_the_middle_gives_the_unbroken_numbers(recipe, tiny_overrides, tmp_path):
     command = (
-        "import sys; from pathlib import Path; from deformscope.training.recipe.reading import read;"
-        "from deformscope.training.run.train import train;"
+        "import sys; from pathlib import Path; from deformscope.training.reading import read;"
+        "from deformscope.training.run import train;"
         "train(read('shapes', sys.argv[2:]), Path(sys.argv[1]), progress=False)"
     )
     longer = [*tiny_overrides, *TRUNK, f"data.cache={tmp_path / 'cache'}", "run.steps=18"]
@@ -161,7 +161,7 @@ def test_offsets_of_a_trunk_can_be_supervised(recipe, tmp_path):
         ("network.trunk.backbone=resnet34", r"network\.trunk\.backbone: 'resnet34'; did you mean 'resnet"),
         ("network.trunk.deformable=[12]", r"trunk\.deformable: \[12\]; .*1 to 9, where the trunk is cut"),
         ("network.trunk.deformable=9", r"network\.trunk\.deformable: 9; expected a list"),
-        ("network.decode=D2", r"network\.decode: 'D2'; with network\.deform_layers 0 the heads have no offsets"),
+        ("network.decode=D2", r"network\.decode='D2': with deform_layers=0 the heads have no offsets"),
         ("optimiser.trunk_lr=-1", r"optimiser\.trunk_lr: -1"),
         ("network.architecture=faster_rcnn_r50_fpn", r"network\.trunk: a setting of small, dense, dense_rcnn"),
     ],

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from ..detectors.offset_mode import OFFSET_MODES, OffsetMode
+from ..detectors.options import OFFSET_MODES, OffsetMode
 from .app import POSITIVE, app, console
 
 Recipe = Annotated[
@@ -23,8 +23,8 @@ RunFolder = Annotated[Path | None, Parameter(name="--out", help="Folder of the r
 @app.command
 def train(recipe: Recipe, /, *overrides: Overrides, folder: RunFolder = None) -> int:
     """Train a detector as a recipe says. To resume an interrupted run, repeat the command."""
-    from ..training.recipe.reading import read
-    from ..training.run.train import train as run
+    from ..training.reading import read
+    from ..training.run import train as run
 
     chosen = read(recipe, overrides)
     folder = folder or Path("runs") / chosen.name
@@ -59,20 +59,20 @@ def ablate(
     folder: RunFolder = None,
 ) -> int:
     """Compare the AP of detectors that use all offsets, only d_f, only d_k or none, each trained with several seeds."""
-    from ..training.ablation import ap_bootstrap as photos, experiment, output
-    from ..training.recipe.reading import read
+    from ..training import ablation, report, summary
+    from ..training.reading import read
 
     chosen = read(recipe, overrides)
     folder = folder or Path("runs") / chosen.name
-    wanted = experiment.checked(modes)
+    wanted = ablation.checked(modes)
     if at_test_time is None:
-        results = experiment.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
-        name, resampled = "ablation", photos.of_runs(chosen, folder, results)
+        results = ablation.ablate(chosen, folder, modes=wanted, seeds=seeds, jobs=jobs, report=print)
+        name, resampled = "ablation", summary.of_runs(chosen, folder, results)
     else:
-        _, detector = experiment.trained(at_test_time)
-        results = experiment.at_test_time(chosen, detector, modes=wanted, report=print)
+        _, detector = ablation.trained(at_test_time)
+        results = ablation.at_test_time(chosen, detector, modes=wanted, report=print)
         name, resampled = "at_test_time", None
     command = shlex.join(["deformscope", *sys.argv[1:]])
-    for file in output.write(results, folder, name=name, command=command, resampled=resampled):
+    for file in report.write(results, folder, name=name, command=command, resampled=resampled):
         print(file)
     return 0

@@ -8,8 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from ..detectors.checkpoints.averages import Weights
-from ..detectors.offset_mode import OffsetMode
+from ..detectors.options import OffsetMode, Weights
 from .app import POSITIVE, Broken, Data, Detector, Device, Split, app, console
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import DeformscopeError
 from ..fields.viewpoint import split
 from ..ops import deform_conv2d
-from .offset_mode import OffsetMode, checked_offset_mode
+from .options import OffsetMode, checked_offset_mode
 
 
 class DeformConv(nn.Module):

@@ -1,25 +1,25 @@
-"""The interface of detectors: photos to detections, batches to losses, saving to a file."""
+"""The interfaces of detectors: what looks (photos to detections), and what learns (batches to losses, files)."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..capture.context_managers import placed
 from ..errors import DeformscopeError
-from ..fields.field import Placement
+from ..fields.places import Placement
 from ..files import sha256, write_tensors
 from ..photo import Photo, read
-from .batch import Batch
 
 Detection = dict[str, Tensor]
 """torchvision's keys: ``boxes`` [d 4] xyxy, ``labels`` [d] 0-based, ``scores`` [d] and, for detectors with masks,
@@ -52,10 +52,10 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 class Detector(nn.Module):
-    """A network with its image preparation, losses and configuration.
+    """A network that detects, with its image preparation. Subclasses implement :meth:`prepare` (photos to a batch),
+    :meth:`detect` and :meth:`repredict`.
 
-    It has everything that the rest of the package needs, so that no other code depends on a detector's class.
-    Subclasses implement :meth:`prepare` (photos to a batch), :meth:`detect`, :meth:`losses` and :meth:`load_trunk`.
+    No other code depends on a detector's class.
 
     Example:
         >>> found = detector("photo.jpg", min_score=0.5)[0]
@@ -63,24 +63,12 @@ class Detector(nn.Module):
         'cat'
     """
 
-    kind: ClassVar[str]
-    """The architecture's name in files of :meth:`save`."""
-    saved_dtype: ClassVar[torch.dtype] = torch.float32
-    """Default dtype of weights in these files."""
     name: str
     class_names: tuple[str, ...]
-    config: Any
-    """A frozen dataclass of plain values from which the network can be built again."""
-    trunk: nn.Module | None
-    """The backbone of a dense detector, which gives feature maps by name."""
-    has_masks: bool
+    has_masks: bool = False
     """Detections have masks, and so must the targets. Where masks are learned from boxes alone, it is False."""
-    sees_colours: bool = False
-    """The losses need the images or, with a :class:`.batch.Batch` of feature maps, their colours."""
     source: Source | None = None
     """The file that the detector was loaded from."""
-    torchvision_trunk: str | None = None
-    """torchvision's name of the classifier whose weights :meth:`load_trunk` takes."""
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         """Convert RGB uint8 photos ``[h w 3]`` to the network's input ``[n 3 h w]``; also returns how each photo lies
@@ -113,34 +101,6 @@ class Detector(nn.Module):
     def check_explainable(self) -> None:
         """Raise DeformscopeError for a detector whose detections have no :data:`TRACES`."""
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a training batch by name (``loss_…``), to be summed.
-
-        With several processes, the mean of their gradients is that of one process with all photos.
-        """
-        raise NotImplementedError
-
-    def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
-        """Load published weights into the trunk. Raises DeformscopeError if they do not fit."""
-        raise DeformscopeError(f"the trunk of a {self.kind} detector is its own, for which nobody published weights")
-
-    @property
-    def frozen_trunk(self) -> nn.Module | None:
-        """The part of the network from images to the feature maps (by name) that a :class:`.batch.Batch` can hold
-        instead of images; nothing in it is trained. None if there is no such part."""
-        return None
-
-    @property
-    def head_sizes(self) -> dict[str, tuple[float, float]]:
-        """Modules that predict only objects of some sizes, with their range of √area, network px."""
-        return {}
-
-    def set_task_gradient(self, share: float) -> None:
-        """Set the factor on the boxes' gradient into the offsets, where boxes are decoded from offsets."""
-
-    def set_training_progress(self, done: float) -> None:
-        """Tell the losses how far the training is, from 0 to 1."""
-
     @property
     def weights_sha256(self) -> str | None:
         """Hexadecimal sha256 of the file that the detector was loaded from; None if there is none, or it has changed.
@@ -148,22 +108,6 @@ class Detector(nn.Module):
         Changes of the weights since loading do not change it.
         """
         return None if self.source is None else self.source.sha256
-
-    def resize_to(self, shorter_side: int | None = None, longer_side: int | None = None) -> None:
-        """Change the sides to which photos are resized, px; None keeps the present one."""
-        self.config = self.config.resized_to(shorter_side, longer_side)
-
-    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Save the weights (as ``dtype``) and the configuration to a safetensors file for :func:`deformscope.load`.
-
-        The file appears whole or not at all.
-        """
-        tensors = {
-            key: value.detach().cpu().to(dtype or self.saved_dtype, copy=True).contiguous()
-            for key, value in self.state_dict().items()
-            if value.is_floating_point()  # counters of batches are not needed, since the statistics are frozen
-        }
-        write_tensors(Path(path), tensors, {"architecture": self.kind, "config": json.dumps(asdict(self.config))})
 
     def forward(
         self, photos: Photo | Sequence[Photo], *, min_score: float = 0.05, nms: float = 0.5, max_detections: int = 100
@@ -189,3 +133,96 @@ class Detector(nn.Module):
                 found = self.detect(batch, placements, min_score=min_score, nms=nms, max_detections=max_detections)
         with torch.inference_mode(False):
             return [{key: value.clone() for key, value in one.items() if key not in TRACES} for one in found]
+
+
+class TrainableDetector(Detector):
+    """A detector that can be trained, saved and resized. Subclasses also implement :meth:`losses` and
+    :meth:`load_trunk`."""
+
+    kind: ClassVar[str]
+    """The architecture's name in files of :meth:`save`."""
+    saved_dtype: ClassVar[torch.dtype] = torch.float32
+    """Default dtype of weights in these files."""
+    config: Any
+    """A frozen dataclass of plain values from which the network can be built again."""
+    trunk: nn.Module | None
+    """The backbone of a dense detector, which gives feature maps by name."""
+    torchvision_trunk: str | None = None
+    """torchvision's name of the classifier whose weights :meth:`load_trunk` takes."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a training batch by name (``loss_…``), to be summed.
+
+        With several processes, the mean of their gradients is that of one process with all photos.
+        """
+        raise NotImplementedError
+
+    def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
+        """Load published weights into the trunk. Raises DeformscopeError if they do not fit."""
+        raise DeformscopeError(f"the trunk of a {self.kind} detector is its own, for which nobody published weights")
+
+    @property
+    def frozen_trunk(self) -> nn.Module | None:
+        """The part of the network from images to the feature maps (by name) that a :class:`.batch.Batch` can hold
+        instead of images; nothing in it is trained. None if there is no such part."""
+        return None
+
+    @property
+    def head_sizes(self) -> dict[str, tuple[float, float]]:
+        """Modules that predict only objects of some sizes, with their range of √area, network px."""
+        return {}
+
+    def set_task_gradient(self, share: float) -> None:
+        """Set the factor on the boxes' gradient into the offsets, where boxes are decoded from offsets."""
+
+    def resize_to(self, shorter_side: int | None = None, longer_side: int | None = None) -> None:
+        """Change the sides to which photos are resized, px; None keeps the present one."""
+        self.config = self.config.resized_to(shorter_side, longer_side)
+
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Save the weights (as ``dtype``) and the configuration to a safetensors file for :func:`deformscope.load`.
+
+        The file appears whole or not at all.
+        """
+        tensors = {
+            key: value.detach().cpu().to(dtype or self.saved_dtype, copy=True).contiguous()
+            for key, value in self.state_dict().items()
+            if value.is_floating_point()  # counters of batches are not needed, since the statistics are frozen
+        }
+        write_tensors(Path(path), tensors, {"architecture": self.kind, "config": json.dumps(asdict(self.config))})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch for :meth:`TrainableDetector.losses`: either ``images`` (with ``placements``) or ``maps``.
+
+    Example:
+        >>> images, placements = detector.prepare([photo])
+        >>> object = {"boxes": torch.tensor([[10.0, 5.0, 300.0, 250.0]]), "labels": torch.tensor([7])}
+        >>> losses = detector.losses(Batch([object], images, tuple(placements)))
+        >>> total = sum(losses.values())
+    """
+
+    targets: list[dict[str, Tensor]]
+    """One dictionary per image, in network px: ``boxes`` [t 4] xyxy, ``labels`` [t] 0-based and, optionally, ``ignore``
+    (bool [t]; neither objects nor background) and ``masks`` (bool [t h w])."""
+    images: Float[Tensor, "n 3 h w"] | None = None
+    placements: tuple[Placement, ...] = ()
+    maps: dict[str, Tensor] | None = None
+    """Feature maps of the detector's :attr:`~TrainableDetector.frozen_trunk` by name [n c h w], instead of images."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            [{key: move(value) for key, value in one.items()} for one in self.targets],
+            None if self.images is None else move(self.images),
+            self.placements,
+            None if self.maps is None else {key: move(value) for key, value in self.maps.items()},
+        )

@@ -10,13 +10,10 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from .. import files
 from ..errors import DeformscopeError
@@ -51,7 +48,8 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target):
+        busy = f"{target.name}: another process is fetching it; wait for that one to finish"
+        with files.locked(target.with_name(target.name + ".lock"), busy, remove=True):
             if target.is_file():  # written by another process meanwhile
                 return target
             with part.open("ab") as file:
@@ -137,21 +135,6 @@ def _continues(response: http.client.HTTPResponse, start: int) -> bool:
 def _check(path: Path, sha256: str | None, complaint: str) -> None:
     if sha256 is not None and not files.sha256(path).startswith(sha256.lower()):
         raise DeformscopeError(complaint)
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Lock the part file against other processes; the lock ends with the process."""
-    path = target.with_name(target.name + ".lock")
-    try:
-        with FileLock(path, timeout=0):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows keeps open files, and this one is removed when it is released
-                    path.unlink()
-    except Timeout:
-        raise DeformscopeError(f"{target.name}: another process is fetching it; wait for that one to finish") from None
 
 
 def _unreachable(url: str, target: Path, reason: object) -> DeformscopeError:

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DeformscopeError
-from ..fields.field import Placement
+from ..fields.places import Placement
+from .options import chosen_sides
 
 Pair = tuple[int, int]
 Colour = tuple[float, float, float]
 
 FIXED_POINT = 2048
 """OpenCV's bilinear weights on uint8 are multiples of 1/2048."""
-
-LONGEST_SIDE = 1 << 14
-"""Longest side, px; larger ones in a file would exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -55,35 +54,16 @@ def prepare(photos: Sequence[np.ndarray], how: Preparation) -> tuple[Tensor, lis
         images.append((image.float() - _column(how.mean)) / _column(how.std))
         scale = size[0] / photo.shape[0], size[1] / photo.shape[1]
         placements.append(Placement((photo.shape[0], photo.shape[1]), scale))
-    height, width = (max(_padded(image.shape[axis], how.divisor) for image in images) for axis in (1, 2))
-    batch = torch.zeros(len(images), 3, height, width)
+    return padded(images, how.divisor), placements
+
+
+def padded(images: Sequence[Tensor], divisor: int = 1) -> Float[Tensor, "n 3 h w"]:
+    """Images ``[3 _ _]`` as one batch, padded with zeros at the bottom and right to multiples of ``divisor``."""
+    height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (1, 2))
+    batch = images[0].new_zeros(len(images), 3, height, width)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
-    return batch, placements
-
-
-def chosen_sides(shorter_side: int | None, longer_side: int | None, otherwise: Pair = (0, 0)) -> Pair:
-    """The sides to which photos are resized, ``otherwise`` where not given. Raises DeformscopeError for invalid
-    ones."""
-    shorter = otherwise[0] if shorter_side is None else shorter_side
-    longer = otherwise[1] if longer_side is None else longer_side
-    if not 1 <= shorter <= longer <= LONGEST_SIDE:
-        raise DeformscopeError(
-            f"shorter_side={shorter}, longer_side={longer}: expected 1 ≤ shorter_side ≤ longer_side ≤ {LONGEST_SIDE}"
-        )
-    return shorter, longer
-
-
-def network_size(placement: Placement) -> Pair:
-    """Height and width of the resized, unpadded photo in the network's input, px."""
-    height, width = (round(size * scale) for size, scale in zip(placement.size, placement.scale, strict=True))
-    return height, width
-
-
-def padded_size(placement: Placement, divisor: int = 32) -> Pair:
-    """Height and width of the photo padded by itself, the part of the batch in which its anchors are trained."""
-    height, width = network_size(placement)
-    return _padded(height, divisor), _padded(width, divisor)
+    return batch
 
 
 def target_size(size: Pair, how: Preparation) -> Pair:
@@ -145,10 +125,6 @@ def _corners(before: int, after: int, at_border: bool) -> tuple[np.ndarray, np.n
         first = first.clip(0, before - 1)
     weights = [np.rint(share * FIXED_POINT).astype(np.int32) for share in (1 - part, part)]
     return first.clip(0, before - 1), (first + 1).clip(0, before - 1), weights[0], weights[1]
-
-
-def _padded(length: int, divisor: int) -> int:
-    return -(-length // divisor) * divisor
 
 
 def _column(colour: Colour) -> Tensor:

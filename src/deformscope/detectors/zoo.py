@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DeformscopeError
-from .checkpoints.averages import Weights
-from .detector import Detector
+from .checkpoints import load_file
+from .detector import Detector, TrainableDetector
 from .download import cache_folder, fetch
-from .offset_mode import OffsetMode
+from .options import OffsetMode, Weights
 
 PACKAGED = ("packaged", "guided", "trunk")
 """Detectors that come with the package: with deformable heads, with boxes decoded from their offsets and with masks,
@@ -133,6 +133,11 @@ def load(
 
         set_offset_mode(loaded, offset_mode)
     if shorter_side is not None or longer_side is not None:
+        if not isinstance(loaded, TrainableDetector):
+            raise DeformscopeError(
+                f"shorter_side={shorter_side}, longer_side={longer_side}: {loaded.name} chooses the size of its photos "
+                "itself; leave them out"
+            )
         loaded.resize_to(shorter_side, longer_side)
     return loaded
 
@@ -162,31 +167,10 @@ def _load(detector: str | os.PathLike[str], weights: Weights) -> Detector:
 def _load_other(text: str, weights: Weights) -> Detector:
     if weights != "plain":
         raise DeformscopeError(f"weights={weights!r}: only files have an average of weights; leave it out")
-    from .adapters import factory, huggingface
+    from . import adapted, huggingface
 
     kind, _, source = text.partition(":")
-    return huggingface.load(source) if f"{kind}:" == HUGGING_FACE else factory.load(source)
-
-
-def load_file(path: Path, name: str, weights: Weights = "plain") -> Detector:
-    """Load a detector from a checkpoint file; its format is recognised by its content."""
-    from .checkpoints import detectron2, mmdet, native, unpickle as reading
-
-    kind = reading.kind(path)
-    if kind == "safetensors":
-        if weights != "plain":
-            raise DeformscopeError(f"{path}: weights={weights!r}: the file has one set of weights; leave it out")
-        return native.load(path, name)
-    content = reading.read_torch(path) if kind == "torch" else reading.read_pickle(path)
-    if isinstance(content.get("model"), dict) and detectron2.is_detectron2(content["model"]):
-        return detectron2.load(path, content, name, weights)
-    state = content.get("state_dict", content)
-    if isinstance(state, dict) and mmdet.is_mmdet(state):
-        return mmdet.load(path, content, name, weights)
-    raise DeformscopeError(
-        f"{path}: no detector of MMDetection or Detectron2 (keys: {', '.join(map(str, list(content)[:4])) or 'none'}); "
-        "expected a Faster or Mask R-CNN with a ResNet-FPN"
-    )
+    return huggingface.load(source) if f"{kind}:" == HUGGING_FACE else adapted.load_factory(source)
 
 
 COLUMNS = ("name", "source", "box AP", "mask AP", "size", "cached")

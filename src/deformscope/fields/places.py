@@ -91,6 +91,21 @@ class Placement:
         """Photo px (y, x) to network px (y, x)."""
         return points * points.new_tensor(self.scale) + points.new_tensor(self.shift)
 
+    def boxes_to_photo(self, boxes: Float[Tensor, "d 4"]) -> Float[Tensor, "d 4"]:
+        """Boxes xyxy in network px to photo px."""
+        return self.to_photo(boxes.view(-1, 2, 2).flip(-1)).flip(-1).reshape(-1, 4)
+
+    @property
+    def network_size(self) -> Pair:
+        """Height and width of the resized, unpadded photo in the network's input, px."""
+        height, width = (round(size * scale) for size, scale in zip(self.size, self.scale, strict=True))
+        return height, width
+
+    def padded_size(self, divisor: int = 32) -> Pair:
+        """Height and width, network px, of the photo if it were padded alone to multiples of ``divisor``."""
+        height, width = self.network_size
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
 
 @dataclass(frozen=True)
 class CellGrid:

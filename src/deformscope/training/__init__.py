@@ -4,12 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .callbacks import SuperviseOffsets as SuperviseOffsets
+    from .reading import read as read
+    from .recipe import Recipe as Recipe
+    from .run import train as train
     from .supervision import OffsetSupervision as OffsetSupervision, Schedule as Schedule
 
-_LAZY = ("OffsetSupervision", "Schedule")  # recipes are read without torch
+_HOMES = {
+    "OffsetSupervision": "supervision",
+    "Recipe": "recipe",
+    "Schedule": "supervision",
+    "SuperviseOffsets": "callbacks",
+    "read": "reading",
+    "train": "run",
+}
+"""Imported when they are first asked for. Only ``SuperviseOffsets`` needs Lightning."""
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOMES:
         raise AttributeError(f"module 'deformscope.training' has no attribute {name!r}")
-    return getattr(import_module(".supervision", __name__), name)
+    globals()[name] = value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value

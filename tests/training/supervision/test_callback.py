@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from torchvision.ops import DeformConv2d
 
 from deformscope.training import OffsetSupervision, Schedule
-from deformscope.training.supervision.callback import SuperviseOffsets
+from deformscope.training.callbacks import SuperviseOffsets
 
 BOX = torch.tensor([[3.0, 5.0, 29.0, 21.0]])
 

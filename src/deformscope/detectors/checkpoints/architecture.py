@@ -1,24 +1,51 @@
-"""Infer the architecture of another framework's checkpoint from its keys and shapes.
+"""What another framework's checkpoint holds: the architecture, by keys and shapes, and one of its sets of weights.
 
 Keys are the detector's own here; :mod:`.mmdet` and :mod:`.detectron2` translate theirs and back, so that errors name
-the keys of the file.
+the keys of the file. Training leaves files with two sets of weights, the weights themselves and their average over the
+steps:
+
+| file | plain weights | average |
+|---|---|---|
+| a hook of mmcv or MMDetection 2 | the model's own keys | buffers ``ema_backbone_conv1_weight``, … |
+| mmengine's hook | (not here: ``ema_state_dict``, which the hook has exchanged for the average) | ``state_dict`` |
+| ``torch.optim.swa_utils.AveragedModel`` | none | ``module.…`` beside ``n_averaged`` |
+| semi-supervised training | ``student.…`` | ``teacher.…`` |
+
+MMDetection's hook exchanges the first kind too before a checkpoint is saved, if it runs before the hook that saves: its
+priority in the file's configuration says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...errors import DeformscopeError
-from ..rcnn.build import numbered_class_names
-from ..rcnn.config import BLOCKS, STAGES, Deformable, Dialect, RCNNConfig
-from ..rcnn.rcnn import RCNN
-from .fill import Theirs, fill
+from ..detector import Source, TrainableDetector
+from ..options import Weights
+from ..rcnn import RCNN, Deformable, RCNNConfig
+from ..rcnn.config import BLOCKS, STAGES, Dialect, numbered_class_names
 
 KERNEL_POINTS = 9
+NAMED = 4
+"""As many keys are named in a complaint."""
+PAIRS = (("student.", "teacher."), ("modelStudent.", "modelTeacher."))
+"""Prefixes of the keys of both networks: MMDetection's and Unbiased Teacher's."""
+WRAPPERS = re.compile(r"^(module\.)+")
+"""Prefix of keys in parallel training and averaged models."""
+COUNTERS = ("n_averaged", "steps")
+"""A key of averaged models."""
+PRIORITIES = {"HIGHEST": 0, "VERY_HIGH": 10, "HIGH": 30, "ABOVE_NORMAL": 40}
+"""mmcv's names for priorities of hooks that run before the one that saves, which is ``NORMAL``, 50; lower numbers run
+first."""
+Theirs = Callable[[str], str]
+"""One of the detector's own keys as the file has it."""
+Network = TypeVar("Network", bound=TrainableDetector)
 
 
 def renamer(pairs: Mapping[str, str]) -> Callable[[str], str]:
@@ -90,7 +117,7 @@ def read_config(
 
 
 def assemble(path: Path, state: dict[str, Tensor], config: RCNNConfig, name: str, theirs: Theirs) -> RCNN:
-    """Build the detector in eval mode from the tensors of ``state``, without a copy; see :func:`.fill.fill` for
+    """Build the detector in eval mode from the tensors of ``state``, without a copy; see :func:`fill` for
     errors."""
     with torch.device("meta"):  # initial weights would take memory and time and be replaced at once
         detector = RCNN(config, name)
@@ -136,3 +163,83 @@ def _deformable(path: Path, state: Mapping[str, Tensor], groups: int | None) -> 
 def _divides(state: Mapping[str, Tensor], stages: Sequence[str], groups: int) -> bool:
     weights = [value for key, value in state.items() if key.endswith(".conv2.weight") and key.split(".")[1] in stages]
     return all(weight.shape[1] % groups == 0 for weight in weights)
+
+
+def chosen(
+    path: Path, state: Mapping[Any, Any], weights: Weights = "plain", *, averaged: bool = False
+) -> dict[str, Any]:
+    """One of the sets of weights in a file, under the keys of a single model.
+
+    ``averaged`` means that the plain weights are the average already. Raises DeformscopeError when an average is
+    requested and the file has none.
+    """
+    own = {WRAPPERS.sub("", str(key)): value for key, value in state.items()}
+    averaged |= "n_averaged" in own
+    own = {key: value for key, value in own.items() if key not in COUNTERS}
+    for student, teacher in PAIRS:
+        if any(key.startswith((student, teacher)) for key in own):
+            wanted = student if weights == "plain" and any(key.startswith(student) for key in own) else teacher
+            found = {WRAPPERS.sub("", key[len(wanted) :]): v for key, v in own.items() if key.startswith(wanted)}
+            if not found:
+                raise DeformscopeError(f"{path}: weights={weights!r}: the file has no {teacher}… keys; leave it out")
+            return found
+    plain = {key: value for key, value in own.items() if not _is_buffer(key)}
+    if weights == "plain" or averaged:
+        return plain
+    average = {key: own[buffer] for key in plain if (buffer := "ema_" + key.replace(".", "_")) in own}
+    if not average:
+        raise DeformscopeError(f"{path}: weights='ema': the file has no average of its weights; leave it out")
+    return plain | average  # not all hooks average the statistics of batch norm
+
+
+def exchanged(config: Mapping[str, Any]) -> bool:
+    """Whether MMDetection's hook has replaced the plain weights by the average, by the file's configuration."""
+    hooks = config.get("custom_hooks")
+    for hook in hooks if isinstance(hooks, list) else ():
+        if isinstance(hook, dict) and "EMA" in str(hook.get("type")):
+            priority = hook.get("priority", 50)
+            return PRIORITIES.get(str(priority), priority if isinstance(priority, int) else 50) < 50
+    return False
+
+
+def _is_buffer(key: str) -> bool:
+    return key.startswith("ema_") and "." not in key
+
+
+def fill(
+    path: Path, state: dict[str, Tensor], detector: Network, described: str, theirs: Theirs = lambda key: key
+) -> Network:
+    """``detector`` (on the meta device) in eval mode, holding ``state``'s own tensors (no copy).
+
+    Missing, unexpected and misshapen keys are named in a DeformscopeError, and what they do not fit is ``described``.
+    """
+    own = detector.state_dict()
+    for key in own:
+        if key.endswith("num_batches_tracked") and key not in state:
+            state[key] = torch.zeros((), dtype=torch.long)  # says nothing where the statistics are frozen
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    if missing or unexpected:
+        parts = [
+            f"{len(keys)} {what}: {_listed(theirs(key) for key in keys)}"
+            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise DeformscopeError(f"{path}: does not fit a {described}; {'; '.join(parts)}")
+    wrong = [key for key, value in own.items() if value.shape != state[key].shape]
+    if wrong:
+        first = wrong[0]
+        raise DeformscopeError(
+            f"{path}: {len(wrong)} of another shape: {theirs(first)} is {tuple(state[first].shape)}, "
+            f"expected {tuple(own[first].shape)}"
+        )
+    for key, value in state.items():
+        if own[key].is_floating_point() != value.is_floating_point():
+            raise DeformscopeError(f"{path}: {theirs(key)} is of type {value.dtype}; expected {own[key].dtype}")
+    detector.load_state_dict(state, assign=True)
+    detector.source = Source(path)
+    return detector.eval()
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeformscopeError
-from ..rcnn.config import DETECTRON2
-from ..rcnn.rcnn import RCNN
-from .architecture import assemble, read_config, renamed, renamer
-from .averages import Weights, chosen
+from ..options import Weights
+from ..rcnn import DETECTRON2, RCNN
+from .architecture import assemble, chosen, read_config, renamed, renamer
 from .unpickle import tensors
 
 RES = "backbone.bottom_up."
@@ -83,7 +82,7 @@ def is_detectron2(state: Mapping[str, Any]) -> bool:
 def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
     """Build a detector from the content of a Detectron2 file: ``model``, and things that are not needed.
 
-    ``weights`` selects a set if the file also has an average: see :mod:`.averages`.
+    ``weights`` selects a set if the file also has an average: see :func:`.architecture.chosen`.
     """
     state = content.pop("model", None)
     if not isinstance(state, dict):

@@ -1,7 +1,11 @@
-"""Read MMDetection checkpoints (2.x and 3.x) without MMDetection: Faster and Mask R-CNN on ResNet-FPN."""
+"""Read MMDetection checkpoints (2.x and 3.x) without MMDetection: Faster and Mask R-CNN on ResNet-FPN.
+
+Their configuration is Python; it is read as plain values without running it.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DeformscopeError
-from ..rcnn.config import MMDETECTION, Dialect
-from ..rcnn.rcnn import RCNN
-from .architecture import assemble, read_config, renamed, renamer
-from .averages import Weights, chosen, exchanged
-from .mmdet_config import parse, value_at
+from ..options import Weights
+from ..rcnn import MMDETECTION, RCNN
+from ..rcnn.config import Dialect
+from .architecture import assemble, chosen, exchanged, read_config, renamed, renamer
 from .unpickle import tensors
 
+LONGEST = 1_000_000
+"""Characters; longer configurations are not parsed."""
 OWN_NAMES = {
     **{f"neck.lateral_convs.{i}.conv.": f"neck.inner_blocks.{i}.0." for i in range(4)},
     **{f"neck.fpn_convs.{i}.conv.": f"neck.layer_blocks.{i}.0." for i in range(4)},
@@ -62,7 +67,7 @@ def is_mmdet(state: Mapping[str, Any]) -> bool:
 def load(path: Path, content: dict[str, Any], name: str, weights: Weights = "plain") -> RCNN:
     """Build a detector from the content of an MMDetection file: ``state_dict`` and, if present, ``meta``.
 
-    ``weights`` selects a set if the file also has an average: see :mod:`.averages`.
+    ``weights`` selects a set if the file also has an average: see :func:`.architecture.chosen`.
     """
     state, meta = content.get("state_dict", content), content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -139,4 +144,50 @@ def _test_scale(pipeline: Any) -> tuple[int, int] | None:
 def _colour(value: Any) -> tuple[float, float, float] | None:
     if isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value):
         return value[0], value[1], value[2]
+    return None
+
+
+def parse(text: Any) -> dict[str, Any]:
+    """The top-level assignments of a configuration: ``dict(...)`` calls, lists and literals; others are left out.
+
+    Tuples become lists. Returns nothing for a text that is not such a configuration.
+    """
+    if not isinstance(text, str) or len(text) > LONGEST:
+        return {}
+    try:
+        body = ast.parse(text).body
+        return {
+            target.id: _value(statement.value)
+            for statement in body
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+
+
+def value_at(values: Mapping[str, Any], *place: str) -> Any:
+    """The value under nested names, or None."""
+    current: Any = values
+    for name in place:
+        if not isinstance(current, Mapping):
+            return None
+        current = current.get(name)
+    return current
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        number = node.operand.value
+        return -number if isinstance(number, (int, float)) else None
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: _value(item) for key, item in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
     return None

@@ -26,28 +26,20 @@ from torchvision.ops import (
 
 from ...capture.context_managers import placed
 from ...errors import DeformscopeError
-from ...fields.field import Placement
+from ...fields.places import Placement
 from ...ops.pointwise import make_pointwise
-from ..batch import Batch
-from ..detector import Detection, Detector
-from . import box_losses, decode, trunk_config
-from .assign import IGNORED, assign, level_ranges, share_of_positives
-from .config import DenseConfig
-from .heads import LevelHead, share
-from .mask_losses import box_only_losses, made_losses, mask_logits
+from ..detector import Batch, Detection, TrainableDetector
+from ..preparation import padded
+from .config import DenseConfig, TrunkConfig
+from .heads import LevelHead, decoded, share
 from .masks import MaskBranch, in_photo
-from .predictions import Predictions
-from .sizes import MULTIPLE, on_photo, own_sizes
-from .trunk import SideWays, Trunk
+from .predictions import IGNORED, Predictions, assign, level_ranges, share_of_positives
+from .trunk import SideWays, SmallTrunk, Trunk
 
-STRIDES = trunk_config.STRIDES
-"""Strides of the levels of a whole trunk, px."""
-PAIRWISE_WARMUP = 1 / 9
-"""Share of the training in which the masks' pairwise loss rises to its whole weight (BoxInst)."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class DenseDetector(Detector):
+class DenseDetector(TrainableDetector):
     """A dense detector: trunk, pyramid and heads."""
 
     kind: ClassVar[str] = "dense"
@@ -56,28 +48,31 @@ class DenseDetector(Detector):
     config: DenseConfig
     trunk: nn.Module
 
-    def __init__(self, config: DenseConfig, name: str = "dense", *, classes: int | None = None) -> None:
-        """``classes`` is the number of classes of the dense predictions; None for all."""
+    def __init__(
+        self,
+        config: DenseConfig,
+        name: str = "dense",
+        *,
+        classes: int | None = None,
+        trunk: Trunk | SmallTrunk | None = None,
+    ) -> None:
+        """``classes`` is the number of classes of the dense predictions, None for all; ``trunk`` None for the one that
+        ``config`` describes."""
         super().__init__()
         self.name, self.config, self.class_names = name, config, config.class_names
-        trunk = Trunk(config.trunk, config.offset_mode)
-        self.trunk, self.torchvision_trunk = trunk, config.trunk.backbone
+        self.trunk = trunk = Trunk(config.trunk, config.offset_mode) if trunk is None else trunk
+        self.torchvision_trunk = config.trunk.backbone if isinstance(trunk, Trunk) else None
         self.strides = tuple(config.trunk.taps.values())
         """Of the levels."""
-        if config.trunk.pyramid:
+        if config.trunk.pyramid and isinstance(trunk, Trunk):
             self.fpn: nn.Module = FeaturePyramidNetwork(list(trunk.channels), config.channels)
         else:
             self.fpn = SideWays(trunk.channels, config.channels)
         classes = len(config.class_names) if classes is None else classes
         self.heads = nn.ModuleDict({f"stride{stride}": LevelHead(config, classes) for stride in self.strides})
         # Created last, so that the others have the same initial weights with and without masks.
-        self.masks = (
-            MaskBranch(config.mask_terms, config.channels, self.strides, config.mask_hidden)
-            if config.mask_terms
-            else None
-        )
-        self.sees_colours = bool(config.mask_terms)
-        self.pairwise_share = 1.0
+        terms = config.mask_terms
+        self.masks = MaskBranch(config.channels, self.strides, config.mask_hidden) if terms else None
         if config.shared:
             _share_heads(self)
             # With load_state_dict(..., assign=True), each level has its own weights.
@@ -97,11 +92,7 @@ class DenseDetector(Detector):
             resized = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)
             images.append((torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std)
             placements.append(Placement((height, width), (size[0] / height, size[1] / width)))
-        shape = [-(-max(image.shape[axis] for image in images) // MULTIPLE) * MULTIPLE for axis in (1, 2)]
-        batch = torch.zeros(len(images), 3, *shape)
-        for slot, image in zip(batch, images, strict=True):
-            slot[:, : image.shape[1], : image.shape[2]] = image
-        return batch, placements
+        return padded(images, 32), placements
 
     def detect(
         self,
@@ -117,7 +108,7 @@ class DenseDetector(Detector):
         Photos of different sizes run through the network separately: GroupNorm would include the padding of a smaller
         photo, and its boxes would depend on its neighbours.
         """
-        sizes = own_sizes(placements)
+        sizes = [placement.padded_size() for placement in placements]
         found: dict[int, Detection] = {}
         for height, width in dict.fromkeys(sizes):
             members = [index for index, size in enumerate(sizes) if size == (height, width)]
@@ -141,7 +132,7 @@ class DenseDetector(Detector):
             best, label = _confidence(cls, iou[:, None]).max(dim=1)
             keep = best.topk(min(1000, len(best))).indices
             keep = keep[best[keep] > min_score]
-            box = clip_boxes_to_image(on_photo(boxes[keep], placement), placement.size)
+            box = clip_boxes_to_image(placement.boxes_to_photo(boxes[keep]), placement.size)
             chosen = batched_nms(box, best[keep], label[keep], nms)[:max_detections]
             index = keep[chosen]
             own = {"boxes": box[chosen], "labels": label[index], "index": index}
@@ -149,7 +140,7 @@ class DenseDetector(Detector):
             found.append(own | _traces(cls, iou, boxes, placement, own) | {"scores": best[index]})
             if self.masks is not None:
                 with torch.no_grad():
-                    logits = mask_logits(self.masks, predictions, len(found) - 1, index)
+                    logits = self.masks.logits(predictions, len(found) - 1, index)
                     found[-1]["masks"] = in_photo(logits, found[-1]["unclipped"], placement, self.strides[0])
         return found
 
@@ -162,8 +153,7 @@ class DenseDetector(Detector):
         """Dense predictions from the trunk's feature maps, which may come from a cache."""
         maps = self.fpn(maps)
         cls, boxes, iou, centres, level = [], [], [], [], []
-        kernels: list[decode.Kernels | None] = []
-        weights: list[Tensor | None] = []
+        weights: list[Tensor] = []
         for index, stride in enumerate(self.strides):
             head = self.heads[f"stride{stride}"]
             logits, raw, quality, offsets, weight = head(maps[f"stride{stride}"])
@@ -171,17 +161,14 @@ class DenseDetector(Detector):
             # A cell's receptive field is centred on pixel stride · index, whose centre is half a pixel further.
             y, x = (torch.arange(size, device=logits.device) * stride + 0.5 for size in (h, w))
             centre = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2)
-            raw = None if raw is None else raw.flatten(2).transpose(1, 2).float()
-            kernel = decode.seen(offsets, stride) if offsets else None
-            boxes.append(
-                decode.boxes(self.config.decode, centre, stride, raw, kernel, getattr(head, "log_scale", None))
-            )
+            raw, scale = raw.flatten(2).transpose(1, 2).float(), getattr(head, "log_scale", None)
+            boxes.append(decoded(self.config.decode, centre, stride, raw, offsets, scale))
             cls.append(logits.flatten(2).transpose(1, 2).float())
             iou.append(quality.flatten(1).float())
             centres.append(centre)
             level.append(torch.full((h * w,), index, device=logits.device))
-            kernels.append(kernel)
-            weights.append(None if weight is None else weight.flatten(2).transpose(1, 2))
+            if weight is not None:
+                weights.append(weight.flatten(2).transpose(1, 2))
         return Predictions(
             torch.cat(cls, 1),
             torch.cat(boxes, 1),
@@ -189,7 +176,7 @@ class DenseDetector(Detector):
             torch.cat(centres),
             torch.cat(level),
             maps,
-            None if self.masks is None else self.masks.prepare(maps, kernels, weights),
+            None if self.masks is None else self.masks.prepare(maps, weights),
         )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -203,18 +190,9 @@ class DenseDetector(Detector):
         losses = self.prediction_losses(predictions, batch.targets)
         if self.masks is None:
             return losses
-        if all("masks" in target for target in batch.targets):
-            return losses | made_losses(self.masks, predictions, batch.targets)
-        colours = batch.colours
-        if colours is None:
-            if batch.images is None:
-                raise DeformscopeError("batch: feature maps without colours, which masks learn from; give colours too")
-            colours = box_losses.colours_of(batch.images, MEAN, STD)
-        return losses | box_only_losses(self.masks, predictions, batch.targets, colours, self.pairwise_share)
-
-    def set_training_progress(self, done: float) -> None:
-        """The pairwise loss is warmed up over the first ninth of the training."""
-        self.pairwise_share = min(1.0, done / PAIRWISE_WARMUP)
+        if not all("masks" in target for target in batch.targets):
+            raise DeformscopeError("targets: no 'masks', from which masks are learned; give those that GrabCut makes")
+        return losses | self.masks.losses(predictions, batch.targets)
 
     def prediction_losses(self, predictions: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Focal, GIoU and IoU-branch losses: ``loss_cls``, ``loss_box``, ``loss_iou``.
@@ -263,6 +241,27 @@ class DenseDetector(Detector):
         self.trunk.load_published(weights)
 
 
+class SmallDetector(DenseDetector):
+    """The packaged detector's heads and losses on a :class:`.trunk.SmallTrunk`, which is trained.
+
+    It is small enough to be trained from scratch on two CPU cores in a minute and a half. The trunk's cells see little,
+    and there is no top-down path, so information from beyond a cell's surroundings only comes through its deformable
+    kernel.
+    """
+
+    kind = "small"
+    saved_dtype = torch.float32
+    load_trunk = TrainableDetector.load_trunk
+
+    def __init__(self, config: DenseConfig, name: str = "small") -> None:
+        if config.channels % 16:
+            raise DeformscopeError(f"channels={config.channels}: expected a multiple of 16 in a small detector")
+        if config.trunk != TrunkConfig(deformable=config.trunk.deformable):
+            raise DeformscopeError(f"trunk: {config.trunk}; a small detector's trunk has no settings but deformable")
+        trunk = SmallTrunk(config.channels, config.trunk.deformable, config.offset_mode)
+        super().__init__(config, name, trunk=trunk)
+
+
 def _share_heads(detector: DenseDetector, *_: object) -> None:
     first, *others = detector.heads.values()
     for other in others:
@@ -277,5 +276,5 @@ def _traces(cls: Tensor, iou: Tensor, boxes: Tensor, placement: Placement, found
     """Scores and traces of the predictions given by ``index`` and ``labels`` of ``found``."""
     index = found["index"]
     logits, quality = cls[index, found["labels"]], iou[index]
-    unclipped = on_photo(boxes[index], placement)
+    unclipped = placement.boxes_to_photo(boxes[index])
     return {"scores": _confidence(logits, quality), "logits": logits, "iou_logits": quality, "unclipped": unclipped}

@@ -15,13 +15,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms as suppress
 
-from ...fields.field import Placement
+from ...fields.places import Placement
 from ..detector import Detection
-from ..rcnn.masks import MASK_GRID, paste
+from ..rcnn.roi import MASK_GRID, paste
 from .config import DenseRCNNConfig
 from .dense import DenseDetector
 from .predictions import Predictions
-from .sizes import on_photo
 
 POOLED = 7
 """Side of the grid to which a region is pooled."""
@@ -78,7 +77,7 @@ class DenseRCNN(DenseDetector):
         regions = self.roi(_wide(predictions), self.proposals(predictions), _shapes(predictions))[0]
         found = []
         for one, placement in zip(regions, placements, strict=True):
-            corners = on_photo(one["boxes"], placement)
+            corners = placement.boxes_to_photo(one["boxes"])
             boxes = clip_boxes_to_image(corners, placement.size)
             found.append({"boxes": boxes, "labels": one["labels"] - 1, "scores": one["scores"]})
             found[-1] |= {"logits": _log_odds(one["scores"]), "unclipped": corners, "region": one["boxes"].detach()}
@@ -96,7 +95,7 @@ class DenseRCNN(DenseDetector):
         rows = torch.arange(len(labels), device=labels.device)
         scores = logits.softmax(dim=1)[rows, labels]
         boxes = self.roi.box_coder.decode(deltas, [regions])[rows, labels]
-        return {"scores": scores, "logits": _log_odds(scores), "unclipped": on_photo(boxes, placement)}
+        return {"scores": scores, "logits": _log_odds(scores), "unclipped": placement.boxes_to_photo(boxes)}
 
     def proposals(self, predictions: Predictions) -> list[Tensor]:
         """Regions of each photo ``[r 4]``, xyxy in network px, best first, at most ``config.proposals``; detached."""

@@ -1,20 +1,14 @@
-"""Masks out of offsets, for the dense detector: cells that point to the same place belong together.
+"""Masks of the dense detector, learned from masks that GrabCut makes of the annotated boxes.
 
-The paper names as future work the "utilization of the two properties of the offset fields in the prediction branches of
-bounding box and mask" (Zhang et al., ICPRAM 2021, Section 5). The logit of detection k at place p is a sum of terms:
+The logit of detection k at place p is the sum of two terms:
 
 | term | logit |
 |---|---|
-| vote | α·(1 − |p + s·d_f(p) − ĉ_k|² / (σ·b̂_k)²), with ĉ_k = p0 + s·d_f and b̂_k = s·e/2 of the detection's own kernel |
-| box | the same with ĉ_k and b̂_k the centre and half sides of its predicted box; instead of ``vote`` |
-| divergence | β·(−div d_f(p)) |
 | unary | u(p), 1×1 convolutions on the pyramid, or hidden 3×3 ones, the same for all detections |
-| dynamic | a comparator without offsets: a layer whose weights each detection predicts, on features and p − p0 |
+| dynamic | a layer whose weights each detection predicts, on features and p − p0 |
 
-d_f is that of the detection's level, of stacked layers the composed one, interpolated at stride 8. ``vote`` is a
-Gaussian vote as in SpatialEmbedding (Neven et al., CVPR 2019), with d_f as the vote and d_k as its width; without
-offsets it is an ellipse. ``dynamic`` is CondInst's head (Tian et al., ECCV 2020), made small. A mask ends at the box of
-its detection.
+``dynamic`` is CondInst's head (Tian et al., ECCV 2020), made small. A mask ends at its detection's box. Cell (y, x)
+of a map lies at stride·(y, x) + ½ px of the network's input.
 """
 
 from __future__ import annotations
@@ -22,26 +16,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ...fields.field import Placement
-from ...fields.viewpoint import divergence
-from .decode import Kernels
+from ...fields.places import Placement
+from .predictions import Predictions, assign, level_ranges, share_of_positives
 
-MaskTerm = Literal["vote", "box", "divergence", "unary", "dynamic"]
-MASK_TERMS: tuple[MaskTerm, ...] = get_args(MaskTerm)
-STANDARD: tuple[MaskTerm, ...] = ("vote", "divergence", "unary")
-OF_OFFSETS = ("vote", "box", "divergence")
-"""Terms for which the heads give their offsets."""
 FEATURES, HIDDEN = 8, 8
 """Channels of the dynamic layer's features and of what it computes of them and of p − p0."""
 PARAMETERS = (FEATURES + 2) * HIDDEN + HIDDEN + HIDDEN + 1
 """What a detection predicts for the dynamic layer."""
+STRIDE = 4
+"""Of the maps on which masks are learned, px."""
+MOST_MASKS = 32
+"""Largest number of objects of a batch whose masks have a loss, drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -50,134 +41,77 @@ class MaskInputs:
 
     maps: Float[Tensor, "n c h w"]
     """At the first stride: u, and the features of the dynamic layer."""
-    shifts: tuple[Float[Tensor, "n 2 _ _"], ...]
-    """s·d_f of each level, (x, y) px; none without offsets."""
-    divergences: tuple[Float[Tensor, "n 1 _ _"], ...]
-    """Of each level's d_f."""
-    shift: Float[Tensor, "n p 2"] | None
-    """s·d_f of each cell, (x, y) px."""
-    half: Float[Tensor, "n p 2"] | None
-    """s·e/2 of each cell, (x, y) px."""
-    weights: Float[Tensor, "n p m"] | None
+    weights: Float[Tensor, "n p m"]
     """Of the dynamic layer."""
 
 
 class MaskBranch(nn.Module):
-    """The learned parts of the terms."""
+    """The maps of which masks are made."""
 
-    def __init__(self, terms: Sequence[str], channels: int, strides: Sequence[int], hidden: int = 0) -> None:
+    def __init__(self, channels: int, strides: Sequence[int], hidden: int = 0) -> None:
         super().__init__()
-        self.terms, self.strides = tuple(terms), tuple(strides)
-        count = int("unary" in terms) + FEATURES * int("dynamic" in terms)
-        self.maps = nn.ModuleList(nn.Conv2d(channels, hidden or count, 1) for _ in strides if count)
+        self.strides, count = tuple(strides), 1 + FEATURES
+        self.maps = nn.ModuleList(nn.Conv2d(channels, hidden or count, 1) for _ in strides)
         self.after = nn.Sequential()
-        if hidden and count:
+        if hidden:
             for _ in range(2):
                 conv = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
                 self.after.extend([nn.ReLU(), conv, nn.GroupNorm(hidden // 8, hidden)])
             self.after.extend([nn.ReLU(), nn.Conv2d(hidden, count, 1)])
         for layer in self.maps if not hidden else ():
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-            nn.init.normal_(layer.weight, std=0.01 if "dynamic" not in terms else channels**-0.5)
+            nn.init.normal_(layer.weight, std=channels**-0.5)
             nn.init.zeros_(layer.bias)
-        if self.votes:
-            # The box's half sides are b̂ themselves; a kernel's extent begins as the dense boxes do, see decode.py.
-            self.log_width = nn.Parameter(torch.full((2,), 0.0 if "box" in terms else 1.0))
-            self.log_slope = nn.Parameter(torch.tensor(math.log(2.0)))
-        if "divergence" in terms:
-            self.inflow = nn.Parameter(torch.tensor(1.0))
 
-    @property
-    def votes(self) -> bool:
-        """Has the first term."""
-        return "vote" in self.terms or "box" in self.terms
-
-    @property
-    def of_detections(self) -> bool:
-        """Detections of an image have masks of their own, not only their own part of one."""
-        return self.terms != ("unary",)
-
-    def prepare(
-        self,
-        pyramid: dict[str, Tensor],
-        kernels: Sequence[Kernels | None],
-        weights: Sequence[Tensor | None],
-    ) -> MaskInputs:
-        """What is the same for all detections, of the pyramid's levels, their kernels and dynamic weights."""
+    def prepare(self, pyramid: dict[str, Tensor], weights: Sequence[Float[Tensor, "n _ m"]]) -> MaskInputs:
+        """What is the same for all detections, of the pyramid's levels and the cells' dynamic weights."""
         first, levels = self.strides[0], list(pyramid.values())
-        n, _, height, width = levels[0].shape
-        maps = _wide(levels[0].new_zeros(n, 0, height, width))
-        if len(self.maps):
-            parts = [
-                upsampled(_wide(layer(level)), stride // first)[..., :height, :width]
-                for layer, level, stride in zip(self.maps, levels, self.strides, strict=True)
-            ]
-            maps = self.after(torch.stack(parts).sum(dim=0))
-        shifts, divergences = [], []
-        seen = [kernel for kernel in kernels if kernel is not None]
-        if seen:
-            for kernel, level, stride in zip(seen, levels, self.strides, strict=True):
-                shift = _wide(kernel.shift.unflatten(1, level.shape[2:]))
-                shifts.append(shift.movedim(-1, 1))
-                divergences.append(divergence(shift.flip(-1) / stride)[:, None])
-        return MaskInputs(
-            maps,
-            tuple(shifts),
-            tuple(divergences),
-            _wide(torch.cat([kernel.shift for kernel in seen], 1)) if seen else None,
-            _wide(torch.cat([kernel.half for kernel in seen], 1)) if seen else None,
-            _wide(torch.cat([one for one in weights if one is not None], 1)) if "dynamic" in self.terms else None,
-        )
+        height, width = levels[0].shape[2:]
+        parts = [
+            upsampled(_wide(layer(level)), stride // first)[..., :height, :width]
+            for layer, level, stride in zip(self.maps, levels, self.strides, strict=True)
+        ]
+        return MaskInputs(self.after(torch.stack(parts).sum(dim=0)), _wide(torch.cat(list(weights), 1)))
 
-    def logits(
-        self,
-        inputs: MaskInputs,
-        image: int,
-        index: Int[Tensor, " k"],
-        level: Int[Tensor, " k"],
-        centres: Float[Tensor, "k 2"],
-        boxes: Float[Tensor, "k 4"],
-    ) -> Float[Tensor, "k h w"]:
-        """Mask logits at the first stride, whose cell (y, x) lies at stride·(y, x) + ½ px.
-
-        Of the detections made in the cells ``index`` of an image, with these levels, ``centres`` of cells (x, y) px and
-        predicted ``boxes``.
-        """
-        first = self.strides[0]
-        _, _, height, width = inputs.maps.shape
-        y, x = (torch.arange(size, device=centres.device) * first + 0.5 for size in (height, width))
+    def logits(self, seen: Predictions, image: int, index: Int[Tensor, " k"]) -> Float[Tensor, "k h w"]:
+        """Of the detections made in the cells ``index`` of an image, at the first stride."""
+        assert seen.masks is not None
+        maps, centres = seen.masks.maps[image], seen.centres[index]
+        y, x = (torch.arange(size, device=centres.device) * self.strides[0] + 0.5 for size in maps.shape[1:])
         places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-        logits = inputs.maps.new_zeros(len(index), height, width)
-        if "unary" in self.terms:
-            logits = logits + inputs.maps[image, 0]
-        if "dynamic" in self.terms:
-            assert inputs.weights is not None
-            scales = torch.tensor(self.strides, device=centres.device)[level] * 8.0
-            apart = (places - centres[:, None, None]) / scales[:, None, None, None]
-            logits = logits + dynamic(inputs.maps[image, -FEATURES:], apart, inputs.weights[image, index])
-        for number, stride in enumerate(self.strides):
-            own = level == number
-            if not inputs.shifts or not bool(own.any()):
-                continue
-            term = logits.new_zeros(int(own.sum()), height, width)
-            if self.votes:
-                assert inputs.shift is not None and inputs.half is not None
-                shift = upsampled(inputs.shifts[number][image][None], stride // first)[0, :, :height, :width]
-                if "box" in self.terms:
-                    corners = boxes[own].detach()
-                    middle, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
-                    half = half.clamp(min=1.0)
-                else:
-                    cells = index[own]
-                    middle, half = centres[own] + inputs.shift[image, cells], inputs.half[image, cells]
-                apart = places + shift.movedim(0, -1) - middle[:, None, None]
-                far = (apart / (half * self.log_width.exp())[:, None, None]).square().sum(dim=-1)
-                term = term + self.log_slope.exp() * (1 - far)
-            if "divergence" in self.terms:
-                sink = upsampled(inputs.divergences[number][image][None], stride // first)[0, 0, :height, :width]
-                term = term - self.inflow * sink
-            logits = logits.index_add(0, own.nonzero()[:, 0], term)
-        return logits
+        scales = torch.tensor(self.strides, device=centres.device)[seen.level[index]] * 8.0
+        apart = (places - centres[:, None, None]) / scales[:, None, None, None]
+        unary = maps.new_zeros(len(index), *maps.shape[1:]) + maps[0]
+        return unary + dynamic(maps[-FEATURES:], apart, seen.masks.weights[image, index])
+
+    def losses(self, seen: Predictions, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """``loss_made``: of a mask of each object, at most :data:`MOST_MASKS`, with the ``masks`` of the targets, in
+        its box; ``loss_outside``: of the unary term, which is background in no box.
+
+        The mask is that of one of the cells that learn the object's box, drawn at random.
+        """
+        ranges, first = level_ranges(self.strides), self.strides[0]
+        logits, boxes, places = [], [], []
+        for image, target in enumerate(targets):
+            label, box, of = assign(seen.centres, seen.level, target, ranges)
+            luck = torch.where(label >= 0, torch.rand(len(label), device=label.device), -1.0)
+            cells = [torch.where(of == number, luck, -1.0).argmax() for number in of[label >= 0].unique()]
+            index = torch.stack(cells) if cells else of[:0]
+            logits.append(self.logits(seen, image, index))
+            places += [(image, number) for number in of[index].tolist()]
+            boxes.append(box[index])
+        whole = torch.cat(logits)
+        chosen = torch.randperm(len(whole), device=whole.device)[:MOST_MASKS]
+        fine = upsampled(whole[chosen][None], first // STRIDE)[0]
+        masks = [pooled(target["masks"], fine.shape[1:]) for target in targets]
+        wanted = [masks[image][number] for image, number in (places[one] for one in chosen.tolist())]
+        made = given(fine, torch.stack(wanted), torch.cat(boxes)[chosen]) if wanted else fine.new_zeros(0)
+        count = share_of_positives(torch.ones(len(fine), dtype=torch.bool, device=fine.device))
+        assert seen.masks is not None
+        # Every parameter has a gradient, for which DistributedDataParallel waits.
+        none = torch.stack([p.sum() for p in self.parameters()]).sum() * 0 + seen.cls.sum() * 0
+        own = [target["boxes"].float() for target in targets]
+        return {"loss_made": made.sum() / count + none, "loss_outside": outside(seen.masks.maps[:, 0], own, first)}
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -232,3 +166,41 @@ def in_photo(
         values = F.grid_sample(logit[None, None], grid[None], padding_mode="border", align_corners=True)
         mask[top:bottom, left:right] = values[0, 0] > 0
     return masks
+
+
+def outside(logits: Float[Tensor, "n h w"], boxes: Sequence[Float[Tensor, "_ 4"]], stride: int) -> Float[Tensor, ""]:
+    """Mean binary cross-entropy of the cells in no box with background; zero without such cells.
+
+    ``boxes`` are those of each photo, ignored ones too, xyxy px.
+    """
+    free = torch.stack([~cells_inside(own, logits.shape[1:], stride).any(dim=0) for own in boxes])
+    return (F.softplus(logits) * free).sum() / free.sum().clamp(min=1)
+
+
+def given(
+    logits: Float[Tensor, "k h w"], masks: Float[Tensor, "k h w"], boxes: Float[Tensor, "k 4"]
+) -> Float[Tensor, " k"]:
+    """Binary cross-entropy and Dice loss of each mask with ``masks`` (0 to 1) in its box; zero without a cell there."""
+    inside = cells_inside(boxes, logits.shape[1:]).to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none") * inside
+    entropy = entropy.flatten(1).sum(dim=1) / inside.flatten(1).sum(dim=1).clamp(min=1)
+    found, true = (logits.sigmoid() * inside).flatten(1), (masks * inside).flatten(1)
+    dice = 1 - 2 * (found * true).sum(dim=1) / (found.square().sum(dim=1) + true.square().sum(dim=1) + 1e-5)
+    return entropy + torch.where(inside.flatten(1).any(dim=1), dice, 0.0)
+
+
+def pooled(masks: Bool[Tensor, "t height width"], size: Sequence[int]) -> Float[Tensor, "t h w"]:
+    """The share of a mask around every cell of a map of ``size`` (h, w); an image that is smaller than its batch has no
+    mask beyond its own border."""
+    down, right = (STRIDE * length - own for length, own in zip(size, masks.shape[1:], strict=True))
+    padded = F.pad(masks[:, None].float(), (0, right, 0, down))
+    # Windows around STRIDE·i, of which the last reaches beyond the image.
+    return F.avg_pool2d(padded, STRIDE, STRIDE, STRIDE // 2, count_include_pad=False)[:, 0, : size[0], : size[1]]
+
+
+def cells_inside(boxes: Float[Tensor, "k 4"], size: Sequence[int], stride: int = STRIDE) -> Bool[Tensor, "k h w"]:
+    """Which cells of a map of ``size`` (h, w) lie in each box, xyxy px."""
+    y, x = (torch.arange(length, device=boxes.device) * stride + 0.5 for length in size)
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return rows[:, :, None] & columns[:, None]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50
 
 from ...errors import DeformscopeError
 from ..deform import DeformConv
-from ..offset_mode import OffsetMode
-from .trunk_config import TrunkConfig
+from ..options import OffsetMode
+from .config import TrunkConfig
 
 TITLES = {"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 
@@ -152,3 +153,41 @@ class SideWays(nn.Module):
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Feature maps by name to feature maps with ``after`` channels by name."""
         return {name: layer(one) for layer, (name, one) in zip(self.layers, maps.items(), strict=True)}
+
+
+class SmallTrunk(nn.Module):
+    """Five convolutions with stride 2; feature maps at strides 8, 16 and 32, whose cells see 31, 63 and 127 px.
+
+    ``deformable`` are stages, 1 to 4, after which a deformable 3×3 convolution with GroupNorm and ReLU is added.
+    """
+
+    taps: ClassVar = {2: "stride8", 3: "stride16", 4: "stride32"}
+
+    def __init__(self, channels: int, deformable: tuple[int, ...] = (), offset_mode: OffsetMode = "full") -> None:
+        super().__init__()
+        widths = [3, channels // 4, channels // 2, channels, channels, channels]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.GroupNorm(after // 4, after), nn.ReLU(inplace=True)
+            )
+            for before, after in pairwise(widths)
+        )
+        self.channels = tuple(widths[index + 1] for index in self.taps)
+        if len(set(deformable)) < len(deformable) or any(not 1 <= stage < len(self.layers) for stage in deformable):
+            raise DeformscopeError(f"trunk.deformable: {list(deformable)}; expected different stages, 1 to 4")
+        self.deform = nn.ModuleDict()
+        for stage in sorted(deformable):
+            width = widths[stage + 1]
+            own = DeformConv(width, width, offset_mode=offset_mode), nn.GroupNorm(width // 4, width), nn.ReLU()
+            self.deform[str(stage)] = nn.Sequential(*own)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised RGB ``[n 3 h w]`` to feature maps by name."""
+        maps = {}
+        for index, layer in enumerate(self.layers):
+            images = layer(images)
+            if str(index) in self.deform:
+                images = self.deform[str(index)](images)
+            if index in self.taps:
+                maps[self.taps[index]] = images
+        return maps

@@ -1,17 +1,20 @@
-"""Boxes of the two-stage detectors: anchors, deltas, suppression. Boxes are xyxy, continuous, in px.
+"""Boxes of the two-stage detectors: anchors, deltas, suppression, assignment, sampling; xyxy, continuous, in px.
 
 torchvision rounds its anchors and infers their strides from the sizes of the maps, which changes detections. As in
-MMDetection and Detectron2, neither is done here.
+MMDetection and Detectron2, neither is done here. Objects are assigned as by MMDetection's MaxIoUAssigner: a low-quality
+match goes to the object that has no better candidate, later objects first (in torchvision to the candidate's own best
+object).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms, box_iou, nms
 
 STRIDES = (4, 8, 16, 32, 64)
 """Strides of P2..P6, px. That of P6 is 64 for every height of the image; its cells need not tile the image."""
@@ -20,6 +23,7 @@ ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 LARGEST_LOG_SCALE = abs(math.log(16 / 1000))
 """Bound of dw and dh: a box grows at most 62.5 times."""
 SHIFTED_NMS_LIMIT = 10_000
+BACKGROUND, IGNORED = -1, -2
 
 Deltas = tuple[float, float, float, float]
 
@@ -73,3 +77,49 @@ def suppress(
     if not shifted or len(boxes) >= SHIFTED_NMS_LIMIT or not len(boxes):
         return batched_nms(boxes, scores, groups, threshold)
     return nms(boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None], scores, threshold)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled candidates of an image, as indices into its candidates."""
+
+    positive: Int[Tensor, " p"]
+    negative: Int[Tensor, " q"]
+
+
+def assign(
+    candidates: Float[Tensor, "n 4"],
+    truth: Float[Tensor, "t 4"],
+    positive: float,
+    negative: float,
+    low_quality: float | None = None,
+) -> Int[Tensor, " n"]:
+    """Index of each candidate's object; −1 for background (best IoU below ``negative``), −2 for neither.
+
+    An IoU of at least ``positive`` assigns the best object. With ``low_quality``, every object whose best IoU reaches
+    it also takes all candidates with exactly that IoU.
+    """
+    if not len(truth) or not len(candidates):
+        return torch.full((len(candidates),), BACKGROUND, device=candidates.device)
+    iou = box_iou(truth, candidates).nan_to_num()
+    best, index = iou.max(dim=0)
+    matched = torch.where(best >= positive, index, torch.where(best < negative, BACKGROUND, IGNORED))
+    if low_quality is not None:
+        for i, top in enumerate(iou.max(dim=1).values):
+            if top >= low_quality:
+                matched[iou[i] == top] = i
+    return matched
+
+
+def draw(matched: Int[Tensor, " n"], count: int, share: float, generator: torch.Generator | None = None) -> Sample:
+    """Sample up to ``count`` candidates, at most ``share`` of them positive; the rest are negative."""
+    positive = _some(torch.nonzero(matched >= 0)[:, 0], int(count * share), generator)
+    negative = _some(torch.nonzero(matched == BACKGROUND)[:, 0], count - len(positive), generator)
+    return Sample(positive, negative)
+
+
+def _some(indices: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
+    if len(indices) <= most:
+        return indices
+    order = torch.randperm(len(indices), generator=generator)[:most]
+    return indices[order.to(indices.device)]

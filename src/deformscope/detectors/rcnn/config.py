@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, replace
 
 from ...errors import DeformscopeError
-from ..offset_mode import OffsetMode, checked_offset_mode
-from ..preparation import Preparation, chosen_sides
+from ..options import OffsetMode, checked_offset_mode, chosen_sides
+from ..preparation import Preparation
 from .boxes import Deltas
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -130,9 +130,22 @@ class RCNNConfig:
         if not self.class_names:
             raise DeformscopeError("class_names=(): expected at least one class")
 
+    @classmethod
+    def named(
+        cls, architecture: str, deformable: str | None, offset_mode: OffsetMode, class_names: tuple[str, ...]
+    ) -> RCNNConfig:
+        """The configuration of :func:`deformscope.detectors.build` for the same names."""
+        found = re.fullmatch(r"(faster|mask)_rcnn_r(50|101|152)_fpn", architecture)
+        if not found:
+            raise DeformscopeError(
+                f"architecture={architecture!r}: expected faster_rcnn_r50_fpn, mask_rcnn_r50_fpn, or either with r101"
+            )
+        layers = None if deformable is None else Deformable.parse(deformable)
+        return cls(class_names, int(found[2]), found[1] == "mask", layers, offset_mode)
+
     @property
     def architecture(self) -> str:
-        """The name for :func:`deformscope.detectors.rcnn.build.build`."""
+        """The name for :func:`deformscope.detectors.build`."""
         return f"{'mask' if self.mask else 'faster'}_rcnn_r{self.depth}_fpn"
 
     def resized_to(self, shorter_side: int | None, longer_side: int | None) -> RCNNConfig:
@@ -151,3 +164,10 @@ def coco_class_names() -> tuple[str, ...]:
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return tuple(name for name in names if name not in ("__background__", "N/A"))
+
+
+def numbered_class_names(number: int) -> tuple[str, ...]:
+    """COCO's names for 80 classes, otherwise numbers."""
+    if number < 1:
+        raise DeformscopeError(f"num_classes={number}: expected at least 1")
+    return coco_class_names() if number == 80 else tuple(f"class {i}" for i in range(number))

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...errors import DeformscopeError
-from ...fields.field import Placement
+from ...fields.places import Placement
 from ...ops.pointwise import make_pointwise
-from ..batch import Batch
-from ..detector import Detection, Detector
+from ..deform import DeformConv
+from ..detector import Batch, Detection, TrainableDetector
+from ..options import OffsetMode
 from ..preparation import prepare
-from .assign import Sample
-from .backbone import ResNet
-from .config import RCNNConfig
-from .masks import MASK_GRID, MaskHead, object_masks, paste
-from .roi import BOX_GRID, BoxHead, pool, with_image
+from .boxes import Sample
+from .config import BLOCKS, STAGES, RCNNConfig, numbered_class_names
+from .roi import BOX_GRID, MASK_GRID, BoxHead, MaskHead, object_masks, paste, pool, with_image
 from .rpn import RPN, Proposals
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
@@ -45,7 +45,7 @@ class Samples:
     """Proposals, xyxy in network px; None for the detector's own, whose order is not defined for equal scores."""
 
 
-class RCNN(Detector):
+class RCNN(TrainableDetector):
     """A two-stage detector, built from ``config``."""
 
     kind = "rcnn"
@@ -198,3 +198,100 @@ def _counted(target: dict[str, Tensor]) -> dict[str, Tensor]:
     if "ignore" not in target:
         return target
     return {key: value[~target["ignore"]] for key, value in target.items() if key != "ignore"}
+
+
+def build(
+    architecture: str,
+    *,
+    deformable: str | None = "dconv_c3-c5",
+    offset_mode: OffsetMode = "full",
+    num_classes: int = 80,
+    class_names: Sequence[str] | None = None,
+) -> RCNN:
+    """Build a detector with initial weights, in train mode. Its offset convolutions start at zero.
+
+    ``architecture`` is ``faster_rcnn_r50_fpn`` or ``mask_rcnn_r50_fpn``, or either with r101. ``deformable`` gives
+    version, stages and offset groups in MMDetection's notation: ``dconv_c3-c5``, ``mdconv_c3-c5_group4``; None for
+    none. ``offset_mode`` is the part of the offsets that is used: ``full``, ``feature`` (d_f), ``kernel`` (d_k) or
+    ``none``; modulation is always used. ``class_names`` sets the number of classes. To load torchvision's ImageNet
+    weights, use ``detector.backbone.load_state_dict(resnet50(weights="DEFAULT").state_dict(), strict=False)``.
+
+    Raises DeformscopeError for an unknown name.
+
+    Example:
+        >>> detector = build("faster_rcnn_r50_fpn", deformable="dconv_c5", class_names=("cat", "dog"))
+        >>> detector.training, detector.class_names
+        (True, ('cat', 'dog'))
+    """
+    names = numbered_class_names(num_classes) if class_names is None else tuple(class_names)
+    return RCNN(RCNNConfig.named(architecture, deformable, offset_mode, names)).train()
+
+
+class ResNet(nn.Module):
+    """ResNet up to stride 32 with deformable 3×3 convolutions in chosen stages (Dai et al., ICCV 2017; Zhu et al., CVPR
+    2019), under torchvision's names: ``backbone.layer2.0.conv2`` is the first deformable one.
+
+     The statistics of batch norm, the stem and layer1 are frozen."""
+
+    def __init__(self, config: RCNNConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, config.stem_channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.stem_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = config.stem_channels
+        for index, (name, blocks) in enumerate(zip(STAGES.values(), BLOCKS[config.depth], strict=True)):
+            width = config.base_channels * 2**index
+            layer = [
+                _bottleneck(channels if block == 0 else 4 * width, width, 2 if index and not block else 1, name, config)
+                for block in range(blocks)
+            ]
+            channels = 4 * width
+            self.add_module(name, nn.Sequential(*layer))
+        self._freeze(config.dialect.affine_frozen)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """A normalised batch to C2..C5, strides 4 to 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for name in STAGES.values():
+            x = getattr(self, name)(x)
+            maps.append(x)
+        return maps
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Train mode for all modules except batch norm."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def _freeze(self, affine: bool) -> None:
+        for part in (self.conv1, self.bn1, self.layer1):
+            part.requires_grad_(False)
+        for module in self.modules():
+            if affine and isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+
+def _bottleneck(channels: int, width: int, stride: int, stage: str, config: RCNNConfig) -> Bottleneck:
+    downsample = None
+    if stride > 1 or channels != 4 * width:
+        downsample = nn.Sequential(nn.Conv2d(channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+    block = Bottleneck(channels, width, stride, downsample)
+    first, second = (stride, 1) if config.dialect.stride_in_1x1 else (1, stride)
+    if config.dialect.stride_in_1x1:
+        block.conv1 = nn.Conv2d(channels, width, 1, first, bias=False)
+        block.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+    deformable = config.deformable
+    if deformable is not None and stage in deformable.stages:
+        block.conv2 = DeformConv(
+            width,
+            width,
+            stride=second,
+            offset_groups=deformable.groups,
+            modulated=deformable.modulated,
+            offset_mode=config.offset_mode,
+        )
+    return block

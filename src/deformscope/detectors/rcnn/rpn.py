@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import clip_boxes_to_image
 
-from ...fields.field import Placement
-from ..preparation import network_size, padded_size
-from .assign import Sample, assign, draw
-from .boxes import ANCHOR_RATIOS, STRIDES, decode, encode, grid_anchors, suppress
+from ...fields.places import Placement
+from .boxes import ANCHOR_RATIOS, STRIDES, Sample, assign, decode, draw, encode, grid_anchors, suppress
 from .config import RPN_STDS, Dialect, RCNNConfig
 
 NMS_IOU = 0.7
@@ -71,7 +69,7 @@ class RPN(nn.Module):
                 boxes.append(decode(anchor[order], delta, RPN_STDS, self.dialect.clamp_shrink)[:, 0])
                 scores.append(score[:most])
                 levels.append(torch.full_like(order, level))
-            found.append(self._best(torch.cat(boxes), torch.cat(scores), torch.cat(levels), network_size(placement)))
+            found.append(self._best(torch.cat(boxes), torch.cat(scores), torch.cat(levels), placement.network_size))
         return found
 
     def _best(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Proposals:
@@ -98,7 +96,7 @@ class RPN(nn.Module):
         anchors = torch.cat([grid_anchors(*level, logits[0].device) for level in zip(sizes, STRIDES, strict=True)])
         cls_loss, box_loss, count = logits[0].new_zeros(()), logits[0].new_zeros(()), 0
         for image, placement in enumerate(placements):
-            inside = _on_photo(sizes, padded_size(placement), anchors.device)
+            inside = _on_photo(sizes, placement.padded_size(), anchors.device)
             own = anchors[inside]
             matched = assign(own, truth[image], POSITIVE_IOU, NEGATIVE_IOU, low_quality=NEGATIVE_IOU)
             sample = samples[image] if samples is not None else draw(matched, SAMPLES, POSITIVE_SHARE)

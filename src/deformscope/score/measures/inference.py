@@ -100,7 +100,7 @@ def probe(detector: nn.Module, layers: Sequence[str] = (), *, together: bool = F
     if not chosen:
         raise NoDeformableCall(
             f"{name}: has only object queries ({', '.join(chosen.attention)}), which lie on no grid, so that neither "
-            "divergence nor circles can be measured; tools/attention_claims.py measures queries, draw.queries shows "
+            "divergence nor circles can be measured; studies/attention/measure.py measures queries, draw.queries shows "
             "them"
         )
     if together and not any(name in fields for name in chosen):

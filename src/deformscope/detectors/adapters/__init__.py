@@ -1,1 +1,0 @@
-"""Networks of other libraries, and of users, as detectors."""

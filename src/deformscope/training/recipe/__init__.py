@@ -1,1 +1,0 @@
-"""Recipes: everything that decides a training run, as typed records read from YAML."""

@@ -1,1 +1,0 @@
-"""One training run: its network, losses, callbacks, folder and detections."""
