@@ -5,15 +5,13 @@ from importlib.resources import files
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file as load_tensors, save_file
+from safetensors.torch import save_file
 
 import deformscope as ds
 from deformscope import DeformscopeError
 from deformscope.detectors.checkpoints.native import load
-from deformscope.detectors.dense.config import DenseConfig, DenseRCNNConfig
+from deformscope.detectors.dense.config import DenseConfig
 from deformscope.detectors.dense.dense import DenseDetector
-from deformscope.detectors.dense.dense_rcnn import DenseRCNN
 from deformscope.detectors.dense.predictions import BACKGROUND, IGNORED, assign
 
 
@@ -90,21 +88,6 @@ def test_a_checkpoint_is_kept_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["own.safetensors"]
 
 
-def test_a_file_with_the_former_names_loads_as_before(tmp_path):
-    torch.manual_seed(0)
-    detector = DenseRCNN(DenseRCNNConfig(("a",), channels=16, deform_layers=2, rois_per_image=8, width=32))
-    detector.save(tmp_path / "new.safetensors", torch.float32)
-    with safe_open(tmp_path / "new.safetensors", "pt") as file:
-        header = file.metadata()
-    header["config"] = header["config"].replace("deform_layers", "stacked").replace("rois_per_image", "rois")
-    save_file(
-        load_tensors(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", header | {"architecture": "two_stage"}
-    )
-    again = load(tmp_path / "old.safetensors")
-    assert type(again) is DenseRCNN
-    assert again.config == detector.config
-
-
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\xff" * 64])
 def test_a_file_of_another_kind_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "bad.safetensors"
@@ -115,7 +98,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(content, tmp_path):
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path):
-    header = {"architecture": "one_stage", "config": '{"class_names": ["a"]}'}
+    header = {"architecture": "dense", "config": '{"class_names": ["a"]}'}
     save_file({"heads.stride8.cls.weight": torch.zeros(1)}, tmp_path / "odd.safetensors", header)
     with pytest.raises(DeformscopeError, match=r"does not fit a dense detector .* missing: fpn"):
         load(tmp_path / "odd.safetensors")

@@ -63,7 +63,7 @@ def test_its_card_names_the_file_and_its_recipes_the_network(guided):
         assert recipe.network.decode == guided.config.decode
         assert recipe.network.deform_layers == guided.config.deform_layers == 2
         assert f"{recipe.run.steps:,} steps" in card
-    assert masks.network.mask_terms == guided.config.mask_terms
+    assert masks.network.config(guided.class_names) == guided.config
 
 
 def test_saved_it_is_a_whole_file(guided, cat, tmp_path):

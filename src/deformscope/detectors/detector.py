@@ -137,7 +137,15 @@ class Detector(nn.Module):
 
 class TrainableDetector(Detector):
     """A detector that can be trained, saved and resized. Subclasses also implement :meth:`losses` and
-    :meth:`load_trunk`."""
+    :meth:`load_trunk`.
+
+    Example:
+        >>> detector = ds.load("packaged")
+        >>> detector.resize_to(shorter_side=320, longer_side=512)
+        >>> detector.save("larger.safetensors")
+        >>> ds.load("larger.safetensors").config.shorter_side
+        320
+    """
 
     kind: ClassVar[str]
     """The architecture's name in files of :meth:`save`."""

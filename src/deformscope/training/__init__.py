@@ -5,18 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .callbacks import SuperviseOffsets as SuperviseOffsets
-    from .reading import read as read
-    from .recipe import Recipe as Recipe
-    from .run import train as train
     from .supervision import OffsetSupervision as OffsetSupervision, Schedule as Schedule
 
 _HOMES = {
     "OffsetSupervision": "supervision",
-    "Recipe": "recipe",
     "Schedule": "supervision",
     "SuperviseOffsets": "callbacks",
-    "read": "reading",
-    "train": "run",
 }
 """Imported when they are first asked for. Only ``SuperviseOffsets`` needs Lightning."""
 __all__ = list(_HOMES)

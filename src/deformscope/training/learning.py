@@ -16,8 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from ..capture.context_managers import placed
 from ..detectors.deform import DeformConv
 from ..detectors.detector import Batch, Detector, TrainableDetector
-from ..metrics.coco import scores
-from ..metrics.coco import to_results
+from ..metrics.coco import scores, to_results
 from .networks import targets
 from .recipe import Evaluation, Optimiser, Recipe
 from .sources import Source
