@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import torch
 from timing import interleaved, median, speed_up
 
 import deformscope
-from deformscope.score.forward import ForwardPasses, read_scene
-from deformscope.score.measures.annotations import open_folder
-from deformscope.score.measures.compare import measured
-from deformscope.score.summary.summarise import summarise
+from deformscope.score.passes import ForwardPasses, measured
+from deformscope.score.records import Record
+from deformscope.score.scenes import open_folder
+from deformscope.score.summary import summarise
 
 COPIES = 20
 
@@ -37,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     detector = deformscope.load(options.detector)
     photos = open_folder(options.data)
-    scenes = [read_scene(photos, index) for index in range(options.photos)]
+    scenes = [photos.scene_or_reason(index) for index in range(options.photos)]
 
     def forward() -> list[tuple[Any, Any, Any]]:
         passes = ForwardPasses(detector, photos)
@@ -45,19 +46,17 @@ def main() -> None:
 
     prepared = forward()
 
-    def metrics() -> list[dict[str, Any]]:
-        return [
-            record | {"views": {k: measured(t) for k, t in tasks.items()}} for record, tasks, _ in prepared if tasks
-        ]
+    def metrics() -> list[Record]:
+        return [replace(one, views={k: measured(t) for k, t in tasks.items()}) for one, tasks, _ in prepared if tasks]
 
     spent = interleaved({"forward": forward, "metrics": metrics}, options.rounds)
     measures = metrics()
-    many = [one | {"index": one["index"] + options.photos * copy} for copy in range(COPIES) for one in measures]
+    many = [replace(one, index=one.index + options.photos * copy) for copy in range(COPIES) for one in measures]
     began = time.perf_counter()
     summarise(lambda: many, {})
     summary = 1e3 * (time.perf_counter() - began) / len(many)
-    views = sum(len(one["views"]) for one in measures)
-    layers = len(measures[0]["views"]["whole"]["layers"]) - 1
+    views = sum(len(one.views) for one in measures)
+    layers = len(measures[0].views["whole"].layers) - 1
     print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds, medians")
     print(f"{len(measures)} photos, {views} views, {layers} layers; ms per photo:")
     print(f"forward passes {median(spent['forward']) / options.photos:.0f}")

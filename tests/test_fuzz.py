@@ -25,7 +25,7 @@ from deformscope.detectors.detector import Detector
 from deformscope.detectors.zoo import load
 from deformscope.metrics.coco import average_precision
 from deformscope.photo import read
-from deformscope.score.measures.annotations import open_folder
+from deformscope.score.scenes import open_folder
 from deformscope.training.sources import CocoFolder
 
 

@@ -25,7 +25,6 @@ METRICS = {
     "iou_best": "IoU at the best threshold",
     "auroc": "AUROC of −divergence",
     "auroc_ring": "AUROC at equal distance from the photo's centre",
-    "ap": "average precision of −divergence",
     "corloc_segment": "CorLoc of the best segment",
     "mask_ap50": "segments, class-agnostic AP 50",
     "spearman_centre": "Spearman ρ of r with √(wh), box's centre",

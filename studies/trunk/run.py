@@ -22,7 +22,7 @@ from tables import collect
 import deformscope as ds
 from deformscope.explain.receptive_field import ReceptiveField
 from deformscope.files import write_json
-from deformscope.score.runner import Settings, score
+from deformscope.score import Settings, score
 from deformscope.training.datamodule import evaluated, source
 from deformscope.training.reading import read
 from deformscope.training.recipe import Recipe

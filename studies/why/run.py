@@ -25,9 +25,9 @@ from deformscope.explain.faithfulness import candidates
 from deformscope.files import write_json
 from deformscope.metrics import bootstrap
 from deformscope.ops.intercept import Inputs, intercepting
-from deformscope.score.measures.annotations import open_folder
-from deformscope.score.measures.inference import offset_convolutions
-from deformscope.score.measures.nulls import fresh_copy
+from deformscope.score.nulls import fresh_copy
+from deformscope.score.passes import probe
+from deformscope.score.scenes import open_folder
 
 MIN_SCORE = 0.3
 MODES = ("full", "feature", "kernel", "none", "fresh")
@@ -85,7 +85,7 @@ def modes(data: Path, out: Path, most: int) -> None:
 
 def as_strong_fresh(detector: DenseDetector, data: Path) -> nn.Module:
     """The detector with freshly drawn offset convolutions whose offsets are as long, root mean square, as its own."""
-    fresh = fresh_copy(detector, offset_convolutions(detector))
+    fresh = fresh_copy(detector, probe(detector).convolutions)
     photos = open_folder(data)
     arrays = [photos.scene(index).photo for index in range(4)]
 

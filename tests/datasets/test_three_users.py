@@ -5,7 +5,7 @@ from variants import REFUSED, TAKEN, Perfect, by_evaluate, by_score, by_train, r
 
 from deformscope.datasets.coco import read_coco
 from deformscope.metrics.coco import average_precision, evaluate
-from deformscope.score.measures.annotations import open_folder
+from deformscope.score.scenes import open_folder
 from deformscope.training.sources import CocoFolder
 
 

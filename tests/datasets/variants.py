@@ -12,7 +12,7 @@ from PIL import Image
 from deformscope.datasets.coco import read_coco
 from deformscope.errors import DeformscopeError
 from deformscope.metrics.coco import evaluate
-from deformscope.score.measures.annotations import open_folder
+from deformscope.score.scenes import open_folder
 from deformscope.training.sources import CocoFolder
 
 Seen = dict[str, list[tuple[str, tuple[float, ...], bool, bytes]]]

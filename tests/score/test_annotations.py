@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from deformscope.score.measures.annotations import Scene, Thing, off_centre, open_folder
-from deformscope.score.measures.marks import mark
+from deformscope.score.scenes import Scene, Thing, mark, off_centre, open_folder
 
 
 def test_a_folder_and_its_annotation_file_give_the_same_photos_in_one_fixed_order(folder):

@@ -15,10 +15,9 @@ from deformscope.draw.batch import chosen_layers
 from deformscope.fields.attention_start import fresh
 from deformscope.fields.cell_maps import CellMaps
 from deformscope.fields.moments import encoder_fields
-from deformscope.score import Settings, score
-from deformscope.score.measures.inference import look, probe
-from deformscope.score.report.html import write_report
-from deformscope.score.summary.columns import read_records
+from deformscope.score import Settings, score, write_report
+from deformscope.score.passes import look, probe
+from deformscope.score.records import read_records
 
 LEVELS = ["net.encoder[level 0]", "net.encoder[level 1]"]
 PHOTO = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -85,7 +84,7 @@ def test_a_run_on_attention_that_was_killed_goes_on_and_ends_with_the_same_recor
     )
     assert seen == [2, 3, 4, 5]
     # As text, in which NaN equals NaN.
-    records = [{one["index"]: json.dumps(one) for one in read_records(path)} for path in (whole, part)]
+    records = [{one.index: one.line() for one in read_records(path)} for path in (whole, part)]
     assert records[0] == records[1] and len(records[0]) == 5
     with pytest.raises(DeformscopeError, match="its tensors differ"):
         score(queries_network.detector(seed=1), folder, part, Settings(draws=40, max_photos=5))
@@ -97,10 +96,10 @@ def test_offsets_that_no_convolution_makes_have_no_fresh_null(folder, tmp_path):
     scores = score(own(), folder, tmp_path / "own", Settings(draws=40, max_photos=4, crops=False))
     rows = {row.layer: set(row.sources) for row in scores.part("whole").rows if row.metric.name == "auroc"}
     assert rows["net.first"] == rows["net.second"] | {"fresh"} and "fresh" not in rows["net.second"]
-    records = [one for one in read_records(tmp_path / "own") if one["status"] == "scored"]
+    records = [one for one in read_records(tmp_path / "own") if one.status == "scored"]
     for one in records:
-        first = one["views"]["whole"]["layers"]["net.first"]
-        assert first["fresh"]["image"]["auroc"] != first["field"]["image"]["auroc"]
+        first = one.views["whole"].layers["net.first"]
+        assert first["fresh"].image["auroc"] != first["field"].image["auroc"]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from deformscope.detectors.dense.config import DenseConfig
 from deformscope.detectors.dense.dense import DenseDetector
 from deformscope.fields.cell_maps import CellMaps
 from deformscope.fields.stack import composed
-from deformscope.score.measures import nulls
-from deformscope.score.measures.inference import look, offset_convolutions
+from deformscope.score import nulls
+from deformscope.score.passes import look, probe
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_equally_strong_maps_differ_only_in_pattern(maps):
 
 
 def test_fresh_convolutions_are_new_in_the_copy_and_untouched_in_the_model(small):
-    names = offset_convolutions(small)
+    names = probe(small).convolutions
     assert names == tuple(f"heads.stride{s}.deform.conv_offset" for s in (16, 32, 8))
     before = {name: value.clone() for name, value in small.state_dict().items()}
     copy = nulls.fresh_copy(small, names, seed=3)

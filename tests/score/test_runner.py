@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -16,19 +18,17 @@ import torch
 
 from deformscope import Analysis, DeformscopeError, OffsetField, load
 from deformscope.fields.fields import Fields
-from deformscope.score import Scores, Settings, read_scores, score
-from deformscope.score.kept import Kept, kept
-from deformscope.score.report.html import write_report
-from deformscope.score.summary.columns import read_records
-from deformscope.score.summary.metrics import METRICS
-from deformscope.score.summary.rows import Estimate, Part, Row, with_interval
-from deformscope.score.summary.summarise import summarise
-from deformscope.score.summary.tables import as_markdown
-from deformscope.score.summary.verdicts import as_text, verdicts
+from deformscope.metrics.bootstrap import Estimate
+from deformscope.score import Scores, Settings, read_scores, runner, score, write_report
+from deformscope.score.metrics import METRICS
+from deformscope.score.records import Matched, Measured, Record, View, read_records
+from deformscope.score.run_folder import Kept, kept
+from deformscope.score.scores import Part, Row, as_markdown, as_text, verdicts
+from deformscope.score.summary import summarise
 
 
 def lines(folder):
-    return {record["index"]: record for record in read_records(folder)}
+    return {record.index: record for record in read_records(folder)}
 
 
 def test_a_run_measures_every_photo_against_every_null_and_names_those_it_cannot(run):
@@ -68,11 +68,26 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_records(run, tmp_p
     assert again.to_json() == scores.to_json()
 
 
+@pytest.mark.slow  # of one worker: tests/score/test_encoders.py
 def test_workers_give_the_same_records(run, tmp_path):
     score(run.detector, run.folder, tmp_path / "workers", Settings(draws=40, workers=2))
     assert lines(tmp_path / "workers") == lines(run.out)
 
 
+def test_shares_of_two_processes_are_the_whole(run, tmp_path, monkeypatch):
+    for name in ("process_group", "wait"):
+        monkeypatch.setattr(runner, name, lambda world: nullcontext())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1", "0"):  # the first makes the folder, and at the end the scores
+        monkeypatch.setenv("RANK", rank)
+        found = score(run.detector, run.folder, tmp_path / "shared", Settings(draws=40))
+        assert (found is None) == (rank == "1")
+    assert found.to_json() == run.scores.to_json()
+    shares = [list(map(json.loads, (tmp_path / f"shared/records.{rank}.jsonl").open())) for rank in (0, 1)]
+    assert [[one["index"] for one in share] for share in shares] == [list(range(7)), list(range(7, 14))]
+
+
+@pytest.mark.slow
 def test_processes_of_torchrun_give_the_same_records(run, tmp_path):
 
     run.detector.save(tmp_path / "small.safetensors", torch.float32)
@@ -105,7 +120,7 @@ def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
     with torch.no_grad():
         small.heads["stride16"].deform.conv_offset.bias[3] = torch.nan
     scores = score(small, folder, tmp_path / "one", Settings(draws=40, max_photos=4))
-    scored = [r for r in lines(tmp_path / "one").values() if r["status"] == "scored"]
+    scored = [r for r in lines(tmp_path / "one").values() if r.status == "scored"]
     assert len(scores.problems["offsets not finite"]) == len(scored) > 0
     assert scores.problems["offsets not finite"][0].endswith(": heads.stride16.deform")
     assert {row.layer for row in scores.part("whole").rows} == {"heads.stride8.deform", "heads.stride32.deform"}
@@ -149,17 +164,8 @@ def test_reports_name_the_file_of_the_weights_as_manifests_and_model_cards_do(sm
     scores = score(detector, folder, out, settings)
     assert scores.run["weights_sha256"] == digest
     assert f"weights sha256 {digest[:12]}…" in write_report(scores, out).read_text()
-    # The same weights of no file go on in the same folder, and so does a run of former names.
+    # The same weights of no file go on in the same folder.
     assert "weights of no file" in write_report(score(small, folder, out, settings), out).read_text()
-    run = json.loads((out / "run.json").read_text())
-    former = {"weights" if key == "tensors" else key: value for key, value in run.items() if key != "weights_sha256"}
-    (out / "run.json").write_text(json.dumps(former))
-    assert score(detector, folder, out, settings).run["weights_sha256"] == digest
-    with torch.no_grad():
-        small.heads["stride8"].deform.weight[0] += 1
-    (out / "run.json").write_text(json.dumps(former))
-    with pytest.raises(DeformscopeError, match="its tensors differ"):
-        score(small, folder, out, settings)
 
 
 def test_composed_and_single_layers_do_not_mix_in_one_folder(run, tmp_path):
@@ -215,9 +221,11 @@ def test_best_and_worst_photos_are_kept_however_the_run_was_shared_out_or_broken
     )
 
     def record(index):
-        layers = {"a": {"field": {"image": {"auroc": values[index]}}}, "*": {}}
-        layers["b"] = {"field": {"image": {"auroc": float("nan") if index % 7 else 1 - values[index]}}}
-        return {"index": index, "views": {"whole": {"masked": index % 2 == 0, "layers": layers}}}
+        found = {"a": values[index], "b": float("nan") if index % 7 else 1 - values[index]}
+        layers = {
+            name: {"field": Measured({"auroc": auroc}, {}, (), Matched((), (), ()))} for name, auroc in found.items()
+        }
+        return Record(index, index, "", views={"whole": View((), index % 2 == 0, 0.5, layers | {"*": {}})})
 
     first = Kept(tmp_path)
     for index in range(30):
@@ -266,7 +274,7 @@ def test_a_terminal_gets_a_verdict_for_each_claim_and_the_file_the_tables(run):
     page = scores._repr_html_()
     for verdict in scores.verdicts:
         assert f"{verdict.claim}<br>{verdict.answer}" in page
-        assert page.count(f">{with_interval(verdict.rows['whole'].sources['field'])}<") >= 1
+        assert page.count(f">{verdict.rows['whole'].sources['field'].text()}<") >= 1
 
 
 @pytest.mark.parametrize(
@@ -306,31 +314,31 @@ def test_a_claim_holds_where_the_offsets_beat_every_null(lows, answer):
 def test_records_hold_what_was_measured_of_the_photo_alone(run):
     """Every number of a record is finite or NaN for a reason that the record shows."""
     for record in lines(run.out).values():
-        for view in record.get("views", {}).values():
-            for name, sources in view["layers"].items():
+        for view in record.views.values():
+            for name, sources in view.layers.items():
                 for measured in sources.values():
-                    assert len(measured["things"]["cosine"]) == len(view["things"])
-                    assert np.isfinite(measured["image"]["auroc"])
-                    assert len(measured["segments"]["scores"]) <= 100, name
+                    assert len(measured.things["cosine"]) == len(view.things)
+                    assert np.isfinite(measured.image["auroc"])
+                    assert len(measured.segments.scores) <= 100, name
 
 
 def test_the_best_layer_is_chosen_on_one_half_and_measured_on_the_other(run):
     """The eleven photos three times over, told apart by their indices, so that each half has enough of them."""
-    records = [r | {"index": r["index"] + 14 * copy} for copy in (0, 1, 2) for r in lines(run.out).values()]
-    scored = [r for r in records if r["status"] == "scored"]
+    records = [replace(r, index=r.index + 14 * copy) for copy in (0, 1, 2) for r in lines(run.out).values()]
+    scored = [r for r in records if r.status == "scored"]
     whole = summarise(lambda: records, {}, 40).part("whole")
     row = next(row for row in whole.best if row.metric.name == "auroc")
     halves = [
         {
-            layer: np.mean([r["views"]["whole"]["layers"][layer]["field"]["image"]["auroc"] for r in some])
+            layer: np.mean([r.views["whole"].layers[layer]["field"].image["auroc"] for r in some])
             for layer in {row.layer for row in whole.rows}
         }
-        for some in ([r for r in scored if r["index"] % 2 == side] for side in (0, 1))
+        for some in ([r for r in scored if r.index % 2 == side] for side in (0, 1))
     ]
     assert row.layer == max(halves[0], key=halves[0].get)
     assert row.sources["field"].value == pytest.approx(halves[1][row.layer])
-    assert row.n == sum(r["index"] % 2 for r in scored)
-    centre = np.mean([r["views"]["whole"]["layers"]["*"]["centre"]["image"]["auroc"] for r in scored if r["index"] % 2])
+    assert row.n == sum(r.index % 2 for r in scored)
+    centre = np.mean([r.views["whole"].layers["*"]["centre"].image["auroc"] for r in scored if r.index % 2])
     assert row.gains["centre"].value == pytest.approx(row.sources["field"].value - centre)
     beaten = row.gains["centre"].low > 0
     assert ("centre" in row.verdict) != beaten

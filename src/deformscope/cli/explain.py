@@ -116,7 +116,7 @@ def faithfulness(
 
     from .. import load
     from ..files import write_json
-    from ..score.faithfulness import as_table, measure, summarise
+    from ..score.faithfulness import as_tables, as_text, measure, summarise
 
     model = load(detector).to(device)
     with ProgressBar("photos") as bar:
@@ -130,9 +130,11 @@ def faithfulness(
             progress=lambda done, total: bar.update(done, total=total),
         )
     areas = summarise(records)
-    console().print(as_table(areas))
+    for table in as_tables(areas):
+        console().print(table)
+    print(as_text(areas))
     if out is not None:
-        write_json(out, {"areas": [asdict(area) for area in areas], "photos": records})
+        write_json(out, {"areas": [asdict(area) for area in areas], "photos": [asdict(record) for record in records]})
         print(out)
     return 0
 

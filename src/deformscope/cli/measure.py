@@ -57,16 +57,18 @@ def score(
     cuda the GPU of its rank.
     """
     from .. import load
-    from ..score import Settings, score as measure
-    from ..score.masks import MaskSettings, check_masks, measure_masks
-    from ..score.report.html import write_report
+    from ..score import MaskSettings, Settings, measure_masks, score as measure, write_report
+    from ..score.masks import masked, opencv
+    from ..score.scenes import open_folder
 
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     model = load(detector).to(device)
-    of_masks = MaskSettings(split=split, max_photos=max_photos, seed=seed, broken=broken)
     if masks:
-        check_masks(data, of_masks)
+        opencv()  # reading a large folder takes longer than to say that it is missing
+    photos = open_folder(data, split, seed, broken)
+    of_masks = MaskSettings(max_photos=max_photos, seed=seed)
+    with_masks = masked(photos, of_masks) if masks else None
     helpers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
     settings = Settings(
         tuple(layers or ()), max_photos, split, crops, seed, workers=helpers, composed=composed, broken=broken
@@ -74,16 +76,16 @@ def score(
     with ProgressBar("photos") as bar:
         scores = measure(
             model,
-            data,
+            photos,
             out,
             settings,
             progress=lambda state: bar.update(state.done, total=state.total, label=str(state) or "photos"),
         )
     if scores is None:  # under torchrun the first process has the scores
         return 0
-    if masks:
+    if with_masks is not None:
         with ProgressBar("masks") as bar:
-            print(measure_masks(model, data, out, of_masks, progress=lambda n, total: bar.update(n, total=total)))
+            print(measure_masks(model, with_masks, out, of_masks, progress=lambda n, total: bar.update(n, total=total)))
     print(f"{scores}\n\nAll tables: {out / 'tables.md'}, all numbers: {out / 'scores.json'}, the report:")
     print(write_report(scores, out))
     return 0

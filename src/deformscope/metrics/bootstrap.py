@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
+from numpy import ndarray as Array
 
-Array = np.ndarray
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, drawn: Float[Array, " b"]) -> Estimate:
+        """The value on all photos, which comes first, with the interval of the others."""
+        return estimates(drawn[None])[0]
+
+    def text(self, digits: int = 3, *, interval: bool = True) -> str:
+        """``0.830 [0.790, 0.870]``, with a true minus sign and a dash for NaN."""
+        numbers = [
+            # Adding zero makes a negative zero positive.
+            f"{round(v, digits) + 0.0:.{digits}f}".replace("-", "−") if math.isfinite(v) else "–"
+            for v in (self.value, self.low, self.high)
+        ]
+        return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if interval and numbers[0] != "–" else numbers[0]
+
+    def to_json(self, digits: int) -> list[float | None]:
+        """Value, low and high; NaN as null."""
+        return [round(v, digits) if math.isfinite(v) else None for v in (self.value, self.low, self.high)]
+
+    @classmethod
+    def from_json(cls, numbers: Sequence[float | None]) -> Estimate:
+        """What :meth:`to_json` made. Raises TypeError or ValueError for anything else."""
+        value, low, high = (math.nan if one is None else float(one) for one in numbers)
+        return cls(value, low, high)
 
 
 def draws(images: int, count: int, seed: int = 0) -> Float[Array, "_ images"]:
@@ -46,3 +82,8 @@ def intervals(drawn: Float[Array, "r b"]) -> Float[Array, "r 2"]:
     for row in np.flatnonzero(~whole & (count >= max(2, 0.9 * drawn.shape[1]))):
         found[row] = np.percentile(drawn[row][there[row]], [2.5, 97.5])
     return found
+
+
+def estimates(drawn: Float[Array, "r b"]) -> list[Estimate]:
+    """:meth:`Estimate.of` each row, computed together."""
+    return [Estimate(*map(float, row)) for row in np.column_stack([drawn[:, 0], intervals(drawn[:, 1:])])]

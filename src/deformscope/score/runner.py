@@ -6,34 +6,28 @@ number of workers and processes gives the same records, and an interrupted run r
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass, field as dataclass_field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import nn
 
 from ..analysis import Analysis
 from ..datasets.coco import Broken
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
-from .forward import ForwardPasses, read_scene
-from .kept import Kept
-from .measures.annotations import Photos, Scene, open_folder
-from .measures.compare import measured
-from .measures.inference import probe
-from .run_folder import appending, claim, describe, known_records, process_group, wait
-from .summary.columns import Record
-from .summary.scores import Scores
-from .summary.summarise import summarise
-from .summary.tables import as_markdown
+from .passes import ForwardPasses, measured, probe
+from .records import Record, View, read_records
+from .run_folder import SCORES, Kept, appending, claim, describe, process_group, wait
+from .scenes import Photos, Scene, open_folder
+from .scores import Scores, as_markdown
+from .summary import summarise
 
 
 @dataclass
@@ -54,21 +48,18 @@ class Progress:
     def add(self, record: Record) -> None:
         """Add a photo's record."""
         self.done += 1
-        self.problems += record["status"] not in ("scored", "no object")
-        for layer, sources in record.get("views", {}).get("whole", {}).get("layers", {}).items():
-            if "field" in sources:
-                image = sources["field"]["image"]
-                sums = self.sums.setdefault(layer, [0.0, 0.0, 0.0])
-                if np.isfinite(image["auroc"]):
-                    self.sums[layer] = [sums[0] + image["auroc"], sums[1] + image["pointing"], sums[2] + 1]
+        self.problems += record.status not in ("scored", "no object")
+        for layer, sources in record.views["whole"].layers.items() if "whole" in record.views else ():
+            if "field" in sources and math.isfinite(sources["field"].image["auroc"]):
+                image, sums = sources["field"].image, self.sums.get(layer, [0.0, 0.0, 0.0])
+                self.sums[layer] = [sums[0] + image["auroc"], sums[1] + image["pointing"], sums[2] + 1]
 
     def __str__(self) -> str:
         """The layer with the best AUROC so far, and its metrics."""
-        seen = {layer: sums for layer, sums in self.sums.items() if sums[2]}
-        if not seen:
+        if not self.sums:
             return ""
-        layer = max(seen, key=lambda name: seen[name][0] / seen[name][2])
-        auroc, pointing, count = seen[layer]
+        layer = max(self.sums, key=lambda name: self.sums[name][0] / self.sums[name][2])
+        auroc, pointing, count = self.sums[layer]
         problems = f" · {self.problems} not scored" if self.problems else ""
         return f"{layer}: AUROC {auroc / count:.3f}, sink on object {pointing / count:.2f}{problems}"
 
@@ -103,13 +94,14 @@ class Settings:
 
 def score(
     detector: nn.Module,
-    data: Path | str,
+    data: Path | str | Photos,
     out: Path | str,
     settings: Settings | None = None,
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> Scores | None:
-    """Measure the paper's claims on ``data`` (a COCO-layout folder, or one of its annotation files).
+    """Measure the paper's claims on ``data`` (a COCO-layout folder, one of its annotation files, or
+    :func:`.open_folder` of one).
 
     Records are written to ``out``, from which an interrupted run resumes. Metrics with intervals and nulls are computed
     from them and written to ``scores.json`` and ``tables.md``. ``progress`` is called after each photo. Under torchrun
@@ -123,7 +115,7 @@ def score(
         'not shown'
     """
     chosen = settings or Settings()
-    photos = open_folder(Path(data), chosen.split, chosen.seed, chosen.broken)
+    photos = open_folder(data, chosen.split, chosen.seed, chosen.broken)
     total = len(photos.images) if chosen.max_photos is None else min(chosen.max_photos, len(photos.images))
     if total < 1:
         raise DeformscopeError(f"{photos.annotations}: no photos to measure; check max_photos and split")
@@ -141,9 +133,9 @@ def score(
         wait(world)
         share = range(rank * total // world, (rank + 1) * total // world)
         state, known, kept = Progress(len(share)), set(), Kept(folder)
-        for record in known_records(folder, total):
-            if record["index"] in share:
-                known.add(record["index"])
+        for record in read_records(folder, total):
+            if record.index in share:
+                known.add(record.index)
                 state.add(record)
                 kept.add(record)
         if progress is not None:
@@ -153,7 +145,7 @@ def score(
             with appending(folder / f"records.{rank}.jsonl") as file:
                 for record, analysis in records(detector, photos, todo, chosen):
                     kept.add(record, analysis)
-                    file.write(json.dumps(record) + "\n")
+                    file.write(record.line())
                     file.flush()
                     state.add(record)
                     if progress is not None:
@@ -161,8 +153,8 @@ def score(
         wait(world)
         if rank != 0:
             return None
-        scores = summarise(lambda: known_records(folder, total), run | {"max_photos": total}, chosen.draws)
-        write_json(folder / "scores.json", scores.to_json())
+        scores = summarise(lambda: read_records(folder, total), run | {"max_photos": total}, chosen.draws)
+        write_json(folder / SCORES, scores.to_json())
         write_text(folder / "tables.md", as_markdown(scores.parts))
         return scores
 
@@ -179,16 +171,16 @@ def records(
         composed=settings.composed,
         seed=settings.seed,
     )
-    waiting: deque[tuple[Record, Analysis | None, dict[str, Future[dict[str, Any]]]]] = deque()
+    waiting: deque[tuple[Record, Analysis | None, dict[str, Future[View]]]] = deque()
     ahead = 4 * max(settings.workers, 1)
     with _pool(settings.workers) as pool, ThreadPoolExecutor(1) as reader:
         read: deque[Future[Scene | str]] = deque()
         for place, index in enumerate(indices):
             while len(read) < 4 and place + len(read) < len(indices):
-                read.append(reader.submit(read_scene, photos, indices[place + len(read)]))
+                read.append(reader.submit(photos.scene_or_reason, indices[place + len(read)]))
             record, tasks, analysis = passes.of_photo(index, read.popleft().result())
             if pool is None:
-                yield _finished(record, {name: measured(task) for name, task in tasks.items()}), analysis
+                yield replace(record, views={name: measured(task) for name, task in tasks.items()}), analysis
                 continue
             waiting.append((record, analysis, {name: pool.submit(measured, task) for name, task in tasks.items()}))
             while len(waiting) > ahead:
@@ -198,13 +190,9 @@ def records(
 
 
 def _collected(
-    record: Record, analysis: Analysis | None, futures: dict[str, Future[dict[str, Any]]]
+    record: Record, analysis: Analysis | None, futures: dict[str, Future[View]]
 ) -> tuple[Record, Analysis | None]:
-    return _finished(record, {name: future.result() for name, future in futures.items()}), analysis
-
-
-def _finished(record: Record, views: dict[str, dict[str, Any]]) -> Record:
-    return record | {"views": views} if views else record
+    return replace(record, views={name: future.result() for name, future in futures.items()}), analysis
 
 
 @contextmanager

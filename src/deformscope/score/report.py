@@ -9,19 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis import Analysis
-from ...files import write_text
-from ..kept import AT_RANDOM, SHOWN, kept
-from ..masks import NUMBERS, read_masks
-from ..measures.nulls import MEANING, NAMES
-from ..run_folder import WEIGHTS, known_records
-from ..summary.columns import Table, table
-from ..summary.metrics import METRICS
-from ..summary.rows import VIEWS, Part, number, with_interval
-from ..summary.scores import Scores
-from ..summary.tables import HEADINGS, caption, headline, row_cells, title
-from ..summary.verdicts import HOLDS, Verdict, caveat
-from . import masks, plots
+from ..analysis import Analysis
+from ..files import write_text
+from . import plots
+from .mask_scores import BARS, MaskScores
+from .masks import NUMBERS, read_masks
+from .metrics import METRICS
+from .nulls import MEANING, NAMES
+from .records import Table, read_records, table
+from .run_folder import AT_RANDOM, SHOWN, WEIGHTS, kept
+from .scores import HEADINGS, HOLDS, VIEWS, Part, Scores, Verdict, caption, caveat, headline, row_cells, title
 
 REPORT = "report.html"
 
@@ -66,10 +63,10 @@ def write_report(scores: Scores, out: Path | str) -> Path:
     layer = _layer(scores)
     parts = [_head(scores), _claims(scores)]
     if layer:
-        whole = scores.views.get("whole") or table(known_records(folder, scores.run["records"]), "whole")
+        whole = scores.views.get("whole") or table(read_records(folder, scores.run["records"]), "whole")
         parts += [_plots(whole, layer), _photos(whole, layer, folder)]
     if (folder / NUMBERS).exists():
-        parts.append(masks.section(read_masks(folder), folder, layer))
+        parts.append(_masks(read_masks(folder), folder, layer))
     parts.append(_nulls())
     for name in ("whole", "crop", "several objects"):
         part = scores.part(name)
@@ -129,11 +126,11 @@ def _card(verdict: Verdict) -> str:
         row = next(iter(verdict.rows.values()))
         one = row.sources["field"]
         parts.append(
-            f"<p class=number><b>{number(one.value)}</b> [{number(one.low)}, {number(one.high)}]<br>"
+            f"<p class=number><b>{one.text(interval=False)}</b> {one.text().partition(' ')[2]}<br>"
             f"<span class=faint>{_text(row.metric.text)}; {row.n} {row.metric.of}, {_text(row.layer)}</span></p>"
         )
         url = plots.data_url(plots.against_nulls(verdict.rows), dpi=160)
-        words = "; ".join(f"{VIEWS[view]}: {with_interval(one.sources['field'])}" for view, one in verdict.rows.items())
+        words = "; ".join(f"{VIEWS[view]}: {one.sources['field'].text()}" for view, one in verdict.rows.items())
         parts.append(f"<img alt='{_text(row.metric.text)}, offsets and nulls. {_text(words)}' src='{url}'><dl>")
         parts += [f"<dt>{VIEWS[view]}</dt><dd>{_text(verdict.reason(view))}</dd>" for view in verdict.rows]
         parts.append("</dl>")
@@ -157,7 +154,7 @@ def _table(part: Part, layer: str) -> str:
             lines.append(f"<tr class=claim><td colspan={len(HEADINGS)}>{_text(claim)}</td></tr>")
         *cells, verdict = row_cells(row)
         shade = "good" if row.gains and not row.unbeaten else "bad"
-        intervals = "&#10;".join(f"{_text(k)}: {_text(with_interval(v))}" for k, v in row.sources.items())
+        intervals = "&#10;".join(f"{_text(k)}: {_text(v.text())}" for k, v in row.sources.items())
         lines.append(
             f'<tr title="{intervals}">'
             + "".join(f"<td>{_text(c)}</td>" for c in cells)
@@ -224,6 +221,41 @@ def _photo(name: str, analysis: Analysis | None, layer: str, auroc: float, point
     return f"<figure class=photos>{images}<figcaption>{_text(note)}</figcaption></figure>"
 
 
+def _masks(masks: MaskScores, folder: Path, layer: str) -> str:
+    """The section as HTML; examples are photos that the run kept in ``folder`` with the field of ``layer``."""
+    bars = masks.bars
+    drawn = [row for row in masks.rows if "ap" in row.values]
+    pictures = []
+    if drawn:
+        pictures.append(("AP of masks", plots.mask_ap(drawn)))
+    if bars and len(drawn) > 1:
+        pictures.append((f"AP of masks over {BARS[bars[-1]]}", plots.mask_gains(drawn, bars[-1])))
+    lines = ["".join(f"<td>{_text(cell)}</td>" for cell in masks.cells(row)) for row in masks.rows]
+    head = "".join(f"<th>{_text(one)}</th>" for one in masks.headings())
+    table = f"<div class=wide><table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+    images = "".join(f"<img alt='{_text(words)}' src='{plots.data_url(one)}'>" for words, one in pictures)
+    classes = ", ".join(masks.classes)
+    return (
+        f"<h2>Masks, {masks.photos} photos, {masks.objects} objects</h2><p>All are made of the same detected boxes "
+        "with the same scores, so that differences are those of the masks alone. Masks that were learned should beat "
+        f"GrabCut in the box, which needs no training.</p><div class=plots>{images}</div>{table}"
+        f"<p class=faint>AP in percent: mean of {_text(classes)}. IoU: with the objects that the boxes find; in true "
+        "boxes: of masks that are made in the annotated ones. Intervals: 95 %, bootstrap over photos, those of "
+        f"differences paired. Segments are grown from offsets and have no class.</p>{_examples(folder, layer)}"
+    )
+
+
+def _examples(folder: Path, layer: str) -> str:
+    parts: list[str] = []
+    for index in range(AT_RANDOM):
+        analysis = kept(folder, index, layer) if layer and len(parts) < plots.EXAMPLES else None
+        if analysis is not None and plots.has_masks(analysis):
+            parts.append(f"<img alt='masks of a photo' src='{plots.data_url(plots.masks_on_photo(analysis), 'jpeg')}'>")
+    if not parts:
+        return ""
+    return f"<h3>The detector's masks, first photos at random</h3><div class=photos>{''.join(parts)}</div>"
+
+
 def _breakdown(scores: Scores, layer: str) -> str:
     names = ("pointing", "sink_distance", "cosine", "iou", "auroc", "auroc_ring", "spearman_centre", "error_centre")
     words = {metric.name: metric.text for metric in METRICS}
@@ -235,7 +267,7 @@ def _breakdown(scores: Scores, layer: str) -> str:
         cells = [part.name, str(part.photos), str(part.objects)]
         for name in names:
             row = found.get(name)
-            cells.append(f"{with_interval(row.sources['field'])}" if row else "–")
+            cells.append(f"{row.sources['field'].text()}" if row else "–")
         lines.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
     if not lines:
         return ""

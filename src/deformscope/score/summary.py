@@ -1,4 +1,4 @@
-"""All metrics of a run with intervals and nulls: over all photos, for the best layer, by size, class and view."""
+"""Metrics of all photos of a run with intervals, for the offsets and all nulls, by view, size and class."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy import ndarray as Array
 
-from ...metrics import bootstrap
-from ..measures.nulls import NULLS
-from .columns import Column, Record, Table, table
+from ..metrics import bootstrap
 from .metrics import (
     AP_DRAWS,
     METRICS,
@@ -26,10 +25,10 @@ from .metrics import (
     photo_metrics,
     segment_metrics,
 )
-from .rows import VIEWS, Estimate, Part, Row
-from .scores import Scores
+from .nulls import NULLS
+from .records import Column, Record, Table, table
+from .scores import VIEWS, Part, Row, Scores
 
-Array = np.ndarray
 LEAST = 10
 """Smallest number of photos or objects of a part with metrics of its own."""
 BLOCK = 4_000_000
@@ -55,10 +54,10 @@ def summarise(records: Callable[[], Iterable[Record]], run: dict[str, Any], coun
     total = 0
     for record in records():
         total += 1
-        if record["status"] != "scored":
-            problems.setdefault(record["status"], []).append(f"{record['file']}: {record['note']}")
-        elif record.get("broken"):
-            problems.setdefault("offsets not finite", []).append(f"{record['file']}: {', '.join(record['broken'])}")
+        if record.status != "scored":
+            problems.setdefault(record.status, []).append(f"{record.file}: {record.note}")
+        elif record.broken:
+            problems.setdefault("offsets not finite", []).append(f"{record.file}: {', '.join(record.broken)}")
     return Scores(run | {"records": total}, tuple(parts), problems, views)
 
 
@@ -90,7 +89,7 @@ def _rows(
     segments: bool = True,
     layers: Sequence[str] | None = None,
 ) -> tuple[Row, ...]:
-    shown = METRICS if segments else [m for m in METRICS if m.name not in ("mask_ap", "mask_ap50", "ar100")]
+    shown = METRICS if segments else [m for m in METRICS if m.name != "mask_ap50"]
     chosen = one.layers if layers is None else layers
     # Nulls that do not depend on a layer are computed once, and compared with every layer.
     columns: dict[tuple[str, str], Column] = {}
@@ -163,11 +162,8 @@ def _compare(metric: Metric, layer: str, n: int, values: dict[str, Float[Array, 
         if name != "field" and math.isfinite(one[0]) and math.isfinite(values["field"][0])
     }
     # The AP of segments has fewer samples.
-    last = AP_DRAWS + 1 if metric.name in ("mask_ap", "mask_ap50") else None
+    last = AP_DRAWS + 1 if metric.name == "mask_ap50" else None
     every = np.array([*values.values(), *gains.values()])
-    estimates = [
-        Estimate(float(value), float(low), float(high))
-        for value, (low, high) in zip(every[:, 0], bootstrap.intervals(every[:, 1:last]), strict=True)
-    ]
+    estimates = bootstrap.estimates(every[:, :last])
     sources = dict(zip(values, estimates, strict=False))
     return Row(metric, layer, n, sources, dict(zip(gains, estimates[len(values) :], strict=True)))

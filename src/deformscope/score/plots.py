@@ -1,4 +1,4 @@
-"""Plots of the report: distances of sinks, circles against sizes, precision and recall, nulls; and photos."""
+"""Plots of the report: distances of sinks, circles against sizes, precision and recall, nulls, masks; and photos."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from ...analysis import Analysis
-from ...draw import figure2, figure3
-from ...draw.own_settings import own_settings
-from ...draw.style import FAINT, INK
-from ...metrics.matching import Pooled, average_precision
-from ..measures.nulls import NAMES, NULLS
-from ..summary.columns import Table
-from ..summary.rows import VIEWS, Row
-from ..summary.size import BOUNDS
+from ..analysis import Analysis
+from ..draw import boxes, figure2, figure3
+from ..draw.detections import shown_detections
+from ..draw.own_settings import own_settings
+from ..draw.style import FAINT, INK
+from ..metrics.bootstrap import Estimate
+from ..metrics.matching import Pooled, average_precision
+from .mask_scores import BARS, BOXES, OWN, MaskRow
+from .nulls import NAMES, NULLS
+from .records import Table
+from .scenes import LARGE, SMALL
+from .scores import VIEWS, Row
 
-Array = np.ndarray
 COLOURS = {
     "field": "#d7191c",
     "fresh": "#7570b3",
@@ -34,6 +36,13 @@ COLOURS = {
     "filled": "#e6ab02",
 }
 VIEW_COLOURS = {"whole": "#d7191c", "crop": "#2b6cb0"}
+OWN_COLOUR, REFERENCE = "#d7191c", "#b0b0b0"
+HUES = ("#e6194b", "#1e88e5", "#ffb300", "#43a047", "#8e24aa")
+"""Of the masks on a photo."""
+EXAMPLES = 4
+"""Photos whose masks are shown: the first ones in the random order on which the detector finds something."""
+MIN_SCORE = 0.3
+"""Of the detections whose masks are shown."""
 
 
 @own_settings()
@@ -73,7 +82,7 @@ def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
         ticks = [value for value in (10, 20, 50, 100, 200, 500, 1000) if line[0] * 0.7 <= value <= line[1] * 1.4]
         ax.set_xticks(ticks, [str(value) for value in ticks])
         ax.minorticks_off()
-        for bound in BOUNDS:
+        for bound in (math.sqrt(SMALL), math.sqrt(LARGE)):
             ax.axvline(bound, color=FAINT, lw=0.6, ls=":")
         ax.legend(frameon=False, fontsize=8)
     words = {"centre": "at the box's centre", "sink": "at the sink", "largest": "the largest on the object"}[place]
@@ -164,6 +173,71 @@ def against_nulls(rows: Mapping[str, Row]) -> Drawing:
     ax.get_yticklabels()[0].set_fontweight("bold")
     ax.invert_yaxis()
     measured_along(ax, textwrap.fill(first.metric.text, 36))
+    return figure
+
+
+@own_settings()
+def mask_ap(rows: list[MaskRow]) -> Drawing:
+    """AP of each source with its interval."""
+    return _dots(rows, {row.source: row.values["ap"] for row in rows}, "AP of masks (%)")
+
+
+@own_settings()
+def mask_gains(rows: list[MaskRow], bar: str) -> Drawing:
+    """AP of each other source over that of ``bar``, with its paired interval."""
+    values = {row.source: row.gains[bar]["ap"] for row in rows if row.source not in (bar, BOXES)}
+    return _dots([row for row in rows if row.source in values], values, f"AP over {BARS[bar]}", zero=True)
+
+
+def _dots(rows: list[MaskRow], values: Mapping[str, Estimate], words: str, *, zero: bool = False) -> Drawing:
+    figure = Drawing(figsize=(5.2, 1.0 + 0.4 * len(rows)), facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    for place, row in enumerate(rows):
+        one, own = values[row.source], row.source in OWN
+        if not math.isfinite(one.value):
+            continue
+        colour = OWN_COLOUR if own else REFERENCE if row.source == BOXES else INK
+        ax.plot([one.low, one.high], [place] * 2, color=colour, lw=2.4 if own else 1.4)
+        ax.plot(
+            one.value, place, "o", ms=6 if own else 4.5, color=colour, mfc="white" if row.source == BOXES else colour
+        )
+    names = ["the boxes themselves" if row.source == BOXES else row.name for row in rows]
+    ax.set_yticks(range(len(rows)), [textwrap.fill(name, 20) for name in names], fontsize=9)
+    for label, row in zip(ax.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row.source in OWN else "normal")
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    if zero:
+        ax.axvline(0, color=FAINT, lw=0.9, ls=":")
+    else:
+        ax.set_xlim(left=0)
+    measured_along(ax, words)
+    return figure
+
+
+def has_masks(analysis: Analysis) -> bool:
+    """Whether :func:`masks_on_photo` has something to show."""
+    found = analysis.detection
+    return found is not None and "masks" in found and len(shown_detections(found, MIN_SCORE)) > 0
+
+
+@own_settings()
+def masks_on_photo(analysis: Analysis) -> Drawing:
+    """A photo with the masks of its best detections, each in a colour of its own, and their boxes."""
+    photo, found = analysis.photo, analysis.detection
+    assert found is not None
+    height, width = photo.shape[:2]
+    figure = Drawing(figsize=(5.2, 5.2 * height / width), facecolor="white")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow(photo, extent=(0, width, height, 0))
+    index = shown_detections(found, MIN_SCORE)
+    for number, mask in enumerate(found["masks"][index].cpu().numpy().astype(bool)):
+        hue = np.array([int(HUES[number % len(HUES)][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        veil = np.zeros((height, width, 4))
+        veil[mask] = [*hue, 0.5]
+        ax.imshow(veil, extent=(0, width, height, 0), interpolation="nearest")
+    boxes(ax, found, analysis.class_names, min_score=MIN_SCORE)
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.set_axis_off()
     return figure
 
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray as Array
 from torch import nn
 
-from ...fields.cell_maps import CellMaps, sample_grid
-from ...fields.viewpoint import divergence
-
-Array = np.ndarray
+from ..fields.cell_maps import CellMaps, sample_grid
+from ..fields.viewpoint import divergence
 
 NULLS = ("fresh", "shuffled", "noise", "centre", "zero", "filled")
 """Fresh offset convolutions, or attention as it begins training; another image's offsets; noise of the same spectrum;

@@ -1,1 +1,0 @@
-"""A run's report as one HTML file, with its plots."""

@@ -1,1 +1,0 @@
-"""Metrics of all photos with intervals, compared with nulls; verdicts and tables."""
