@@ -9,8 +9,7 @@ however fast, can come nearer. Weights are random, offsets of every layer about 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from timing import arguments, interleaved, median, speed_up
@@ -28,12 +27,10 @@ from deformscope.ops import deform_conv
 Run = Callable[[], object]
 
 
-@contextmanager
-def operator(name: str, model: nn.Module) -> Iterator[None]:
+def operator(name: str, model: nn.Module) -> None:
     """Let the model's deformable convolutions use ``torchvision``, ours (``auto``), or be ``plain``."""
     deform_conv.default_impl = "auto" if name == "plain" else name
     set_offset_mode(model, "none" if name == "plain" else "full")
-    yield
 
 
 def randomise(model: nn.Module) -> None:
@@ -60,22 +57,18 @@ class Trunk(nn.Module):
         return self.neck(OrderedDict(zip("0123", self.backbone(images), strict=True)))
 
 
-def lean_detector(side: int, *, lean: bool = True) -> FasterRCNN:
-    """Faster R-CNN with 300 proposals before and 150 after suppression, 64 RoIs a photo and heads of width 256.
-
-    Not ``lean``: with torchvision's 2000, 2000, 512 and 1024.
-    """
-    before, after, rois, width = (300, 150, 64, 256) if lean else (2000, 2000, 512, 1024)
+def lean_detector(side: int) -> FasterRCNN:
+    """Faster R-CNN with 300 proposals before and 150 after suppression, 64 RoIs a photo and heads of width 256."""
     model = FasterRCNN(
         Trunk(build("faster_rcnn_r50_fpn", deformable="mdconv_c3-c5", num_classes=20)),
         num_classes=None,
-        box_head=TwoMLPHead(256 * 7**2, width),
-        box_predictor=FastRCNNPredictor(width, 21),
+        box_head=TwoMLPHead(256 * 7**2, 256),
+        box_predictor=FastRCNNPredictor(256, 21),
         min_size=side,
         max_size=side,
-        rpn_pre_nms_top_n_train=before,
-        rpn_post_nms_top_n_train=after,
-        box_batch_size_per_image=rois,
+        rpn_pre_nms_top_n_train=300,
+        rpn_post_nms_top_n_train=150,
+        box_batch_size_per_image=64,
     )
     randomise(model)
     return model.train()
@@ -97,11 +90,9 @@ def inference(side: int, whole: bool) -> dict[str, Run]:
 
     def run(name: str) -> Run:
         def detect() -> None:
-            with operator(name, model), torch.inference_mode():
-                if whole:
-                    model.detect(batch, [Placement((side, width))])
-                else:
-                    model.pyramid(batch)
+            operator(name, model)
+            with torch.inference_mode():
+                _ = model.detect(batch, [Placement((side, width))]) if whole else model.pyramid(batch)
 
         return detect
 
@@ -130,8 +121,8 @@ def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Run]:
         step = learning(model, loss, halved=halved)
 
         def with_operator() -> None:
-            with operator(name, model):
-                step()
+            operator(name, model)
+            step()
 
         return with_operator
 

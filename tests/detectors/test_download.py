@@ -108,24 +108,13 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
     assert server.seen == [None, "bytes=100000-", "bytes=400000-", "bytes=400001-"]
 
 
-def test_a_call_goes_on_from_what_an_earlier_one_left(server, tmp_path):
-    (tmp_path / "model.pth.part").write_bytes(CONTENT[:70_000])
+@pytest.mark.parametrize("part", [CONTENT[:70_000], CONTENT, CONTENT + b"more"], ids=["a part", "all", "more"])
+def test_a_call_goes_on_from_what_an_earlier_one_left(server, tmp_path, part):
+    (tmp_path / "model.pth.part").write_bytes(part)
     fetch(server.url, tmp_path / "model.pth", DIGEST[:8])
-    assert server.seen == ["bytes=70000-"]
+    assert server.seen[0] == f"bytes={len(part)}-"
     assert (tmp_path / "model.pth").read_bytes() == CONTENT
     assert not (tmp_path / "model.pth.part").exists()
-
-
-def test_a_part_that_is_already_all_is_asked_about_and_taken(server, tmp_path):
-    (tmp_path / "model.pth.part").write_bytes(CONTENT)
-    fetch(server.url, tmp_path / "model.pth", DIGEST[:8])
-    assert server.seen == [f"bytes={len(CONTENT)}-"]
-
-
-def test_a_part_longer_than_the_file_is_begun_anew(server, tmp_path):
-    (tmp_path / "model.pth.part").write_bytes(CONTENT + b"more")
-    fetch(server.url, tmp_path / "model.pth", DIGEST[:8])
-    assert (tmp_path / "model.pth").read_bytes() == CONTENT
 
 
 def test_a_server_without_ranges_is_begun_anew(server, tmp_path):

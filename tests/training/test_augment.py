@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deformscope.training.augment import flipped, pasted, placed, resized, view, window
+from deformscope.training.augment import flipped, pasted, resized, view, window
 from deformscope.training.recipe import Shapes
 from deformscope.training.shapes import ShapesSet
 from deformscope.training.sources import Sample
@@ -81,14 +81,6 @@ def test_a_view_is_a_pure_function_of_the_seed():
 
     assert torch.equal(make(1).image, make(1).image)
     assert not torch.equal(make(1).image, make(2).image)
-
-
-def test_photos_without_objects_give_views_without_objects():
-    empty = Sample(
-        torch.zeros(3, 40, 50, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).bool()
-    )
-    moved = placed(empty, CANVAS, (0.5, 2.0), flip=0.5)
-    assert moved.boxes.shape == (0, 4)
 
 
 def test_pasted_objects_lie_in_front_with_their_own_boxes():

@@ -4,6 +4,7 @@ import json
 
 
 def test_train_then_ablate_then_take_its_offsets_apart(tiny_overrides, tmp_path, command):
+    tiny_overrides = [*tiny_overrides, "run.steps=4"]
     code, out, _ = command("train", "shapes", *tiny_overrides, "--out", tmp_path / "one")
     assert code == 0
     assert "ap/object" in out

@@ -1,7 +1,5 @@
 """Schedules, parameter groups, modes: what the optimiser gets to see."""
 
-import json
-
 import pytest
 import torch
 
@@ -90,20 +88,6 @@ def test_the_penalty_is_the_offsets_mean_square_of_each_layer(tiny, modulated):
     assert penalty.take().item() == 0
 
 
-def test_penalised_offsets_stay_small(tiny, tmp_path):
-    squares = {}
-    for weight in (1e-6, 100):
-        recipe = tiny("optimiser.lr=0.01", f"optimiser.offset_penalty={weight}", "run.steps=24")
-        train(recipe, tmp_path / str(weight), progress=False)
-        last = json.loads((tmp_path / str(weight) / "log.jsonl").read_text().splitlines()[-1])
-        squares[weight] = last["loss_offset"] / weight
-    assert 0 < squares[100] < 0.3 * squares[1e-6]
-
-
-def test_without_offsets_there_is_no_penalty(tiny):
-    assert OffsetPenalty(detector_of(tiny("network.offset_mode=none"))).take().item() == 0
-
-
 def test_patterns_freeze_parameters(tiny):
     detector = detector_of(tiny("network.freeze=[trunk.layers.0.*]"))
     frozen = {name for name, parameter in detector.named_parameters() if not parameter.requires_grad}
@@ -139,8 +123,7 @@ def test_bfloat16_autocast_trains_close_to_float32(tiny):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("run.precision=bf16",),
-        ("run.ema=0.9", "run.evaluate_every=4"),
+        ("run.precision=bf16", "run.ema=0.9", "run.evaluate_every=4"),
         ("optimiser.kind=sgd", "optimiser.schedule=multi_step", "optimiser.milestones=[6]", "optimiser.lr=0.01"),
         ("data.views=[whole, crop, mosaic]", "data.canvas=[64, 96]", "data.copy_paste=0.5", "network.modulated=true"),
         ("data.workers=2",),
@@ -156,34 +139,21 @@ def test_variants_train_to_a_finite_result(tiny, tmp_path, overrides):
     assert (tmp_path / "run" / "best.ckpt").exists() == ("run.evaluate_every=4" in overrides)
 
 
-def test_the_loss_falls_when_a_few_shapes_are_learned_by_heart(tiny, tmp_path):
-    import json
-
-    recipe = tiny("data.shapes.train=4", "run.steps=60", "run.checkpoint_every=60", "run.log_every=5", "data.flip=0")
-    train(recipe, tmp_path, progress=False)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < 0.65 * lines[0]["loss"]
-
-
-@pytest.mark.parametrize("architecture", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"])
-def test_two_stage_detectors_learn_from_a_coco_folder(coco, architecture):
+def test_two_stage_detectors_learn_from_a_coco_folder(coco):
     coco(split="val")
     overrides = [f"data.folder={coco()}", "data.train=train", "data.val=val", "network.weights=null", "data.batch=2"]
-    recipe = read("table1_coco/mask_kernel", [*overrides, f"network.architecture={architecture}", "run.devices=1"])
+    recipe = read("table1_coco/mask_kernel", [*overrides, "run.devices=1"])
     photos = source(recipe, "train")
     assert len(photos) == 2
     detector = networks.build(recipe, photos.names)
     items = SeededItems(photos, recipe, detector.prepare)
     sides = {items[Slot(0, 0, 0)].image.shape[1:]}
     assert sides == {(800, 1088)}  # 60×80 to 800×1067, padded to 32
-    small = read(
-        "table1_coco/mask_kernel",
-        [*overrides, f"network.architecture={architecture}", "run.devices=1", "data.shorter_sides=[96]"],
-    )
+    small = read("table1_coco/mask_kernel", [*overrides, "run.devices=1", "data.shorter_sides=[96]"])
     items = SeededItems(photos, small, detector.prepare)
     batch = collate([items[Slot(0, place, place)] for place in (0, 1)])
     losses = detector.losses(batch)
-    assert ("loss_mask" in losses) == architecture.startswith("mask")
+    assert "loss_mask" in losses
     sum(losses.values()).backward()
     offsets = [p for name, p in detector.named_parameters() if "conv_offset.weight" in name]
     assert len(offsets) == 13

@@ -36,7 +36,10 @@ def curve(folder: Path) -> list[dict]:
 TOLD = ("network.decode=D2", "optimiser.offset_supervision={weight: 0.5}")
 
 
-@pytest.mark.parametrize(("launcher", "mode", "more"), [("torchrun", "none", ()), ("lightning", "full", TOLD)])
+@pytest.mark.parametrize(
+    ("launcher", "mode", "more"),
+    [pytest.param("torchrun", "none", (), marks=pytest.mark.slow), ("lightning", "full", TOLD)],
+)
 def test_two_processes_at_batch_b_learn_what_one_learns_at_batch_2b(
     tiny, tiny_overrides, tmp_path, monkeypatch, launcher, mode, more
 ):

@@ -67,10 +67,7 @@ def test_a_missing_key_is_named(recipe_file):
         ("{architecture: dense, proposals: 9}", "network.proposals, .* of dense_rcnn, not of dense; leave"),
         ("{architecture: faster_rcnn_r51_fpn}", "network.architecture='faster_rcnn_r51_fpn': expected"),
         ("{architecture: faster_rcnn_r50_fpn, deformable: c9}", "network.deformable='c9': expected a name such as"),
-        (
-            "{architecture: faster_rcnn_r50_fpn, masks: true}",
-            "network.masks: a setting of small, dense",
-        ),
+        ("{architecture: faster_rcnn_r50_fpn, masks: true}", "network.masks: a setting of small, dense"),
     ],
 )
 def test_a_network_takes_only_what_it_has(recipe_file, network, message):

@@ -51,35 +51,34 @@ def kill_once(process: subprocess.Popen, ready) -> None:
     process.stderr.close()
 
 
-def test_an_ablation_killed_in_each_of_its_runs_gives_the_unbroken_numbers(tiny_overrides, tmp_path):
-    overrides = [
-        *tiny_overrides,
-        "run.steps=30",
-        "run.checkpoint_every=4",
-        "run.log_every=3",
-        "run.ema=0.9",
-        "data.flip=0.5",
-    ]
+KILLED = ("run.steps=30", "run.checkpoint_every=4", "run.log_every=3", "run.ema=0.9", "data.flip=0.5")
+
+
+def logged(folder: Path, steps: int):
+    return lambda: (folder / "log.jsonl").exists() and (folder / "log.jsonl").read_text().count("\n") >= steps
+
+
+def test_a_killed_run_gives_the_unbroken_numbers(tiny_overrides, tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
+    kill_once(start(broken, [*tiny_overrides, *KILLED]), logged(broken / "none-seed0", 4))  # after step 12
+    recipe = read("shapes", [*tiny_overrides, *KILLED, "network.offset_mode=none"])
+    found, expected = (train(recipe, folder, progress=False) for folder in (broken / "none-seed0", whole))
+    assert [line["step"] for line in curve(whole)] == list(range(3, 31, 3))
+    assert curve(broken / "none-seed0") == curve(whole)
+    assert found.scores == expected.scores
 
-    def logged(mode, steps):
-        log = broken / f"{mode}-seed0" / "log.jsonl"
-        return lambda: log.exists() and log.read_text().count("\n") >= steps
 
-    kill_once(start(broken, overrides), logged("none", 4))  # after step 12
-    kill_once(start(broken, overrides), logged("none", 7))
-    assert not (broken / "none-seed0" / "result.json").exists()
-    kill_once(start(broken, overrides), logged("full", 2))
+@pytest.mark.slow
+def test_an_ablation_killed_in_each_of_its_runs_gives_the_unbroken_numbers(tiny_overrides, tmp_path):
+    overrides, broken, whole = [*tiny_overrides, *KILLED], tmp_path / "broken", tmp_path / "whole"
+    for mode, steps in (("none", 4), ("none", 7), ("full", 2)):
+        kill_once(start(broken, overrides), logged(broken / f"{mode}-seed0", steps))
     done = (broken / "none-seed0" / "result.json").stat().st_mtime_ns
     ablation(broken, overrides)
     assert (broken / "none-seed0" / "result.json").stat().st_mtime_ns == done  # what is finished is not done again
-
     ablation(whole, overrides)
     for run in ("none-seed0", "full-seed0"):
-        assert [line["step"] for line in curve(broken / run)] == list(range(3, 31, 3))
         assert curve(broken / run) == curve(whole / run)
-        scores = [json.loads((folder / run / "result.json").read_text())["scores"] for folder in (broken, whole)]
-        assert scores[0] == scores[1]
     tables = [json.loads((folder / "ablation.json").read_text()) for folder in (broken, whole)]
     assert tables[0]["summaries"] == tables[1]["summaries"]
 
@@ -94,7 +93,7 @@ def test_a_run_killed_between_its_last_step_and_its_result_is_only_evaluated_aga
     assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before
 
 
-def test_modes_and_seeds_see_the_same_data_and_results_do_not_depend_on_jobs(tiny, tmp_path):
+def test_modes_and_seeds_see_the_same_data(tiny, tmp_path):
     recipe = tiny("run.steps=4", "run.log_every=1", "run.checkpoint_every=4")
     lines = []
     one = ablate(recipe, tmp_path / "a", modes=["full", "none"], seeds=2, progress=False, report=lines.append)
@@ -104,9 +103,14 @@ def test_modes_and_seeds_see_the_same_data_and_results_do_not_depend_on_jobs(tin
     # Offsets start at zero: the first loss is that of a plain convolution on the same photos.
     assert first["none-seed0"] == pytest.approx(first["full-seed0"], rel=1e-5)
     assert first["none-seed0"] != pytest.approx(first["none-seed1"], rel=1e-3)
-    two = ablate(recipe, tmp_path / "b", modes=["full", "none"], seeds=2, jobs=2, progress=False)
-    assert [(r.offset_mode, r.seed) for r in two] == [(r.offset_mode, r.seed) for r in one]
-    for name in ("none-seed0", "full-seed1"):
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_jobs(tiny, tmp_path):
+    recipe = tiny("run.steps=4", "run.log_every=1", "run.checkpoint_every=4")
+    for folder, jobs in (("a", 1), ("b", 2)):
+        ablate(recipe, tmp_path / folder, modes=["full", "none"], seeds=1, jobs=jobs, progress=False)
+    for name in ("none-seed0", "full-seed0"):
         losses = [[line["loss"] for line in curve(tmp_path / folder / name)] for folder in ("a", "b")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # another number of threads
 

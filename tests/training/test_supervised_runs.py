@@ -18,10 +18,10 @@ def curve(folder):
 
 
 def test_a_supervised_run_pulls_its_offsets_to_the_boxes(tiny, tmp_path):
-    settings = ["run.steps=40", "run.checkpoint_every=20", "optimiser.warmup=4", "network.decode=D2", TOLD]
+    settings = ["run.steps=20", "run.checkpoint_every=20", "optimiser.warmup=4", "network.decode=D2", TOLD]
     train(tiny(*settings), tmp_path / "told", progress=False)
     losses = [line["loss_supervision"] for line in curve(tmp_path / "told")]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     recipe, detector = load(tmp_path / "told")
     assert recipe.network.decode == "D2" and detector.config.decode == "D2"
 
@@ -98,10 +98,7 @@ def test_the_tasks_gradient_is_scaled_where_boxes_are_decoded_too(tiny):
             ["optimiser.offset_supervision={targets: shuffled}", "data.batch=1"],
             r"'shuffled' needs two photos a device; data.batch is 1",
         ),
-        (
-            ["network.architecture=faster_rcnn_r50_fpn", "network.decode=D2"],
-            r"network.decode: a setting of small",
-        ),
+        (["network.architecture=faster_rcnn_r50_fpn", "network.decode=D2"], r"network.decode: a setting of small"),
     ],
 )
 def test_what_does_not_fit_in_a_recipe_is_one_line(tiny, settings, line):

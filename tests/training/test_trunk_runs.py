@@ -1,24 +1,16 @@
 """Runs with a deformable trunk: the cache below the first trained block, rates, and going on after kill -9."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from test_resume import curve, kill_once
 
-from deformscope.detectors.detector import Batch
 from deformscope.errors import DeformscopeError
 from deformscope.training import networks
 from deformscope.training.cache import CachedMaps, Views, cached
 from deformscope.training.datamodule import source
 from deformscope.training.learning import Learning
 from deformscope.training.order import Slot
-from deformscope.training.reading import read
-from deformscope.training.recipe import Supervision
-from deformscope.training.run import load, train
 from deformscope.training.sources import collate
 
 TRUNK = (
@@ -83,24 +75,6 @@ def test_training_with_the_cache_and_without_is_the_same(recipe):
         assert (value - detectors[1].state_dict()[name]).float().norm() <= 0.02 * moved + 1e-6, name
 
 
-def test_maps_in_full_precision_are_exactly_the_images(recipe):
-    photos = source(recipe, "train")
-    detector = networks.build(recipe, photos.names)
-    views = Views(photos, recipe.data, detector.prepare)
-    batch = collate([views[0], views[7]])
-    with torch.no_grad():
-        maps = detector.frozen_trunk(batch.images.to(memory_format=torch.channels_last))
-    found = []
-    for one in (batch, Batch(batch.targets, maps=maps)):
-        detector.zero_grad()
-        losses = detector.losses(one)
-        torch.stack(list(losses.values())).sum().backward()
-        found.append({name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None})
-    assert any("trunk.features.8" in name for name in found[0])
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
-
-
 def test_arms_of_a_comparison_share_the_cache_and_other_blocks_have_another(recipe, tiny, tmp_path):
     photos = source(recipe, "train")
     folder = cached(networks.build(recipe, photos.names), photos, recipe.data, workers=0)
@@ -123,35 +97,6 @@ def test_trunk_offsets_and_the_rest_have_their_own_rates(recipe):
         expected = 0.2 if "conv_offset" in name else 0.1 if "trunk" in name else 1.0
         assert found == pytest.approx(expected), name
     assert {round(found, 6) for found in rates.values()} == {0.2, 0.1, 1.0}
-
-
-def test_a_run_killed_in_the_middle_gives_the_unbroken_numbers(recipe, tiny_overrides, tmp_path):
-    command = (
-        "import sys; from pathlib import Path; from deformscope.training.reading import read;"
-        "from deformscope.training.run import train;"
-        "train(read('shapes', sys.argv[2:]), Path(sys.argv[1]), progress=False)"
-    )
-    longer = [*tiny_overrides, *TRUNK, f"data.cache={tmp_path / 'cache'}", "run.steps=18"]
-    broken = tmp_path / "broken"
-    process = subprocess.Popen([sys.executable, "-c", command, str(broken), *longer], stderr=subprocess.PIPE, text=True)
-    log = broken / "log.jsonl"
-    kill_once(process, lambda: log.exists() and log.read_text().count("\n") >= 7)
-    assert not (broken / "result.json").exists()
-    whole = read("shapes", longer)
-    found, expected = train(whole, broken, progress=False), train(whole, tmp_path / "whole", progress=False)
-    assert found.scores == expected.scores
-    assert curve(broken) == curve(tmp_path / "whole")
-    states = [load(folder)[1].state_dict() for folder in (broken, tmp_path / "whole")]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert states[0]["trunk.features.9.conv.1.0.conv_offset.weight"].abs().max() > 0
-
-
-def test_offsets_of_a_trunk_can_be_supervised(recipe, tmp_path):
-    told = Supervision(composed=2, layers=("trunk.features.9.*",))
-    own = replace(recipe, optimiser=replace(recipe.optimiser, offset_supervision=told))
-    train(own, tmp_path / "told", progress=False)
-    lines = [json.loads(line) for line in (tmp_path / "told" / "log.jsonl").read_text().splitlines()]
-    assert all(line["loss_supervision"] > 0 for line in lines)
 
 
 @pytest.mark.parametrize(

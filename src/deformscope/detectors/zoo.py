@@ -45,9 +45,12 @@ class Published:
         return cache_folder() / self.name.split("/")[0] / self.url.rsplit("/", 1)[1]
 
 
-def _mmdet(name: str, path: str, megabytes: int, box_ap: float, mask_ap: float | None = None) -> Published:
-    prefix = path.rsplit("-", 1)[1].removesuffix(".pth")
-    return Published("mmdet/" + name, "MMDetection", MMDETECTION_FILES + path, megabytes, box_ap, mask_ap, prefix)
+def _mmdet(
+    name: str, stamp: str, megabytes: int, box_ap: float, mask_ap: float | None = None, folder: str = "dcn"
+) -> Published:
+    file = f"{folder}/{name}_1x_coco/{name}_1x_coco_{stamp}.pth"
+    sha256 = stamp.rpartition("-")[2]
+    return Published(f"mmdet/{name}", "MMDetection", MMDETECTION_FILES + file, megabytes, box_ap, mask_ap, sha256)
 
 
 def _detectron2(name: str, path: str, megabytes: int, box_ap: float, mask_ap: float) -> Published:
@@ -55,47 +58,12 @@ def _detectron2(name: str, path: str, megabytes: int, box_ap: float, mask_ap: fl
 
 
 PUBLISHED = (
-    _mmdet(
-        "faster_rcnn_r50_fpn_dconv_c3-c5",
-        "dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-d68aed1e.pth",
-        170,
-        41.3,
-    ),
-    _mmdet(
-        "mask_rcnn_r50_fpn_dconv_c3-c5",
-        "dcn/mask_rcnn_r50_fpn_dconv_c3-c5_1x_coco/mask_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200203-4d9ad43b.pth",
-        180,
-        41.8,
-        37.4,
-    ),
-    _mmdet(
-        "faster_rcnn_r50_fpn_mdconv_c3-c5",
-        "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200130-d099253b.pth",
-        171,
-        41.4,
-    ),
-    _mmdet(
-        "faster_rcnn_r50_fpn_mdconv_c3-c5_group4",
-        "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_group4_1x_coco/"
-        "faster_rcnn_r50_fpn_mdconv_c3-c5_group4_1x_coco_20200130-01262257.pth",
-        181,
-        41.5,
-    ),
-    _mmdet(
-        "mask_rcnn_r50_fpn_mdconv_c3-c5",
-        "dcn/mask_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/mask_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200203-ad97591f.pth",
-        181,
-        41.5,
-        37.1,
-    ),
-    _mmdet(
-        "mask_rcnn_r50_fpn_fp16_dconv_c3-c5",
-        "fp16/mask_rcnn_r50_fpn_fp16_dconv_c3-c5_1x_coco/"
-        "mask_rcnn_r50_fpn_fp16_dconv_c3-c5_1x_coco_20210520_180247-c06429d2.pth",
-        180,
-        41.9,
-        37.5,
-    ),
+    _mmdet("faster_rcnn_r50_fpn_dconv_c3-c5", "20200130-d68aed1e", 170, 41.3),
+    _mmdet("mask_rcnn_r50_fpn_dconv_c3-c5", "20200203-4d9ad43b", 180, 41.8, 37.4),
+    _mmdet("faster_rcnn_r50_fpn_mdconv_c3-c5", "20200130-d099253b", 171, 41.4),
+    _mmdet("faster_rcnn_r50_fpn_mdconv_c3-c5_group4", "20200130-01262257", 181, 41.5),
+    _mmdet("mask_rcnn_r50_fpn_mdconv_c3-c5", "20200203-ad97591f", 181, 41.5, 37.1),
+    _mmdet("mask_rcnn_r50_fpn_fp16_dconv_c3-c5", "20210520_180247-c06429d2", 180, 41.9, 37.5, folder="fp16"),
     _detectron2("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", "144998336/model_final_821d0b.pkl", 180, 42.7, 38.5),
     _detectron2("mask_rcnn_R_50_FPN_1x_dconv_c3-c5", "138602867/model_final_65c703.pkl", 180, 41.5, 37.5),
 )

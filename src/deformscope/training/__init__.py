@@ -7,11 +7,7 @@ if TYPE_CHECKING:
     from .callbacks import SuperviseOffsets as SuperviseOffsets
     from .supervision import OffsetSupervision as OffsetSupervision, Schedule as Schedule
 
-_HOMES = {
-    "OffsetSupervision": "supervision",
-    "Schedule": "supervision",
-    "SuperviseOffsets": "callbacks",
-}
+_HOMES = {"OffsetSupervision": "supervision", "Schedule": "supervision", "SuperviseOffsets": "callbacks"}
 """Imported when they are first asked for. Only ``SuperviseOffsets`` needs Lightning."""
 __all__ = list(_HOMES)
 

@@ -72,14 +72,7 @@ class LossLog(Callback):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self._norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Add the losses; write a line when one is due."""
         for name, value in outputs.items():
             value = value.detach().double()
@@ -113,25 +106,15 @@ class Snapshots(Callback):
     def __init__(self, folder: Path, steps: Sequence[int], save: Callable[[Path], None]) -> None:
         self.folder, self.steps, self.save = folder, frozenset(steps), save
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the detector of step 0."""
-        self._save(trainer)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save the detector if this step was chosen."""
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Save the detector if this step was chosen; here that of step 0."""
         path = self.folder / f"step-{trainer.global_step}.safetensors"
         if trainer.global_step in self.steps and trainer.is_global_zero and not path.exists():
             self.save(path)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """The same after every step."""
+        self.on_train_start(trainer)
 
 
 def _mean_of_processes(value: Tensor) -> Tensor:
@@ -154,14 +137,7 @@ class StepBar(Callback):
         if trainer.is_global_zero:
             self._bar.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Advance the bar; update the loss every 20 steps."""
         shown = f"{self._label} loss {outputs['loss'].item():.3f}" if trainer.global_step % 20 == 0 else None
         self._bar.update(trainer.global_step, label=shown)

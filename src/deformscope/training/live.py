@@ -1,57 +1,26 @@
-"""Record deformable convolutions in training with the graph of their offsets, for losses on these.
-
-A function mode sees operators above autograd; a dispatch mode, below it, sees tensors without gradients.
-"""
+"""Record deformable convolutions in training with the graph of their offsets, for losses on these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torchvision  # noqa: F401  (registers the operator)
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from ..fields.field import CellGrid, OffsetField
-from ..ops.deform_conv import deform_conv2d
-from ..ops.geometry import check
 from ..ops.gradient import graded
+from ..ops.intercept import Inputs, intercepting
 
-Pair = tuple[int, int]
 
-
-@dataclass(frozen=True)
-class LiveCall:
-    """A call: its input, and its offset as a node of the graph."""
+class LiveCall(NamedTuple):
+    """What a call gets, as nodes of the graph."""
 
     input: Tensor
     offset: Tensor
-    kernel_size: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-
-    def field(self, name: str, cells: CellGrid, offset: Tensor | None = None) -> OffsetField:
-        """The offset (or another one in its place) as a field with gradients."""
-        offset = self.offset if offset is None else offset
-        return OffsetField.from_tensor(
-            offset,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            offset_groups=offset.shape[1] // (2 * self.kernel_size[0] * self.kernel_size[1]),
-            input_size=(self.input.shape[-2], self.input.shape[-1]),
-            reduction=cells.reduction,
-            origin=cells.origin,
-            name=name,
-        )
 
 
-class LiveCalls(TorchFunctionMode):
+class LiveCalls:
     """Records the calls that the modules ``names`` of ``model`` make between ``open`` and ``close``; ``name#2`` is a
     second one.
 
@@ -60,7 +29,6 @@ class LiveCalls(TorchFunctionMode):
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], task_gradient: float = 1.0) -> None:
-        super().__init__()
         modules = dict(model.named_modules())
         own = {name.partition("#")[0] for name in names}
         self._hooked = {modules.get(name, model): name for name in own if name in modules or _is_root(model, name)}
@@ -83,7 +51,7 @@ class LiveCalls(TorchFunctionMode):
                 stack.callback(after.remove)
             for module in self._resizing:
                 stack.callback(module.register_forward_hook(self._resized).remove)
-            stack.enter_context(self)
+            stack.enter_context(intercepting(self._seen))
             self._opened = stack.pop_all()
 
     def close(self) -> None:
@@ -92,26 +60,13 @@ class LiveCalls(TorchFunctionMode):
             self._opened.close()
             self._opened = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operator = torch.ops.torchvision.deform_conv2d
-        # The mode is off while this runs, so that calls passed on to torchvision's operator are not recorded again.
-        if func is deform_conv2d:
-            tensor, offset, *rest = args
-            geometry = check(*args)
-            pairs = geometry.stride, geometry.padding, geometry.dilation
-            self._keep(LiveCall(tensor, offset, geometry.kernel_size, *pairs))
-            args = (tensor, graded(offset, self._factor), *rest)
-        elif (func is operator or func is operator.default) and len(args) > 10:
-            tensor, weight, offset, *rest = args
-            pairs = ((rest[2], rest[3]), (rest[4], rest[5]), (rest[6], rest[7]))
-            self._keep(LiveCall(tensor, offset, (weight.shape[-2], weight.shape[-1]), *pairs))
-            args = (tensor, weight, graded(offset, self._factor), *rest)
-        return func(*args, **(kwargs or {}))
+    def _seen(self, number: int, call: Inputs) -> Inputs:
+        again = torch._C._current_graph_task_id() != -1  # a backward pass is running
+        if torch.is_grad_enabled() and not again:
+            self._keep(LiveCall(call.input, call.offset))
+        return call._replace(offset=graded(call.offset, self._factor))
 
     def _keep(self, call: LiveCall) -> None:
-        again = torch._C._current_graph_task_id() != -1  # a backward pass is running
-        if again or not torch.is_grad_enabled():
-            return
         name = self._running[-1] if self._running else "deform_conv2d"
         number, unique = 1, name
         while unique in self.calls:

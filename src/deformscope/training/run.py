@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -173,15 +174,15 @@ def _trainer(
         ) from None
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Suppress Lightning's messages about hardware."""
-
-    def __enter__(self) -> None:
-        self._loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.WARNING)
-
-    def __exit__(self, *error: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
+    levels = {logging.getLogger(f"lightning.{name}"): 0 for name in ("pytorch", "fabric")}
+    for logger in levels:
+        levels[logger] = logger.level
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
             logger.setLevel(level)

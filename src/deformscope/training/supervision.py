@@ -118,7 +118,7 @@ class OffsetSupervision:
         traced = _traced(model, example)
         self.sizes = _matched(traced, layers)
         self._check_kernels(traced)
-        self._cells = {name: field.input_cells for name, field in traced.items()}
+        self._traced = traced
         self._stacks = {name: [one.name for one in upstream(traced, name, composed)] for name in self.sizes}
         self._live = LiveCalls(model, list(traced), task_gradient)
         self.side_branches = nn.ModuleDict()
@@ -184,7 +184,7 @@ class OffsetSupervision:
         for member in self._stacks[name]:
             call, branch = calls[member], _key(member)
             offset = self.side_branches[branch](call.input) if branch in self.side_branches else None
-            fields.append(call.field(member, self._cells[member], offset))
+            fields.append(_field(self._traced[member], call, offset))
         return composed(fields) if len(fields) > 1 else fields[0]
 
     def _seen(self) -> Mapping[str, LiveCall]:
@@ -200,7 +200,7 @@ class OffsetSupervision:
                     f"layer {name!r}: nothing that learns makes its offsets; thaw its offset convolution, or leave "
                     "the layer out of layers=..."
                 )
-        twice = [name for name in calls if name not in self._cells and name.partition("#")[0] in self._cells]
+        twice = [name for name in calls if name not in self._traced and name.partition("#")[0] in self._traced]
         if twice:
             raise DeformscopeError(
                 f"layer {twice[0].partition('#')[0]!r}: called more often than by the example; expected one forward "
@@ -227,12 +227,29 @@ class OffsetSupervision:
             _run(model, example)
         for name in dict.fromkeys(member for stack in self._stacks.values() for member in stack):
             call = self._live.calls[name]
-            channels = call.input.shape[1], call.offset.shape[1]
-            branch = nn.Conv2d(*channels, call.kernel_size, call.stride, call.padding, call.dilation)
+            like, channels = self._traced[name], (call.input.shape[1], call.offset.shape[1])
+            branch = nn.Conv2d(*channels, *_geometry(like).values())
             for parameter in branch.parameters():
                 nn.init.zeros_(parameter)
             self.side_branches[_key(name)] = branch.to(call.input)
         self._live.calls = {}
+
+
+def _geometry(field: OffsetField) -> dict[str, Any]:
+    return {name: getattr(field, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+
+
+def _field(traced: OffsetField, call: LiveCall, offset: Tensor | None) -> OffsetField:
+    """The offset of a call, or another one in its place, as a field with gradients, like the traced one."""
+    return OffsetField.from_tensor(
+        call.offset if offset is None else offset,
+        **_geometry(traced),
+        offset_groups=traced.offset.shape[1],
+        input_size=call.input.shape[-2:],
+        reduction=traced.input_cells.reduction,
+        origin=traced.input_cells.origin,
+        name=traced.name,
+    )
 
 
 def _run(model: nn.Module, example: Any) -> None:

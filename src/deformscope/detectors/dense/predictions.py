@@ -46,10 +46,7 @@ def level_ranges(strides: Sequence[int]) -> tuple[tuple[float, float], ...]:
 
 
 def assign(
-    centres: Tensor,
-    level: Tensor,
-    target: dict[str, Tensor],
-    ranges: Sequence[tuple[float, float]] = LEVEL_RANGES,
+    centres: Tensor, level: Tensor, target: dict[str, Tensor], ranges: Sequence[tuple[float, float]] = LEVEL_RANGES
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Label ([p]; −1 background, −2 ignored), box ([p 4]) and object ([p]) of each cell: the smallest box of its level
     around it."""

@@ -153,8 +153,7 @@ class RCNNConfig:
         old = self.dialect.preparation
         short, long = chosen_sides(shorter_side, longer_side, (old.shorter_side, old.longer_side))
         return replace(
-            self,
-            dialect=replace(self.dialect, preparation=replace(old, shorter_side=short, longer_side=long)),
+            self, dialect=replace(self.dialect, preparation=replace(old, shorter_side=short, longer_side=long))
         )
 
 

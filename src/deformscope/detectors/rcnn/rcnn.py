@@ -100,21 +100,13 @@ class RCNN(TrainableDetector):
     ) -> list[Detection]:
         """The best detections after suppression at IoU ``nms``, in photo px."""
         maps = self.pyramid(batch)
-        return self.detections(
-            maps,
-            self.proposals(maps, placements),
-            placements,
-            min_score=min_score,
-            nms=nms,
-            max_detections=max_detections,
-        )
+        return self.detections(maps, self.proposals(maps, placements), placements, min_score, nms, max_detections)
 
     def detections(
         self,
         maps: Sequence[Tensor],
         proposals: Sequence[Proposals],
         placements: Sequence[Placement],
-        *,
         min_score: float = 0.05,
         nms: float = 0.5,
         max_detections: int = 100,
