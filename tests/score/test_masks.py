@@ -113,6 +113,13 @@ def test_planted_ellipses_are_what_the_ellipse_finds_and_the_box_does_not(tmp_pa
     assert [row["source"] for row in numbers["rows"]][:3] == ["boxes", "filled", "ellipse"]
 
 
+def test_classes_of_another_name_are_the_same(tmp_path):
+    detector = Planted(masks=True)
+    detector.class_names = ("Dog", "cat")
+    scores = measure_masks(detector, photos(tmp_path / "data"), tmp_path / "out", replace(QUICK, grabcut=False))
+    assert scores.classes == ("dog", "cat") and scores.row("masks").values["ap"].value == pytest.approx(100)
+
+
 def test_objects_that_no_detection_finds_count_for_ap_and_not_for_iou(tmp_path):
     data = photos(tmp_path / "data")
     scores = measure_masks(Planted(masks=True, shift=60), data, tmp_path / "out", QUICK)

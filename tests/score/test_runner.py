@@ -144,6 +144,28 @@ def test_more_photos_later_keep_those_that_are_measured(small, folder, tmp_path)
     assert sorted(lines(out)) == list(range(6))
 
 
+def test_a_folder_of_the_version_with_more_metrics_is_read_and_goes_on(run, tmp_path):
+    """Its records, scores and description have what is no longer measured, and lack the annotations' folder."""
+    out = tmp_path / "former"
+    shutil.copytree(run.out, out)
+    records = [json.loads(line) for line in (out / "records.0.jsonl").open()]
+    for record in records:
+        for view in record["views"].values():
+            for measured in (one for sources in view["layers"].values() for one in sources.values()):
+                measured["image"]["energy"], measured["things"]["towards"] = 0.5, [0.5] * len(view["things"])
+    (out / "records.0.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records[:-2]))
+    for name in ("run.json", "scores.json"):
+        content = json.loads((out / name).read_text())
+        (content if name == "run.json" else content["run"]).pop("file")
+        for part in content.get("parts", ()):
+            part["rows"].append(part["rows"][0] | {"figure": "energy"})
+        (out / name).write_text(json.dumps(content))
+    former = read_scores(out)
+    assert [part.rows for part in former.parts] == [part.rows for part in read_scores(run.out).parts]
+    again = score(run.detector, run.folder, out, Settings(draws=40))
+    assert again.to_json() == run.scores.to_json()
+
+
 def test_a_folder_that_holds_another_run_is_refused(run):
     with pytest.raises(DeformscopeError, match="its crops differ"):
         score(run.detector, run.folder, run.out, Settings(draws=40, crops=False))
@@ -268,7 +290,7 @@ def test_a_terminal_gets_a_verdict_for_each_claim_and_the_file_the_tables(run):
         "Divergence segments objects",
         "Circles tell the size of objects",
     ]
-    assert "14 of 14 photos" in shown
+    assert "small on boxes/annotations/instances_val.json: 14 of 14 photos" in shown
     assert "2 photos: photo not readable" in shown
     assert repr(scores) == "Scores(whole: 11 photos, crop: 11 photos)"
     page = scores._repr_html_()

@@ -28,3 +28,15 @@ def test_segments_are_a_view_of_figures(command, cat, tmp_path):
     code, _, _ = command("figures", cat, "--view", "segments", "--out", tmp_path, "--dpi", 50)
     assert code == 0
     assert (tmp_path / "chelsea/segments.png").exists()
+
+
+def test_score_with_masks_reads_the_annotations_once(command, folder, tmp_path, monkeypatch):
+    from deformscope.score import scenes
+
+    calls, real = [], scenes.read_coco
+    monkeypatch.setattr(scenes, "read_coco", lambda *given, **more: calls.append(given) or real(*given, **more))
+    options = ("--masks", "--max-photos", 3, "--no-crops", "--workers", 0, "--layer", "*stride32*")
+    code, printed, complaints = command("score", folder, *options, "--out", tmp_path / "out")
+    assert code == 0 and len(calls) == 1
+    assert "packaged on boxes/annotations/instances_val.json: 3 of" in printed
+    assert all("its masks are not measured" in line for line in complaints.splitlines())

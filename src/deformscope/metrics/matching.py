@@ -134,8 +134,3 @@ def _average_precision(pooled: Pooled, weights: Float[Array, "b n"]) -> Float[Ar
         reached = np.searchsorted(RECALLS, right / np.maximum(objects, 1e-12), side="right")
         ap[:, threshold] = (envelope * np.diff(reached, prepend=0, axis=1)).sum(axis=1) / len(RECALLS)
     return np.where(objects > 0, ap, np.nan)
-
-
-def recall(image: Matches) -> float:
-    """Share of an image's objects that are matched by one of its segments, averaged over thresholds (a term of AR)."""
-    return float(image.hit.sum(axis=1).mean() / image.objects) if image.objects else float("nan")

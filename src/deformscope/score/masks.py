@@ -21,6 +21,7 @@ from torch import nn
 
 from ..capture.context_managers import capture
 from ..datasets.coco import Broken
+from ..datasets.records import say
 from ..detectors.box_masks import ellipse, filled, grab_cut, opencv, refined
 from ..errors import DeformscopeError
 from ..fields.fields import Fields
@@ -160,11 +161,16 @@ def _records(
         for index, image in enumerate(photos.images):
             record = known.get(image.id)
             if record is None:
-                record = replace(_record(detector, names, photos.scene(index), settings), image=image.id, run=digest)
-                file.write(record.line())
-                file.flush()
+                scene = photos.scene_or_reason(index)
+                if isinstance(scene, str):
+                    say(f"{scene}; its masks are not measured")
+                else:
+                    record = replace(_record(detector, names, scene, settings), image=image.id, run=digest)
+                    file.write(record.line())
+                    file.flush()
             progress(index + 1, len(photos.images))
-            yield record
+            if record is not None:
+                yield record
 
 
 def _record(detector: nn.Module, names: Sequence[str], scene: Scene, settings: MaskSettings) -> MaskRecord:
