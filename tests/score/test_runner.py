@@ -22,7 +22,7 @@ from deformscope.metrics.bootstrap import Estimate
 from deformscope.score import Scores, Settings, read_scores, runner, score, write_report
 from deformscope.score.metrics import METRICS
 from deformscope.score.records import Matched, Measured, Record, View, read_records
-from deformscope.score.run_folder import Kept, kept
+from deformscope.score.run_folder import Kept, claimed, kept
 from deformscope.score.scores import Part, Row, as_markdown, as_text, verdicts
 from deformscope.score.summary import summarise
 
@@ -164,6 +164,16 @@ def test_a_folder_of_the_version_with_more_metrics_is_read_and_goes_on(run, tmp_
     assert [part.rows for part in former.parts] == [part.rows for part in read_scores(run.out).parts]
     again = score(run.detector, run.folder, out, Settings(draws=40))
     assert again.to_json() == run.scores.to_json()
+
+
+def test_a_folder_into_which_another_process_measures_is_refused(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run.out, other)
+    with claimed(other), pytest.raises(DeformscopeError, match="another process measures into it"):
+        score(run.detector, run.folder, other, Settings(draws=40))
+    (tmp_path / "file").touch()
+    with pytest.raises(DeformscopeError, match="file: cannot be used"):
+        score(run.detector, run.folder, tmp_path / "file", Settings(draws=40))
 
 
 def test_a_folder_that_holds_another_run_is_refused(run):

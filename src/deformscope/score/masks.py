@@ -31,7 +31,7 @@ from ..files import write_json, write_text
 from ..metrics.coco import same_classes
 from ..metrics.matching import IOUS, Matches, iou_of_areas, mask_iou, match
 from .mask_scores import BARS, BOXES, Bits, MaskRecord, MaskScores, Source, read_mask_records, summarise_masks
-from .run_folder import NAMES_ONLY, appending, describe
+from .run_folder import NAMES_ONLY, appending, claimed, describe
 from .scenes import Photos, Scene, open_folder
 
 RECORDS, NUMBERS, TABLE = "masks.jsonl", "masks.json", "masks.md"
@@ -101,7 +101,8 @@ def measure_masks(
     kind: dict[str, Any] = {"detections": chosen.detections, "grabcut": chosen.grabcut, "segments": chosen.segments}
     kind |= {} if set(chosen.bars) == set(BARS) else {"bars": list(chosen.bars)}
     run = describe(detector, replace(photos, images=()), kind | {"seed": chosen.seed})
-    records = list(_records(detector, names, photos, Path(out), _digest(run), chosen, progress))
+    with claimed(Path(out)):
+        records = list(_records(detector, names, photos, Path(out), _digest(run), chosen, progress))
     scores = summarise_masks(records, chosen.classes or shared, f"{run['detector']} on {run['data']}", chosen.draws)
     write_json(Path(out) / NUMBERS, scores.to_json())
     write_text(Path(out) / TABLE, scores.to_markdown())
@@ -152,7 +153,6 @@ def _records(
     settings: MaskSettings,
     progress: Callable[..., None],
 ) -> Iterator[MaskRecord]:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORDS
     known = {record.image: record for record in read_mask_records(path)}
     if any(record.run != digest for record in known.values()):

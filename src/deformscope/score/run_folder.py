@@ -21,7 +21,7 @@ from torch import nn
 from ..analysis import Analysis
 from ..errors import DeformscopeError
 from ..fields.fields import Fields
-from ..files import sha256, write_json
+from ..files import claimed_folder, sha256, write_json
 from .records import Record, read_records, table
 from .scenes import Photos
 from .scores import VIEWS, Scores
@@ -91,23 +91,23 @@ def read_scores(folder: Path | str) -> Scores:
         ) from None
 
 
-def claim(folder: Path, run: dict[str, Any]) -> None:
+def claimed(folder: Path, rank: int = 0) -> AbstractContextManager[None]:
+    """The folder of a run, made and locked by the first process."""
+    busy = f"out={folder}: another process measures into it; wait for it, or give another folder"
+    return claimed_folder(folder, None if rank else busy)
+
+
+def describe_in(folder: Path, run: dict[str, Any]) -> None:
     """Write the description of this run to the folder, or check that the folder has the same one."""
+    path = folder / RUN
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / RUN
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            other = [key for key in run | before if before.get(key) != run.get(key) and key not in NAMES_ONLY]
-            if other:
-                raise DeformscopeError(
-                    f"out={folder}: holds another run (its {', '.join(other)} differ); give another folder"
-                )
-        write_json(path, run)
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else run
+        other = [key for key in run | before if before.get(key) != run.get(key) and key not in NAMES_ONLY]
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, DeformscopeError):
-            raise
         raise DeformscopeError(f"out={folder}: cannot be used ({error}); give another folder") from None
+    if other:
+        raise DeformscopeError(f"out={folder}: holds another run (its {', '.join(other)} differ); give another folder")
+    write_json(path, run)
 
 
 def process_group(world: int) -> AbstractContextManager[None]:

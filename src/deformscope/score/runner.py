@@ -24,7 +24,7 @@ from ..errors import DeformscopeError
 from ..files import write_json, write_text
 from .passes import ForwardPasses, measured, probe
 from .records import Record, View, read_records
-from .run_folder import SCORES, Kept, appending, claim, describe, process_group, wait
+from .run_folder import SCORES, Kept, appending, claimed, describe, describe_in, process_group, wait
 from .scenes import Photos, Scene, open_folder
 from .scores import Scores, as_markdown
 from .summary import summarise
@@ -122,14 +122,14 @@ def score(
     probe(detector, chosen.layers, together=chosen.composed)  # raises, before anything is written
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(out)
-    with process_group(world):
+    with process_group(world), claimed(folder, rank):
         kind = {"layers": list(chosen.layers), "crops": chosen.crops, "seed": chosen.seed}
         # Only present if layers are composed, so that folders of earlier versions, which lack it, can be resumed.
         kind |= {"composed": True} if chosen.composed else {}
         kind |= {"broken": chosen.broken} if chosen.broken != "refuse" else {}
         run = describe(detector, photos, kind)
         if rank == 0:
-            claim(folder, run)
+            describe_in(folder, run)
         wait(world)
         share = range(rank * total // world, (rank + 1) * total // world)
         state, known, kept = Progress(len(share)), set(), Kept(folder)
