@@ -91,7 +91,7 @@ def tables(numbers: Path) -> str:
     spec = importlib.util.spec_from_file_location(f"tables_of_{numbers.parent.name}", numbers.with_name("tables.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return ":orphan:\n\n" + module.markdown(json.loads(numbers.read_text(encoding="utf-8")))
+    return "---\norphan: true\n---\n\n" + module.markdown(json.loads(numbers.read_text(encoding="utf-8")))
 
 
 def generate(app) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..capture.context_managers import placed
 from ..errors import DeformscopeError
@@ -198,6 +198,21 @@ class TrainableDetector(Detector):
             if value.is_floating_point()  # counters of batches are not needed, since the statistics are frozen
         }
         write_tensors(Path(path), tensors, {"architecture": self.kind, "config": json.dumps(asdict(self.config))})
+
+
+def processes() -> int:
+    """The number of processes that train together."""
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
+
+
+def mean_of_processes(value: Tensor) -> Tensor:
+    """The mean of a value over the processes that train together."""
+    if processes() == 1:
+        return value
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / processes()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as transform
 
-from .sources import Sample, Source
+from .sources import Sample, Source, boxes_of
 
 GREY = (124, 116, 104)
 """The mean colour of ImageNet, which is zero after normalisation."""
@@ -128,7 +128,7 @@ def pasted(onto: Sample, source: Sample) -> Sample:
     left = onto.masks & ~cover
     share = left.flatten(1).sum(1) / onto.masks.flatten(1).sum(1).clamp(min=1)
     kept = onto.ignore | (share > LEAST_SEEN)
-    boxes = torch.stack([_box(m, b) for m, b in zip(left, onto.boxes, strict=True)]) if len(left) else onto.boxes
+    boxes = torch.where(left.flatten(1).any(dim=1)[:, None], boxes_of(left), onto.boxes)
     below = Sample(onto.image, boxes, onto.labels, onto.ignore | (share < SLIVER), left).pick(kept)
     assert below.masks is not None
     return Sample(
@@ -155,10 +155,3 @@ def _moved(sample: Sample, move: Callable[[Any], Any]) -> Sample:
 
 def _areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
-
-
-def _box(mask: Tensor, otherwise: Tensor) -> Tensor:
-    rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
-    if not len(rows):
-        return otherwise
-    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()

@@ -97,8 +97,9 @@ def cached_masks(detector: TrainableDetector, source: Source, data: Data, worker
     folder = Path(data.cache).expanduser() / f"masks-{digest}-{data.mask_targets}"
     if not folder.is_dir():
         views = Views(source, data, detector.prepare, masks=True)
-        with whole_folder(folder) as beside, _Objects(beside) as objects:
-            for _, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers, "masks"):
+        with whole_folder(folder) as beside:
+            objects = _Objects(beside)
+            for _, items in _parts(views, workers, "masks"):
                 objects.add(items)
             torch.save(objects.all(), beside / MASKS)
     return folder / MASKS
@@ -110,8 +111,9 @@ def _make(
     views = Views(source, data, detector.prepare, detector.has_masks)
     device = next(detector.parameters()).device
     files: dict[str, Any] = {}
-    with whole_folder(folder) as beside, _Objects(beside) as objects:
-        for start, items in _parts(views, (os.cpu_count() or 1) // 2 if workers is None else workers):
+    with whole_folder(folder) as beside:
+        objects = _Objects(beside)
+        for start, items in _parts(views, workers):
             batch = collate(items).to(device)
             objects.add(items)
             assert batch.images is not None
@@ -140,14 +142,7 @@ class _Objects:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._batches = 0
-
-    def __enter__(self) -> _Objects:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._file, self._batches = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115
 
     def add(self, items: list[Item]) -> None:
         pickle.dump([_packed(item.target) for item in items], self._file)
@@ -155,10 +150,12 @@ class _Objects:
 
     def all(self) -> list[dict[str, torch.Tensor]]:
         self._file.seek(0)
-        return [kept for _ in range(self._batches) for kept in pickle.load(self._file)]
+        with self._file:
+            return [kept for _ in range(self._batches) for kept in pickle.load(self._file)]
 
 
-def _parts(views: Views, workers: int, label: str = "the trunk's maps") -> Iterator[tuple[int, list[Item]]]:
+def _parts(views: Views, workers: int | None, label: str = "the trunk's maps") -> Iterator[tuple[int, list[Item]]]:
+    workers = (os.cpu_count() or 1) // 2 if workers is None else workers
     loader = DataLoader(views, BATCH, num_workers=workers, collate_fn=list)
     for number, items in enumerate(track(loader, label, len(loader))):
         yield number * BATCH, items

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, distributed
+from torch import Tensor
 
+from ..detectors.detector import mean_of_processes
 from ..files import whole_file, write_text
 from ..terminal.progress import ProgressBar
 from .offset_losses import Target
@@ -80,7 +81,7 @@ class LossLog(Callback):
         self._count += 1
         if not self._due(trainer.global_step):
             return
-        means = {name: _mean_of_processes(value / self._count).item() for name, value in self._sums.items()}
+        means = {name: mean_of_processes(value / self._count).item() for name, value in self._sums.items()}
         means |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         if self._norm is not None:
             means["grad_norm"] = self._norm.item()
@@ -115,14 +116,6 @@ class Snapshots(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """The same after every step."""
         self.on_train_start(trainer)
-
-
-def _mean_of_processes(value: Tensor) -> Tensor:
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return value
-    value = value.clone()
-    distributed.all_reduce(value)
-    return value / distributed.get_world_size()
 
 
 class StepBar(Callback):

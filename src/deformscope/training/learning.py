@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ..capture.context_managers import placed
 from ..detectors.deform import DeformConv
-from ..detectors.detector import Batch, Detector, TrainableDetector
+from ..detectors.detector import Batch, Detector, TrainableDetector, processes
 from ..metrics.coco import scores, to_results
 from .networks import targets
 from .recipe import Evaluation, Optimiser, Recipe
@@ -156,9 +156,9 @@ def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, steps: int)
 
 
 def _gathered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if processes() == 1:
         return results
-    parts: list[Any] = [None] * distributed.get_world_size()
+    parts: list[Any] = [None] * processes()
     distributed.all_gather_object(parts, results)
     return [one for part in parts for one in part]
 

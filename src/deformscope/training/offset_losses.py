@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.viewpoint import extent, split
+from .sources import boxes_of
 
 Target = Mapping[str, Tensor] | Tensor
 """``boxes`` (xyxy [t 4]), or torchvision's dictionary with ``boxes`` or ``masks`` (bool [t h w]) and optionally
@@ -123,16 +124,6 @@ def _checked(target: Target, index: int, within: str) -> dict[str, Tensor]:
         raise DeformscopeError(f"{where}: {len(boxes)} boxes; expected as many 'ignore' and 'masks'")
     found = {"boxes": boxes, "ignore": ignore}
     return found | {"masks": masks} if within == "mask" and masks is not None else found
-
-
-def boxes_of(masks: Bool[Tensor, "t h w"]) -> Float[Tensor, "t 4"]:
-    """Boxes around masks, xyxy; pixel j covers [j, j + 1)."""
-    edges = []
-    for axis in (1, 2):  # columns with a pixel, then rows
-        held = masks.bool().any(dim=axis).int()
-        edges.append((held.argmax(dim=1), held.shape[1] - held.flip(1).argmax(dim=1)))
-    (left, right), (top, bottom) = edges
-    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def assigned(

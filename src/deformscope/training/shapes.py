@@ -17,7 +17,7 @@ import torch
 from ..datasets.values import run_lengths
 from ..errors import DeformscopeError
 from .recipe import Shapes
-from .sources import Sample
+from .sources import Sample, boxes_of
 
 NAMES = ("ellipse", "box", "triangle", "cross")
 SPLITS = ("train", "val")
@@ -115,7 +115,7 @@ def _drawn(settings: Shapes, split: str, index: int) -> Sample:
     masks = np.array(covers, dtype=bool).reshape(-1, height, width)
     return Sample(
         torch.from_numpy((image.clip(0, 1) * 255).astype(np.uint8)).permute(2, 0, 1).contiguous(),
-        torch.tensor([_box(mask) for mask in masks], dtype=torch.float32).view(-1, 4),
+        boxes_of(torch.from_numpy(masks)),
         torch.tensor(labels, dtype=torch.int64),
         torch.zeros(len(labels), dtype=torch.bool),
         torch.from_numpy(masks),
@@ -155,8 +155,3 @@ def _contrast(random: np.random.Generator) -> np.ndarray:
     """A colour difference of length 0.4 in a random direction."""
     difference = random.normal(0, 1, 3)
     return 0.4 * difference / np.linalg.norm(difference)
-
-
-def _box(mask: np.ndarray) -> list[float]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]

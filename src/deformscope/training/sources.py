@@ -105,6 +105,16 @@ def prepared(sample: Sample, prepare: Prepare, shorter_side: int | None = None, 
     return Item(target, batch[0], placement)
 
 
+def boxes_of(masks: Bool[Tensor, "t h w"]) -> Float[Tensor, "t 4"]:
+    """Boxes around masks, xyxy; pixel j covers [j, j + 1)."""
+    edges = []
+    for axis in (1, 2):  # columns with a pixel, then rows
+        held = masks.bool().any(dim=axis).int()
+        edges.append((held.argmax(dim=1), held.shape[1] - held.flip(1).argmax(dim=1)))
+    (left, right), (top, bottom) = edges
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
 class CocoFolder:
     """One split of a folder in COCO's layout, read and checked by :func:`~deformscope.datasets.coco.read_coco`.
 

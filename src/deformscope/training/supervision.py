@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..capture.context_managers import capture
+from ..detectors.detector import mean_of_processes
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
@@ -158,7 +159,9 @@ class OffsetSupervision:
         parts, counts = zip(*(self._layer_loss(name, calls, given) for name in self.sizes), strict=True)
         self._live.calls = {}
         total = torch.stack(parts).sum()
-        return weight * total / _shared_count(sum(counts), total.device)
+        # With this divisor averaged gradients are those of the mean over all processes.
+        count = mean_of_processes(torch.tensor(float(sum(counts)), device=total.device))
+        return weight * total / count.clamp(min=1 / 1024)
 
     def _layer_loss(
         self, name: str, calls: Mapping[str, LiveCall], targets: Sequence[Mapping[str, Tensor]]
@@ -309,15 +312,6 @@ def _scaled(target: dict[str, Tensor], scale: tuple[float, float]) -> dict[str, 
     size = [round(side * factor) for side, factor in zip(target["masks"].shape[1:], scale, strict=True)]
     masks = nn.functional.interpolate(target["masks"][:, None].float(), size=size, mode="nearest")[:, 0] > 0
     return target | {"boxes": boxes, "masks": masks}
-
-
-def _shared_count(count: int, device: torch.device) -> Tensor:
-    """The divisor of each process's sum, with which averaged gradients are those of the mean over all processes."""
-    shared = torch.tensor(float(count), device=device)
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        distributed.all_reduce(shared)
-        shared = shared / distributed.get_world_size()
-    return shared.clamp(min=1 / 1024)
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from ..detector import mean_of_processes, processes
 
 if TYPE_CHECKING:
     from .masks import MaskInputs
@@ -70,9 +72,4 @@ def share_of_positives(inside: Tensor) -> Tensor:
 
     Gradients are averaged over processes, so each divides by the mean number of cells, not by its own.
     """
-    count = inside.sum()
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return count.clamp(min=1)
-    count = count.float()
-    distributed.all_reduce(count)
-    return count.clamp(min=1) / distributed.get_world_size()
+    return mean_of_processes(inside.sum().float()).clamp(min=1 / processes())
