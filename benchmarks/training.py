@@ -36,11 +36,9 @@ def split(recipe: Recipe, rounds: int) -> None:
     detector = networks.build(recipe, photos.names)
     if recipe.data.cache is None:
         items: Any = SeededItems(photos, recipe, detector.prepare)
-        count = len(photos)
     else:
         items = CachedMaps(cached(detector, photos, recipe.data))
-        count = len(items)
-    order = Steps(Order([0] * count, recipe.data.batch, 0), 0, 10**6)
+    order = Steps(Order([0] * len(photos), recipe.data.batch, 0), 0, 10**6)
     steps = iter(DataLoader(items, batch_sampler=order, collate_fn=collate, num_workers=recipe.data.workers))
     batch: Batch = next(steps)
     optimiser = Learning(recipe, detector, photos).configure_optimizers()["optimizer"]

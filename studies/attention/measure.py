@@ -30,7 +30,6 @@ from deformscope.files import write_json, write_text
 from deformscope.metrics import bootstrap
 from deformscope.terminal.progress import ProgressBar
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 OTHER_NAMES = {
     "aeroplane": "airplane",
     "motorbike": "motorcycle",

@@ -315,7 +315,7 @@ def test_what_it_cannot_do_is_said():
         lambda: deformscope.load("python:queries_network:detector", weights="ema"),
         lambda: deformscope.load("python:queries_network:detector", shorter_side=64),
     ):
-        with pytest.raises(DeformscopeError, match=r"chooses the size|no detections to explain|only files have"):
+        with pytest.raises(DeformscopeError, match=r"chooses the size|cannot be explained|only files have"):
             call()
 
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from ..detectors.options import OFFSET_MODES, OffsetMode
-from .app import POSITIVE, app, console
+from .app import app, console
 
 Recipe = Annotated[
     str, Parameter(help="Name of a recipe, such as `shapes` or `table1_coco/faster_full`, or a YAML file.")
@@ -48,10 +48,8 @@ def ablate(
         tuple[OffsetMode, ...],
         Parameter(consume_multiple=True, help="Offset modes to compare. [default: all]", show_default=False),
     ] = OFFSET_MODES,
-    seeds: Annotated[int, Parameter(help="Number of seeds, each a run per mode.", validator=POSITIVE)] = 3,
-    jobs: Annotated[
-        int, Parameter(help="Runs at the same time, which share the CPU's threads.", validator=POSITIVE)
-    ] = 1,
+    seeds: Annotated[int, Parameter(help="Number of seeds, each a run per mode.")] = 3,
+    jobs: Annotated[int, Parameter(help="Runs at the same time, which share the CPU's threads.")] = 1,
     at_test_time: Annotated[
         str | None,
         Parameter(help="Do not train; change the offsets of this trained detector (folder of a run, name or file)."),

@@ -89,8 +89,8 @@ class AdaptedDetector(Detector):
     def check_explainable(self) -> None:
         if self._repredict is None:
             raise DeformscopeError(
-                f"{self.name}: has no decode, so it has no detections to explain; "
-                "deformscope.explain(network, batch, of=function) takes any network"
+                f"{self.name}: a detector of another library cannot be explained by a detection's number: it has no "
+                "decode, which makes its detections; deformscope.explain(network, batch, of=function) takes any network"
             )
 
     def repredict(self, batch: Tensor, placement: Placement, found: Detection) -> Detection:

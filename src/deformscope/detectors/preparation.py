@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DeformscopeError
-from ..fields.places import Placement
+from ..fields.places import Pair, Placement
 from .options import chosen_sides
 
-Pair = tuple[int, int]
 Colour = tuple[float, float, float]
 
 FIXED_POINT = 2048
