@@ -29,9 +29,8 @@ def build(recipe: Recipe, class_names: Sequence[str]) -> TrainableDetector:
         if recipe.data.folder is None and isinstance(config, DenseConfig):  # drawn images are shown in their own size
             sides = recipe.data.shapes.size
             config = replace(config, shorter_side=min(sides), longer_side=max(sides))
-        detector: TrainableDetector = KINDS[network.architecture if network.architecture in DENSE else "rcnn"][1](
-            config
-        )
+        _, make = KINDS[network.architecture if network.architecture in DENSE else "rcnn"]
+        detector: TrainableDetector = make(config)
         try:
             if network.weights is not None:
                 load_trunk(detector, network.weights)
