@@ -257,11 +257,18 @@ def _tensor(
 def analyse(detector: nn.Module, photo: Photo) -> Analysis:
     """Run a detector (``deformscope.load(...)``) on one photo and record its fields and detections.
 
+    Raises DeformscopeError for a module that is no detector, and so does not prepare photos.
+
     Example:
         >>> analysis = ds.analyse(detector, "photo.jpg")
         >>> analysis.photo.shape, len(analysis.fields)
         ((300, 451, 3), 6)
     """
+    if not hasattr(detector, "prepare"):
+        raise DeformscopeError(
+            f"detector: {type(detector).__name__} is no detector of deformscope; make one of it with ds.adapt(model, "
+            "prepare=…), or record its fields alone: with ds.capture(model) as fields: model(images)"
+        )
     array = read(photo)
     with capture(detector) as fields:
         detection = detector(array)[0]

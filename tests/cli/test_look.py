@@ -185,7 +185,7 @@ def test_photos_of_any_size_are_drawn(size, command, weights, tmp_path):
 def test_layers_lists_geometry_and_with_a_photo_the_offsets(command, photo, weights):
     code, table, _ = command("layers", photo, "--detector", weights)
     assert code == 0
-    for text in ("heads.stride8.deform", "reduction", "3×3", "median |offset|", "max |offset|"):
+    for text in ("heads.stride8.deform", "stride", "3×3", "median |offset|", "max |offset|"):
         assert text in table
     code, table, _ = command("layers", "--detector", weights)
     assert code == 0
@@ -193,13 +193,13 @@ def test_layers_lists_geometry_and_with_a_photo_the_offsets(command, photo, weig
     assert "median" not in table
 
 
-def test_layers_writes_px_per_cell_as_kernels_and_strides_are_written(command, make_field, monkeypatch):
+def test_layers_writes_strides_as_kernels_are_written_down_by_across(command, make_field, monkeypatch):
     found = Analysis(np.zeros((112, 40, 3), np.uint8), Fields({"layer": make_field()}))
     monkeypatch.setattr(deformscope, "load", lambda name: None)
     monkeypatch.setattr(deformscope, "analyse", lambda detector, photo: found)
     code, table, _ = command("layers")
     (row,) = [line for line in table.splitlines() if "layer " in line and "×" in line]
-    assert code == 0 and re.findall(r"\d+×\d+", row) == ["2×1", "16×4", "3×2"]  # stride, reduction, kernel
+    assert code == 0 and re.findall(r"\d+×\d+", row) == ["16×4", "3×2", "2×1"]  # stride, kernel, its own step
 
 
 def test_figures_load_scikit_image_only_for_segments(photo, weights, tmp_path):

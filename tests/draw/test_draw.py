@@ -1,6 +1,7 @@
 """Figures show what was computed: artists hold the field's numbers, texts can be read, files are whole."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,7 @@ def test_the_circles_of_offsets_that_are_no_numbers_are_left_out():
 @pytest.mark.parametrize(("depth", "count"), [(1, 9), (2, 81), (3, 729)])
 def test_sampling_points_are_drawn_all_and_coloured_by_modulation_where_there_is_one(depth, count):
     fields = [field_on(kernel=(3, 3), g=1, name=f"l{i}", modulated=i == 2, spread=0.1) for i in range(3)]
+    fields = [replace(field, below=f"l{i - 1}" if i else "") for i, field in enumerate(fields)]
     figure = draw.sampling(fields, PHOTO, [(60, 80)], depth=depth)
     dots = [a for a in figure.axes[0].collections if isinstance(a, EllipseCollection)][-1]
     assert len(dots.get_offsets()) == count
@@ -294,7 +296,7 @@ def test_a_dead_field_is_drawn_too(tmp_path):
         (lambda: draw.sampling(field_on(), PHOTO, depth=4), "depth=4: expected 1 to 3"),
         (
             lambda: draw.sampling(field_on(), PHOTO, depth=2),
-            "depth=2: expected 1 to 1, the number of fields given; pass the layers below too, lowest first",
+            r"depth=2: 1 of the layers given follow each other \(.*\); what lies below it is not known",
         ),
         (lambda: draw.sampling(field_on(), PHOTO, [(500, 3)]), r"\(500, 3\): outside the photo, which is 120 high"),
     ],

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from deformscope import DeformscopeError, OffsetField, Placement, draw
+from deformscope.backdrop import Backdrop
 from deformscope.draw.attribution import LEAST_SHARE, attributions, contours
-from deformscope.draw.backdrop import Backdrop
 from deformscope.draw.window import Window
 from deformscope.explain import Attribution, Explanation, ReceptiveField
 from deformscope.explain.attention import AttentionAttribution
@@ -151,7 +151,7 @@ def attention(name="decoder.1", queries=5, boxes=True, seed=0):
         ((3, 4), (2, 3)),
         (60, 80),
         (PLACEMENT,),
-        name,
+        name=name,
     )
     return AttentionAttribution(field, torch.randn(queries, 2, 3, generator=random))
 

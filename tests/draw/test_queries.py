@@ -141,7 +141,7 @@ def test_radius_and_size_are_those_of_the_photo_and_an_even_box_lies_on_the_line
         ((8, 10),),
         (60, 80),
         (deformscope.Placement((120, 240), (0.5, 1 / 3)),),
-        "even",
+        name="even",
     )
     figure = draw.query_sizes([field, field], [1], titles=["cat 0.90"])
     assert len(figure.axes) == 2

@@ -1,5 +1,7 @@
 """Sampling points can be told apart, however close together they lie, and the cell's mark hides none of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_the_overview_shows_points_that_lie_close_together_from_near(large):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_cells_mark_lies_below_the_points_and_reaches_beyond_one_on_it(depth, large):
-    fields = [planted(64.0, large, 0.0), planted(64.0, large, 0.0)]
+    fields = [planted(64.0, large, 0.0), replace(planted(64.0, large, 0.0), name="upper", below="layer")]
     figure = draw.sampling(fields, large, [(240, 320)], depth=depth)
     ax = figure.axes[0]
     dots = [artist for artist in ax.collections if isinstance(artist, EllipseCollection)][-1]
@@ -80,7 +82,7 @@ def test_the_small_photo_lies_where_it_hides_fewest_points(large):
     crowd = np.array([[window.top + 1, window.left + 1], [window.top + 2, window.left + 2]])
     ax = draw.figure3(field, large).axes[0]
     assert isinstance(ax, Panel)
-    from deformscope.draw.backdrop import Backdrop
+    from deformscope.backdrop import Backdrop
 
     inset(ax, Backdrop.of(large), window, Points(points.cell, points.regular, crowd, None), "red")
     small = ax.child_axes[0]

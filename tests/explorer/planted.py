@@ -37,14 +37,14 @@ def planted_fields() -> Fields:
     low = OffsetField(
         on_steps(torch.randn(1, g, 6, h, w, 2, generator=random) * 1.5),
         torch.rand(1, g, 6, h, w, generator=random),
-        kernel,
-        (2, 1),
-        (1, 2),
-        (1, 2),
-        (34, 32),
-        CellGrid((8.0, 8.0), (3.5, 0.5)),
-        placement,
-        "body.low",
+        kernel_size=kernel,
+        stride=(2, 1),
+        padding=(1, 2),
+        dilation=(1, 2),
+        input_size=(34, 32),
+        cells=CellGrid((8.0, 8.0), (3.5, 0.5)),
+        placements=placement,
+        name="body.low",
     )
     # All points of a kernel shifted towards cell (9.25, 21.5), farther ones more: divergence −0.25 − 0.125.
     h, w = 16, 30

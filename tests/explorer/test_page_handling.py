@@ -264,6 +264,6 @@ def test_long_names_of_layers_are_cut_before_their_ends_where_they_differ(watch,
             list(map(len, ends)),
         )
         assert shown == [[True] * 3] * 4, width
-        assert rows.locator("small").all_inner_texts() == ["16×30 · 16×8 px"] * 4
-        assert "16×8 px/cell" in seen.page.locator("#legend").inner_text()
+        assert rows.locator("small").all_inner_texts() == ["16×30 · stride 16×8"] * 4
+        assert "13×10 px/cell" in seen.page.locator("#legend").inner_text()
         assert seen.page.evaluate("document.documentElement.scrollWidth") == width

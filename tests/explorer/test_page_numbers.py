@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from planted import PLACES, SIZE, planted, planted_fields, planted_segments
 
-from deformscope import CellGrid, Fields, OffsetField, divergence, extent, radius, split
+from deformscope import CellGrid, Fields, OffsetField, Placement, divergence, extent, radius, split
 from deformscope.analysis import Analysis
 from deformscope.explorer import page, write
 from deformscope.explorer.document import write_text
@@ -124,7 +124,13 @@ def test_the_threshold_changes_the_masks_area_as_numpy_says(watch, pages, name):
 def test_the_mask_covers_that_share_of_the_picture(watch, tmp_path):
     y, x = torch.meshgrid(torch.arange(21.0), torch.arange(34.0), indexing="ij")
     shift = torch.stack([torch.sin(y / 3.1) * 2, torch.cos(x / 4.7) * 3], dim=-1).expand(1, 1, 9, 21, 34, 2)
-    field = OffsetField(shift, None, input_size=(21, 34), cells=CellGrid((10.0, 9.5), (0.5, 0.5)), name="smooth")
+    field = OffsetField(
+        shift,
+        input_size=(21, 34),
+        cells=CellGrid((10.0, 9.5), (0.5, 0.5)),
+        placements=(Placement(SIZE),),
+        name="smooth",
+    )
     file = write(tmp_path / "page.html", [Analysis(planted().photo, Fields({"smooth": field}))])
     seen = watch().open(file, "length=-4&density=6&light=1")
 

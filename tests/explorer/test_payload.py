@@ -5,13 +5,14 @@ import hashlib
 import json
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from planted import planted, planted_fields, planted_segments
+from planted import SIZE, planted, planted_fields, planted_segments
 
 import deformscope.explorer
 from deformscope.errors import DeformscopeError
@@ -167,7 +168,10 @@ def test_detections_that_are_no_numbers_are_left_out():
         (lambda: page([planted()], segments=[{}, {}]), "segments: 2 given for 1"),
         (lambda: page([planted()], segments=[{"nowhere": planted_segments()}]), "nowhere"),
         (lambda: write("/proc/none/page.html", [planted()]), "/proc/none/page.html"),
-        (lambda: deformscope.explorer.explore(planted_fields()), "photo=None"),
+        (
+            lambda: deformscope.explorer.explore([replace(f, network_size=SIZE) for f in planted_fields().values()]),
+            "photo=None: the network's input was not recorded with 'body.low'",
+        ),
         (lambda: deformscope.explorer.explore([], planted().photo), "no offset field"),
     ],
 )

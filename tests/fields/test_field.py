@@ -136,11 +136,12 @@ def test_wrong_arguments_are_named_with_what_was_expected(arguments, message):
 
 
 def test_the_repr_can_be_read(make_field):
-    assert (
-        repr(make_field()) == "OffsetField('layer': 1 image, 2 groups, kernel 3×2, stride 2×1, 7×10 cells of 16×4 px)"
+    assert repr(make_field()) == (
+        "OffsetField('layer': 1 image, 2 groups, kernel 3×2 (step 2×1), 7×10 cells, stride 16×4 network px)"
     )
-    assert "of 16 px)" in repr(make_field(reduction=(8.0, 16.0)))
+    assert "kernel 3×2, 7×10 cells, stride 8×4 network px" in repr(make_field(stride=1))
+    assert repr(make_field(reduction=None)).endswith("7×10 cells, places unknown)")
 
 
-def test_the_table_for_notebooks_writes_px_per_cell_down_by_across(make_field):
-    assert "<td>7×10</td><td>16×4 px</td>" in Fields({"layer": make_field()})._repr_html_()
+def test_the_table_for_notebooks_writes_strides_down_by_across(make_field):
+    assert "<td>7×10</td><td>16×4</td>" in Fields({"layer": make_field()})._repr_html_()

@@ -145,10 +145,10 @@ def layers(
 
 def _convolutions(fields: Iterable[Any], title: str, measured: bool) -> Table:
     """A row for each deformable convolution, with statistics of its offsets if ``measured``."""
-    from ..fields.field import reduction_text
+    from ..fields.field import kernel_text, stride_text
 
     table = Table(title=title, title_justify="left")
-    for heading in ("layer", "stride", "reduction", "kernel", "groups", "modulated"):
+    for heading in ("layer", "stride", "kernel", "groups", "modulated"):
         table.add_column(heading, overflow="fold")
     if measured:
         for heading in ("mean dy, dx", "median |offset|", "max |offset|"):
@@ -157,9 +157,8 @@ def _convolutions(fields: Iterable[Any], title: str, measured: bool) -> Table:
     for field in fields:
         row = [
             field.name,
-            "×".join(map(str, field.stride)),
-            reduction_text(field),
-            "×".join(map(str, field.kernel_size)),
+            stride_text(field),
+            kernel_text(field),
             str(field.offset.shape[1]),
             "yes" if field.modulation is not None else "no",
         ]

@@ -124,7 +124,7 @@ def adapt(
         >>> detector = ds.adapt(model, name="mine")
         >>> ds.analyse(detector, "photo.jpg").fields
         Fields:
-          OffsetField('net.layer4.conv': 1 image, 1 group, kernel 3×3, stride 1×1, 38×57 cells of 8 px)
+          OffsetField('net.layer4.conv': 1 image, 1 group, kernel 3×3, 38×57 cells, stride 8 network px)
     """
     if not isinstance(network, nn.Module):
         raise DeformscopeError(f"network of type {type(network).__name__}: expected a torch.nn.Module")

@@ -11,11 +11,11 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from ..backdrop import Backdrop
 from ..explain.attention import AttentionAttribution
 from ..explain.explanation import Attribution, Explanation
 from ..explain.receptive_field import ReceptiveField
 from . import primitives, style
-from .backdrop import Backdrop
 from .query_view import QueryView
 from .text import FAMILY, drawable, families
 from .window import Window

@@ -257,7 +257,7 @@ def draw_all(analysis: Analysis, photo: Path, folder: Path, settings: Settings) 
 def _drawings(analysis: Analysis, photo: Path, of: Chosen, settings: Settings) -> dict[str, Callable[[], Figure]]:
     """The figures to draw, by file name; each is drawn when called, so that only one is in memory at a time."""
     from .. import draw
-    from .backdrop import Backdrop
+    from ..backdrop import Backdrop
 
     backdrop: Any = Backdrop.of(analysis.photo)  # shared by all figures, which make copies
     found, names, group = analysis.detection, analysis.class_names, settings.group

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
 from ..explain.attention import AttentionAttribution
 from ..explain.explanation import Attribution, Explanation
 from ..explain.targets import SIDES
+from ..fields.places import Placement
 from ..photo import Photo
 from . import primitives
 from .attribution import LEAST_SHARE, WASH, attributions, contours, outline, query_attributions
-from .backdrop import Backdrop
 from .figures import row_of_panels
 from .own_settings import own_settings
 from .sheet import caption
@@ -31,6 +34,7 @@ def explanation(
     explained: Explanation,
     photo: Photo | None = None,
     *,
+    fit: str | None = None,
     layers: Sequence[str] = (),
     receptive_field: bool = True,
     zoom: bool = True,
@@ -39,9 +43,9 @@ def explanation(
 
     Red points add to the output, blue ones subtract from it; areas are proportional to magnitude. In the first panel,
     lines from the regular grid mark the cell with the strongest points (in a last layer, the predicting cell). Panels
-    of layers show only the surroundings of a small box, unless ``zoom`` is False. ``photo`` is needed if the
-    explanation has none; ``layers`` are names of layers (default: those on which the output depends, from the output
-    downwards).
+    of layers show only the surroundings of a small box, unless ``zoom`` is False. Without ``photo`` the explanation's
+    own is drawn, or the network's input; ``fit`` says how that was made of a photo of another size. ``layers`` are
+    names of layers (default: those on which the output depends, from the output downwards).
 
     Of a decoder with deformable attention, panels show the points of the object query that made the detection (or the
     query with the strongest points in the last layer), with the query's reference in that layer. Encoders, of which
@@ -50,7 +54,7 @@ def explanation(
     Example:
         >>> figure = ds.draw.explanation(ds.explain(detector, "photo.jpg"))
     """
-    backdrop = _backdrop(explained, photo)
+    backdrop, explained = _on_photo(explained, photo, fit)
     chosen = [_named(explained, name) for name in layers] or [*_shown(explained), *_decoder(explained)]
     if not chosen and not receptive_field:
         raise DeformscopeError(
@@ -97,7 +101,9 @@ def explanation(
 
 
 @own_settings()
-def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: Photo | None = None) -> Figure:
+def receptive_field(
+    explained: Explanation | Mapping[str, Explanation], photo: Photo | None = None, *, fit: str | None = None
+) -> Figure:
     """Draw effective receptive fields: contours around 50 and 95 % of the mass, the centre, and the box.
 
     Several explanations, by their captions ("with offsets", "without"), are drawn side by side.
@@ -110,10 +116,11 @@ def receptive_field(explained: Explanation | Mapping[str, Explanation], photo: P
     several = {"": explained} if isinstance(explained, Explanation) else dict(explained)
     if not several:
         raise DeformscopeError("explained: none given; expected at least one explanation")
-    backdrop = _backdrop(next(iter(several.values())), photo)
+    placed = {name: _on_photo(one, photo, fit) for name, one in several.items()}
+    backdrop = next(iter(placed.values()))[0]
     result = row_of_panels(len(several), backdrop.size)
     backdrop, room = backdrop.within(result.inches), 0.0
-    for ax, (name, one) in zip(result.flat(), several.items(), strict=False):
+    for ax, (name, (_, one)) in zip(result.flat(), placed.items(), strict=False):
         title = "receptive field" + (f" · {primitives.escaped(name)}" if name else "")
         room = max(room, _receptive(ax, backdrop, one, title))
     result.fit(room)
@@ -174,8 +181,24 @@ def _what(explained: Explanation) -> str:
     return primitives.escaped(names.get(explained.of, explained.of))
 
 
-def _backdrop(explained: Explanation, photo: Photo | None) -> Backdrop:
+def _on_photo(explained: Explanation, photo: Photo | None, fit: str | None) -> tuple[Backdrop, Explanation]:
+    """The photo to draw on, and the explanation in its px."""
     given = explained.photo if photo is None else photo
-    if given is None:
-        raise DeformscopeError("photo=None: the explanation is of a model that prepares no photos; give the photo")
-    return Backdrop.of(given)
+    layers: dict[str, Any] = {**explained.layers, **explained.attention}
+    if given is None and not any(layer.field.image is not None for layer in layers.values()):
+        raise DeformscopeError(
+            "photo=None: the explanation is of a model that prepares no photos, and its input was not recorded; give "
+            "the photo"
+        )
+    backdrop, fields = on_photo([layer.field for layer in layers.values()], given, fit)
+    of = dict(zip(layers, fields, strict=True))
+    reached = explained.receptive_field
+    if explained.photo is None:  # its px are those of the network's input
+        height, width = reached.gradient.shape
+        reached = replace(reached, placement=Placement.fitted(backdrop.size, (height, width), fit))
+    return backdrop, replace(
+        explained,
+        layers={name: replace(layer, field=of[name]) for name, layer in explained.layers.items()},
+        attention={name: replace(layer, field=of[name]) for name, layer in explained.attention.items()},
+        receptive_field=reached,
+    )

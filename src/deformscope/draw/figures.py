@@ -1,22 +1,28 @@
 """The paper's figures as functions from fields and a photo to a matplotlib figure.
 
 ``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 have one panel per field.
-``photo`` is anything that ``deformscope.photo.read`` accepts. Arrows and circles are enlarged by a factor that is
+``photo`` is anything that ``deformscope.photo.read`` accepts; without it the figure is drawn on the network's input as
+recorded. Where the input was made of the photo by another step than a plain resize, ``fit`` says which, as in
+:meth:`Placement.fitted`: ``"stretch"``, ``"crop"``, ``"pad"``… Arrows and circles are enlarged by a factor that is
 stated in the figure; ``scale`` sets it, and ``cell_step`` = n draws every n-th cell along rows and columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from ..backdrop import on_photo
 from ..errors import DeformscopeError
+from ..fields.attention import AttentionField
 from ..fields.field import OffsetField
+from ..fields.fields import Fields
 from ..photo import Photo
 from . import panels, primitives
-from .backdrop import Backdrop
 from .own_settings import own_settings
 from .sheet import Sheet, caption, sheet
 from .view import FieldView
@@ -27,7 +33,13 @@ FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
 
 @own_settings()
 def figure1(
-    field: OffsetField, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
+    field: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    cell_step: int | None = None,
+    scale: float | None = None,
+    group: int = 0,
 ) -> Figure:
     """Figure 1: a panel for each kernel point, arranged as the kernel, with its offsets and their mean.
 
@@ -36,9 +48,13 @@ def figure1(
     Example:
         >>> ds.draw.figure1(field, "photo.jpg").savefig("figure1.png")
     """
-    backdrop = Backdrop.of(photo)
-    view = FieldView.of(field, backdrop.size, cell_step, group)
-    rows, columns = field.kernel_size
+    fields = as_list(field)
+    if len(fields) > 1:
+        names = ", ".join(repr(several.name) for several in fields)
+        raise DeformscopeError(f"field: {len(fields)} given ({names}); figure1 draws one of them, and figure2 several")
+    backdrop, (one,) = on_photo(fields, photo, fit)
+    view = FieldView.of(one, backdrop.size, cell_step, group)
+    rows, columns = one.kernel_size
     result = sheet(rows, columns, backdrop.size, caption=0.0)
     shown = view.on_photo(backdrop.size)
     factor = scale or view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
@@ -62,8 +78,9 @@ def figure1(
 @own_settings()
 def figure2(
     fields: FieldsLike,
-    photo: Photo,
+    photo: Photo | None = None,
     *,
+    fit: str | None = None,
     detection: dict | None = None,
     class_names: Sequence[str] = (),
     min_score: float = 0.5,
@@ -80,8 +97,7 @@ def figure2(
         >>> figure = ds.draw.figure2(field, "photo.jpg", detection=found, class_names=detector.class_names)
         >>> figure.savefig("figure2.png")
     """
-    backdrop = Backdrop.of(photo)
-    chosen = as_list(fields)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     room = 0.0
@@ -106,15 +122,20 @@ def figure2(
 
 @own_settings()
 def figure3(
-    fields: FieldsLike, photo: Photo, *, cell_step: int | None = None, scale: float | None = None, group: int = 0
+    fields: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    cell_step: int | None = None,
+    scale: float | None = None,
+    group: int = 0,
 ) -> Figure:
     """Figure 3: a circle with radius r = sqrt(width · height) of d_k at every cell; one panel per field.
 
     Example:
         >>> ds.draw.figure3(fields.matching(["*deform"]), "photo.jpg").savefig("figure3.png")     # a panel per layer
     """
-    backdrop = Backdrop.of(photo)
-    chosen = as_list(fields)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     room = 0.0
@@ -133,12 +154,32 @@ def figure3(
 
 
 def as_list(fields: FieldsLike) -> list[OffsetField]:
-    """The fields as a list. Raises DeformscopeError if there is none."""
+    """The fields as a list. Raises DeformscopeError if there is none, and for what is no OffsetField."""
     if isinstance(fields, OffsetField):
         return [fields]
-    chosen = list(fields.values()) if isinstance(fields, Mapping) else list(fields)
+    given: Any = fields
+    attention = given.attention if isinstance(given, Fields) and not given else {}
+    if isinstance(given, Mapping):
+        given = [*given.values(), *attention.values()]
+    chosen = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else [given]
     if not chosen:
         raise DeformscopeError("fields: none given; expected at least one OffsetField")
+    for one in chosen:
+        if isinstance(one, AttentionField):
+            encoder = "fields.moments.encoder_fields(attention) gives fields of it"
+            queries = "draw.queries(attention, photo, queries) draws it"
+            raise DeformscopeError(
+                f"fields: {one.name!r} is deformable attention; {encoder if one.is_dense else queries}"
+            )
+        if isinstance(one, Tensor):
+            raise DeformscopeError(
+                f"fields: a tensor of shape {tuple(one.shape)}; make a field of raw offsets with "
+                "ds.OffsetField.from_tensor(offset, kernel_size=3, reduction=16)"
+            )
+        if not isinstance(one, OffsetField):
+            raise DeformscopeError(
+                f"fields: {type(one).__name__} given; expected an OffsetField, a list of them or the captured fields"
+            )
     return chosen
 
 

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
+from ..backdrop import on_photo
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.viewpoint import split
 from ..photo import Photo
 from . import primitives
-from .backdrop import Backdrop
 from .figures import FieldsLike, as_list
 from .own_settings import own_settings
 from .sheet import caption, sheet
@@ -33,7 +33,14 @@ WHEEL_INCHES = 0.62
 
 
 @own_settings()
-def flow(fields: FieldsLike, photo: Photo, *, frames: Sequence[str] = (), limit: float | None = None) -> Figure:
+def flow(
+    fields: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    frames: Sequence[str] = (),
+    limit: float | None = None,
+) -> Figure:
     """d_f as a flow: the photo, then a panel for each offset group, or for each of ``frames``; a row for each field.
 
     ``frames`` names the frames between which the groups are divided evenly, in their order: BasicVSR++ has 16 groups,
@@ -47,8 +54,7 @@ def flow(fields: FieldsLike, photo: Photo, *, frames: Sequence[str] = (), limit:
     Example:
         >>> ds.draw.flow(field, "photo.jpg").savefig("flow.png")
     """
-    chosen = as_list(fields)
-    backdrop = Backdrop.of(photo)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     parts = [_panels(field, backdrop.size, frames) for field in chosen]
     lengths = np.concatenate([np.hypot(*flow.T).ravel() for row in parts for _, flow, _ in row])
     if limit is not None and not limit > 0:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..errors import DeformscopeError
+from ..backdrop import on_photo
 from ..fields.field import OffsetField
 from ..photo import Photo
 from . import panels, primitives
-from .backdrop import Backdrop
+from .figures import as_list
 from .own_settings import own_settings
 from .sheet import caption, sheet
 from .view import FieldView
@@ -19,7 +19,13 @@ from .view import FieldView
 
 @own_settings()
 def growth(
-    fields: Mapping[str, OffsetField], photo: Photo, *, cell_step: int | None = None, group: int = 0, title: str = ""
+    fields: Mapping[str, OffsetField],
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    cell_step: int | None = None,
+    group: int = 0,
+    title: str = "",
 ) -> Figure:
     """One column per time in training: d_f and its divergence (Fig. 2) above, circles of d_k (Fig. 3) below.
 
@@ -30,11 +36,9 @@ def growth(
         >>> start = dataclasses.replace(field, offset=torch.zeros_like(field.offset))
         >>> ds.draw.growth({"before training": start, "after it": field}, "photo.jpg").savefig("growth.png")
     """
-    if not fields:
-        raise DeformscopeError("fields: none given; expected at least one OffsetField")
-    backdrop = Backdrop.of(photo)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     size = backdrop.size
-    views = [FieldView.of(field, size, cell_step, group) for field in fields.values()]
+    views = [FieldView.of(field, size, cell_step, group) for field in chosen]
     last = views[-1]
     shown = last.on_photo(size)
     arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)

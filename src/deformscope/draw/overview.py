@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..backdrop import Backdrop, on_photo
 from ..fields.field import OffsetField
 from ..photo import Photo
 from . import panels, primitives, style
-from .backdrop import Backdrop
 from .figures import FieldsLike, as_list
 from .own_settings import own_settings
 from .sampling_points import INSET, Points, centres_of_boxes, inset, sampling_panel
@@ -22,8 +22,9 @@ from .view import FieldView
 @own_settings()
 def overview(
     fields: FieldsLike,
-    photo: Photo,
+    photo: Photo | None = None,
     *,
+    fit: str | None = None,
     detection: dict | None = None,
     class_names: Sequence[str] = (),
     min_score: float = 0.5,
@@ -36,9 +37,8 @@ def overview(
     Example:
         >>> ds.draw.overview(field, "photo.jpg").savefig("overview.png")
     """
-    backdrop = Backdrop.of(photo)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     size = backdrop.size
-    chosen = as_list(fields)
     result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=title)
     whole, backdrop = backdrop, backdrop.within(result.inches)
     cells = centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)]
@@ -73,7 +73,7 @@ def _sampling(
     """The sampling points of all cells over the photo, or where they lie close together of the first from near."""
     points = [Points.of([field], cell, group) for cell in cells]
     window = points[0].window(backdrop.size)
-    told = ["coloured by modulation"] if points[0].weights is not None else []
+    told = [] if points[0].weights is None else [f"modulation: dark 0, bright {points[0].full:g}"]
     if window.width < backdrop.size[1]:
         sampling_panel(ax, backdrop.within(inches * backdrop.size[1] / window.width), {0: points[0]}, 1, window)
         inset(ax, backdrop.within(inches * INSET), window, points[0], style.PLACES[0])

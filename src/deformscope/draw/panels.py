@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from ..backdrop import Backdrop
 from . import primitives, style
 from .arrows import Arrows
-from .backdrop import Backdrop
 from .primitives import nice
 from .view import FieldView
 

@@ -12,9 +12,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
+from ..backdrop import washed
 from . import style
 from .arrows import Arrows
-from .backdrop import washed
 from .detections import boxes as boxes  # noqa: PLC0414
 from .photo_image import PhotoImage
 from .text import escaped as escaped  # noqa: PLC0414
@@ -147,9 +147,15 @@ def circles(
 
 
 def points(
-    ax: Axes, places: Points, diameter: float, *, color: str | None = None, values: np.ndarray | None = None
+    ax: Axes,
+    places: Points,
+    diameter: float,
+    *,
+    color: str | None = None,
+    values: np.ndarray | None = None,
+    limit: float = 1.0,
 ) -> EllipseCollection:
-    """Dots of ``diameter`` px, of one colour or coloured by ``values`` in 0..1 (the modulation).
+    """Dots of ``diameter`` px, of one colour or coloured by ``values`` (the modulation) from 0 to ``limit``.
 
     Example:
         >>> ax = matplotlib.figure.Figure().subplots()
@@ -169,7 +175,7 @@ def points(
     if values is None:
         artist.set_facecolor(color or style.PLACES[0])
     else:
-        artist.set(cmap=style.MODULATION_MAP, array=values, clim=(0, 1))
+        artist.set(cmap=style.MODULATION_MAP, array=values, clim=(0, limit))
     ax.add_collection(artist, autolim=False)
     return artist
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, PathPatch
 from matplotlib.transforms import Affine2D
 
+from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
 from ..fields.attention import AttentionField
 from ..photo import Photo
 from . import primitives
-from .backdrop import Backdrop
 from .own_settings import own_settings
 from .query_view import MEAN, WEIGHTS, QueryView, framed, marker, moments, rectangle, samples
 from .sheet import MARGIN, Sheet, caption, sheet
@@ -42,9 +42,10 @@ KEY_LINE = 0.19
 @own_settings()
 def queries(
     fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
-    photo: Photo,
-    chosen: Sequence[int],
+    photo: Photo | None = None,
+    chosen: Sequence[int] = (),
     *,
+    fit: str | None = None,
     image: int = 0,
     titles: Sequence[str] | None = None,
     boxes: Sequence[Sequence[float]] | None = None,
@@ -66,12 +67,12 @@ def queries(
         >>> ds.draw.queries(fields.attention, photo, best).savefig("queries.png")
     """
     layers = attention_layers(fields)
-    backdrop = Backdrop.of(photo)
     _check(layers, chosen, image, head)
+    backdrop, layers = on_photo([field.select(image) for field in layers], photo, fit)
     for argument, given in (("titles", titles), ("boxes", boxes)):
         if given is not None and len(given) != len(chosen):
             raise DeformscopeError(f"{argument}: {len(given)} given for {len(chosen)} queries; expected one each")
-    views = [[QueryView.of(field.select(image), query, head) for field in layers] for query in chosen]
+    views = [[QueryView.of(field, query, head) for field in layers] for query in chosen]
     most = float(np.quantile(np.concatenate([view.weights for row in views for view in row]), FULL)) or 1.0
     columns = len(layers) if len(layers) <= 3 else -(-len(layers) // -(-len(layers) // 4))
     lines = -(-len(layers) // columns)

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ..backdrop import on_photo
 from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
 from . import primitives
-from .backdrop import Backdrop
 from .figures import FieldsLike, as_list, row_of_panels
 from .own_settings import own_settings
 from .sheet import caption
@@ -20,7 +20,13 @@ COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.
 
 @own_settings()
 def segments(
-    fields: FieldsLike, photo: Photo, *, max_segments: int = 10, found: list[Segments] | None = None, group: int = 0
+    fields: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    max_segments: int = 10,
+    found: list[Segments] | None = None,
+    group: int = 0,
 ) -> Figure:
     """Draw segments: regions of negative divergence around the sinks of d_f, the best ``max_segments`` of each field.
 
@@ -31,8 +37,7 @@ def segments(
     """
     from skimage.segmentation import find_boundaries
 
-    backdrop = Backdrop.of(photo)
-    chosen = as_list(fields)
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
     result = row_of_panels(len(chosen), backdrop.size)
     backdrop = backdrop.within(result.inches)
     height, width = backdrop.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
-from ..fields.stack import DEEPEST, stacked_points
+from ..fields.stack import DEEPEST, stacked_points, upstream
 from ..photo import Photo
 from . import primitives, style
-from .backdrop import Backdrop
 from .detections import shown_detections
 from .figures import FieldsLike, as_list, row_of_panels
 from .own_settings import own_settings
@@ -33,6 +34,7 @@ DOTS = (70, 95, 130)
 """A panel's longer side over the diameter of a point, by depth."""
 MARK = 2.4
 """Size of the cell's mark over a point's: seen around one that lies on it."""
+MOST_OF_SIGMOID = 1.001
 INSET = 0.3
 """Width of the whole photo, seen small, over the panel's."""
 
@@ -48,7 +50,9 @@ class Points:
     reached: np.ndarray
     """[m 2]: the points in the lowest field's input; NaN where one is left out."""
     weights: np.ndarray | None
-    """[m], 0..1: the modulation, where there is one."""
+    """[m]: the modulation, where there is one."""
+    full: float = 1.0
+    """The modulation whose colour is brightest: 1, or more for layers that go beyond it."""
 
     @classmethod
     def of(cls, fields: Sequence[OffsetField], place: tuple[float, float], group: int = 0) -> Points:
@@ -61,6 +65,7 @@ class Points:
             regular=top.to_pixels(top.regular_points()[:, cell[0], cell[1]]).numpy(),
             reached=stacked.points[-1].numpy(),
             weights=stacked.weights[-1].numpy() if stacked.modulated else None,
+            full=math.prod(map(_full, fields)),
         )
 
     def window(self, size: tuple[int, int], close: float = CLOSE) -> Window:
@@ -74,26 +79,28 @@ class Points:
 @own_settings()
 def sampling(
     fields: FieldsLike,
-    photo: Photo,
+    photo: Photo | None = None,
     places: Sequence[tuple[float, float]] | None = None,
     *,
+    fit: str | None = None,
     detection: dict | None = None,
     depth: int = 1,
     min_score: float = 0.5,
     group: int = 0,
     zoom: bool = True,
 ) -> Figure:
-    """The sampling points of chosen cells, stacked through the last ``depth`` (1-3) of ``fields``, lowest first.
+    """The sampling points of chosen cells of the last of ``fields``, through it and the layers below it.
 
-    The cells are those nearest to ``places`` ((y, x) photo px), else to the centres of the detected boxes that score at
-    least ``min_score``, else to the photo's centre. Where points lie close together each cell is seen from near, in a
-    panel of its own with the whole photo in its corner, unless ``zoom`` is False.
+    ``depth`` (1-3) layers are followed, those through which the last field's input came (``field.below``), never
+    parallel branches; all of them must be among ``fields``. The cells are those nearest to ``places`` ((y, x) photo
+    px), else to the centres of the detected boxes that score at least ``min_score``, else to the photo's centre. Where
+    points lie close together each cell is seen from near, in a panel of its own with the whole photo in its corner,
+    unless ``zoom`` is False.
 
     Example:
         >>> ds.draw.sampling(field, "photo.jpg", [(150, 215)]).savefig("sampling.png")
     """
-    backdrop = Backdrop.of(photo)
-    stack = _stack(as_list(fields), depth)
+    backdrop, stack = on_photo(_stack(as_list(fields), depth), photo, fit)
     size = backdrop.size
     cells = list(places or centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)])
     check_places(cells, size)
@@ -114,7 +121,7 @@ def sampling(
     counts = "·".join(str(field.offset.shape[2]) for field in stack)
     total = int(np.prod([field.offset.shape[2] for field in stack]))
     modulated = any(one.weights is not None for one in points)
-    meaning = ", coloured by modulation (dark 0, bright 1)" if modulated else ", a colour per cell"
+    meaning = f", coloured by modulation (dark 0, bright {points[0].full:g})" if modulated else ", a colour per cell"
     regular = "; lines from the regular grid" if depth == 1 else ""
     foot = caption(
         result.panels[-1][0],
@@ -148,7 +155,7 @@ def sampling_panel(
             primitives.lines(ax, one.regular[seen], one.reached[seen], color=color)
             primitives.points(ax, one.regular[seen], diameter * 0.5, color="white")
         weights = None if one.weights is None else one.weights[seen]
-        primitives.points(ax, one.reached[seen], diameter, color=color, values=weights)
+        primitives.points(ax, one.reached[seen], diameter, color=color, values=weights, limit=one.full)
     window.apply(ax)
 
 
@@ -188,15 +195,33 @@ def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -
             )
 
 
+def _full(field: OffsetField) -> float:
+    """The modulation up to which a layer goes: 1, or the next of 2, 5, 10… (as 2·sigmoid, in BiRefNet)."""
+    most = 0.0 if field.modulation is None else float(field.modulation.nan_to_num(0, 0, 0).max())
+    if most <= MOST_OF_SIGMOID:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(most))
+    return next(step * power for step in (1, 2, 5, 10) if most <= step * power)
+
+
 def _stack(fields: list[OffsetField], depth: int) -> list[OffsetField]:
-    if 1 <= depth <= DEEPEST and depth > len(fields):
-        raise DeformscopeError(
-            f"depth={depth}: expected 1 to {len(fields)}, the number of fields given; pass the layers below too, "
-            "lowest first, such as deformscope.fields.stack.upstream(captured, name, depth)"
-        )
+    """The last field and those below it, lowest first."""
     if not 1 <= depth <= DEEPEST:
         raise DeformscopeError(f"depth={depth}: expected 1 to {DEEPEST}, the layers that are stacked")
-    return fields[-depth:]
+    top = fields[-1]
+    found = upstream({field.name: field for field in fields}, top.name, depth)
+    if len(found) < depth:
+        chain = " ← ".join(repr(field.name) for field in reversed(found))
+        below = found[0].below
+        why = (
+            f"below it lies {below!r}, which is not among the fields; give that one too"
+            if below
+            else "nothing deformable lies below it"
+            if below is not None
+            else "what lies below it is not known; say it by below=, as in OffsetField.from_tensor"
+        )
+        raise DeformscopeError(f"depth={depth}: {len(found)} of the layers given follow each other ({chain}); {why}")
+    return found
 
 
 def _color(number: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DeformscopeError
-from ..fields.field import OffsetField, reduction_text
+from ..fields.field import OffsetField, cell_text
 from ..fields.viewpoint import divergence, extent, split
 from .primitives import nice
 from .text import drawable
@@ -98,6 +98,6 @@ class FieldView:
         return float(shown.max(initial=0.0)), float(-shown.min(initial=0.0))
 
     def caption(self) -> str:
-        """Layer and reduction (network px per cell)."""
+        """The layer, and photo px per cell."""
         name = drawable(self.field.name) or "deformable convolution"
-        return f"{name} · {reduction_text(self.field)}/cell"
+        return f"{name} · {cell_text(self.field)}/cell"

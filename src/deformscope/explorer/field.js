@@ -22,6 +22,14 @@ function slope(values, h, w, axis, spacing) {
   return out;
 }
 
+// The modulation whose colour is brightest: 1, or the next of 2, 5, 10 … for layers that go beyond it.
+function brightestOf(modulation) {
+  const most = (modulation ?? []).reduce((high, value) => (value > high ? value : high), 0);
+  if (most <= 1.001) return 1;
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((step) => step * power).find((step) => most <= step);
+}
+
 export class Field {
   constructor(record, offset, modulation, segments) {
     Object.assign(this, record);
@@ -29,6 +37,7 @@ export class Field {
     this.points = record.kernel[0] * record.kernel[1];
     this.offset = offset; // [g k 2 h w]
     this.modulation = modulation; // [g k h w] or null
+    this.brightest = brightestOf(modulation);
     this.segments = segments; // over the photo, or null
     this.perCell = [0, 1].map((axis) => record.cells.reduction[axis] / record.placement.scale[axis]);
     this.between = [0, 1].map((axis) => this.perCell[axis] * record.stride[axis]);

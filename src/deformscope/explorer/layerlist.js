@@ -46,7 +46,7 @@ function sizeOf(layer) {
   if (layer.kind === "queries") return `${layer.ids.length} queries, ${layer.heads} heads`;
   const { cells, stride, size } = layer;
   const px = cells.reduction.map((value, axis) => brief(value * stride[axis]));
-  return `${size.join("×")} · ${px[0] === px[1] ? px[0] : px.join("×")} px`;
+  return `${size.join("×")} · stride ${px[0] === px[1] ? px[0] : px.join("×")}`;
 }
 
 // A name that is cut before its end where it finds no room: names of attention differ in their last parts.

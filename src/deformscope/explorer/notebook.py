@@ -6,18 +6,19 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ..analysis import Analysis
+from ..backdrop import fields_on_photo
 from ..errors import DeformscopeError
 from ..explain.explanation import Explanation
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..fields.segments import Segments
 from ..files import write_text
-from ..photo import Photo, read
+from ..photo import Photo
 from .document import page
 
 FieldsLike: TypeAlias = OffsetField | Sequence[OffsetField] | Mapping[str, OffsetField]
@@ -57,6 +58,7 @@ def explore(
     source: Analysis | Sequence[Analysis] | FieldsLike,
     photo: Photo | None = None,
     *,
+    fit: str | None = None,
     titles: Sequence[str] = (),
     detection: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] = (),
@@ -66,25 +68,25 @@ def explore(
 ) -> Exploration:
     """Explore fields by hand: displays inline in a notebook, ``.save("page.html")`` writes one self-contained file.
 
-    ``source`` is an Analysis, several of them, or, with their ``photo``, fields of one image: an OffsetField, a list or
-    what ``capture`` gave. ``detection`` (torchvision's keys) and ``class_names`` go with fields; an Analysis has its
-    own. ``segments`` and ``explanations`` are those of :func:`deformscope.explorer.page`. ``height`` of the notebook's
-    frame is in px.
+    ``source`` is an Analysis, several of them, or fields of one image: an OffsetField, a list or what ``capture`` gave,
+    with their ``photo`` (default: the network's input as recorded) and, where the input was made of the photo by
+    another step than a plain resize, ``fit`` as in :meth:`deformscope.Placement.fitted`. ``detection`` (torchvision's
+    keys) and ``class_names`` go with fields; an Analysis has its own. ``segments`` and ``explanations`` are those of
+    :func:`deformscope.explorer.page`. ``height`` of the notebook's frame is in px.
 
     Example:
         >>> ds.explore(fields, "photo.jpg").save("page.html").name
         'page.html'
     """
-    if photo is not None:
-        fields = _fields(source)
-        analyses: Sequence[Analysis] = [Analysis(read(photo), fields, dict(detection or {}), tuple(class_names))]
-        titles = titles or [_name(photo)]
-    elif isinstance(source, Analysis):
-        analyses = [source]
-    elif isinstance(source, Sequence) and all(isinstance(one, Analysis) for one in source):
-        analyses = source  # type: ignore[assignment]
+    several = [source] if isinstance(source, Analysis) else source
+    if isinstance(several, Sequence) and several and all(isinstance(one, Analysis) for one in several):
+        if photo is not None or fit is not None:
+            raise DeformscopeError("photo, fit: an Analysis has its own photo; give them with fields alone")
+        analyses: Sequence[Analysis] = several  # type: ignore[assignment]
     else:
-        raise DeformscopeError("photo=None: expected the photo that the fields belong to; give explore(fields, photo)")
+        backdrop, fields = fields_on_photo(_fields(source), photo, fit)
+        analyses = [Analysis(backdrop.whole(), fields, dict(detection or {}), tuple(class_names))]
+        titles = titles or [_name(photo)]
     return Exploration(page(analyses, titles, segments=segments, explanations=explanations), height)
 
 
@@ -92,10 +94,11 @@ def _fields(source: object) -> Fields:
     attention = source.attention if isinstance(source, Fields) else {}
     if isinstance(source, OffsetField):
         source = [source]
-    several = list(source.values()) if isinstance(source, Mapping) else source
-    if not isinstance(several, Sequence) or not all(isinstance(one, OffsetField) for one in several):
+    several: Any = list(source.values()) if isinstance(source, Mapping) else source
+    of_fields = isinstance(several, Sequence) and all(isinstance(one, OffsetField) for one in several)
+    if not of_fields or not (several or attention):
         raise DeformscopeError(
-            f"source of type {type(source).__name__}: expected with a photo an OffsetField, a list of them or the "
+            f"source of type {type(source).__name__}: expected an Analysis, an OffsetField, a list of them or the "
             "captured fields"
         )
     fields = Fields(attention=attention)
@@ -104,5 +107,5 @@ def _fields(source: object) -> Fields:
     return fields
 
 
-def _name(photo: Photo) -> str:
-    return Path(photo).name if isinstance(photo, (str, Path)) else "photo"
+def _name(photo: Photo | None) -> str:
+    return Path(photo).name if isinstance(photo, (str, Path)) else "photo" if photo is not None else "network's input"

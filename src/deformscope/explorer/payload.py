@@ -11,7 +11,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from ..analysis import Analysis
+from ..backdrop import fields_on_photo
 from ..errors import DeformscopeError
 from ..explain.explanation import Explanation
 from ..fields.cell_maps import finite
@@ -131,6 +132,8 @@ def photo_record(
         raise DeformscopeError(
             f"analysis of {title!r}: no offset field; expected at least one deformable convolution or attention"
         )
+    _, fields = fields_on_photo(analysis.fields, analysis.photo)
+    analysis = replace(analysis, fields=fields)
     for name in segments:
         analysis.fields[name]  # raises, naming the layers there are
     layers = [layer_record(field, segments.get(name)) for name, field in analysis.fields.items()]

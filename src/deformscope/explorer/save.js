@@ -31,7 +31,7 @@ const togetherOf = ({ together }) => `|r| of kernels drawn together, up to ${bri
 // What a view shows, in words, with its factor.
 export function captionOf({ state, field, photo }, drawn) {
   if (field.kind === "queries") return queriesCaption({ state, field, photo });
-  const px = field.cells.reduction.map((value, axis) => brief(value * field.stride[axis]));
+  const px = field.between.map((value) => Number(value.toPrecision(2)));
   const times = drawn.factor === 1 ? "" : ` × ${brief(drawn.factor)}`;
   const what = {
     flow: `d_f${times}${state.mask ? `, divergence below ${brief(state.div)}/cell in red` : ""}`,

@@ -174,7 +174,8 @@ function sampling(c) {
         field.toPhoto(field.regular(x, k, 1) + field.offsetAt(state.group, k, 1, i), 1),
       ];
       if (!Number.isFinite(at[0] + at[1])) continue;
-      const level = field.modulation ? Math.floor(field.modulationAt(state.group, k, i) * LEVELS) : 0;
+      const share = field.modulationAt(state.group, k, i) / field.brightest;
+      const level = field.modulation ? Math.floor(share * LEVELS) : 0;
       paths[Math.min(Math.max(level, 0), paths.length - 1)] += shapes.circle(...frame.xy(at), radius);
     }
   }
@@ -185,7 +186,7 @@ function sampling(c) {
       alpha: c.alpha,
     });
   });
-  return field.modulation ? { kind: "scale", low: "Δm = 0", high: "1" } : { kind: "sampling" };
+  return field.modulation ? { kind: "scale", low: "Δm = 0", high: String(field.brightest) } : { kind: "sampling" };
 }
 
 function modulation(c) {
@@ -196,11 +197,11 @@ function modulation(c) {
   const values = state.mk < 0 ? c.view.modulation : field.modulation.subarray(start, start + n);
   const picture = cached(field, `m${state.group}/${state.mk}`, () =>
     painted(raised(field, values), (value, data, i) => {
-      if (Number.isFinite(value)) data.set([...scaleColor(value), 205], i);
+      if (Number.isFinite(value)) data.set([...scaleColor(value / field.brightest), 205], i);
     }),
   );
   rasterOn(c, picture, c.alpha);
-  return { kind: "scale", low: "Δm = 0", high: "1" };
+  return { kind: "scale", low: "Δm = 0", high: String(field.brightest) };
 }
 
 function segments({ pen, frame, field, alpha }) {

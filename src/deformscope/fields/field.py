@@ -57,7 +57,7 @@ class OffsetField:
 
     Example:
         >>> field
-        OffsetField('heads.stride16.deform': 1 image, 1 group, kernel 3×3, stride 1×1, 16×26 cells of 16 px)
+        OffsetField('heads.stride16.deform': 1 image, 1 group, kernel 3×3, 16×26 cells, stride 16 network px)
         >>> field.offset.shape, field.sampling_points().shape
         (torch.Size([1, 1, 9, 16, 26, 2]), torch.Size([1, 1, 9, 16, 26, 2]))
         >>> field.cell_at((150, 220))       # the cell nearest to a place (y, x) of the photo
@@ -126,7 +126,7 @@ class OffsetField:
         Example:
             >>> raw = torch.randn(1, 18, 20, 30)                            # from any deformable convolution
             >>> ds.OffsetField.from_tensor(raw, kernel_size=3, reduction=16, name="layer4")
-            OffsetField('layer4': 1 image, 1 group, kernel 3×3, stride 1×1, 20×30 cells of 16 px)
+            OffsetField('layer4': 1 image, 1 group, kernel 3×3, 20×30 cells, stride 16 network px)
         """
         kernel = _pair(kernel_size, "kernel_size", 1)
         step, spread = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)
@@ -188,10 +188,10 @@ class OffsetField:
 
     def __repr__(self) -> str:
         n, g, _, h, w, _ = self.offset.shape
-        kernel, stride = "×".join(map(str, self.kernel_size)), "×".join(f"{step:.4g}" for step in self.stride)
+        stride = "places unknown" if self.cells is None else f"stride {stride_text(self)} network px"
         return (
-            f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, kernel {kernel}, "
-            f"stride {stride}, {h}×{w} cells of {reduction_text(self)}"
+            f"OffsetField({self.name!r}: {n} image{'s'[: n != 1]}, {g} group{'s'[: g != 1]}, "
+            f"kernel {kernel_text(self)}, {h}×{w} cells, {stride}"
             f"{', modulated' if self.modulation is not None else ''})"
         )
 
@@ -220,11 +220,17 @@ class OffsetField:
     def at(self, cells: CellGrid) -> OffsetField:
         """The field with its input cells at these places, which are then known.
 
+        ``CellGrid()`` stands for the map's own cells: unless the network's input has just these px, the field is then
+        one of the map alone, and is drawn with a cell for each px.
+
         Example:
             >>> field.at(ds.CellGrid(reduction=(16.0, 16.0), origin=(8.0, 8.0))).output_cells.origin
             (8.0, 8.0)
         """
-        return replace(self, cells=cells, unplaced="")
+        placed = replace(self, cells=cells, unplaced="")
+        if cells != CellGrid() or self.network_size in (None, self.input_size):
+            return placed
+        return replace(placed, network_size=None, image=None, placements=())
 
     def placement(self, image: int = 0) -> Placement:
         """How photo number ``image`` lies in the network's input."""
@@ -307,11 +313,23 @@ class OffsetField:
         return min(max(cell[0], 0), h - 1), min(max(cell[1], 0), w - 1)
 
 
-def reduction_text(field: OffsetField) -> str:
-    """A field's ``reduction`` in words: network px, one number or down×across, the order of kernels and maps."""
+def stride_text(field: OffsetField) -> str:
+    """Network px per output cell in words: one number, or down×across; "unknown" where places are not known."""
     if field.cells is None:
-        return "unknown size"
-    return "×".join(dict.fromkeys(f"{px:.4g}" for px in field.reduction)) + " px"
+        return "unknown"
+    return "×".join(dict.fromkeys(f"{px:.4g}" for px in field.reduction))
+
+
+def cell_text(field: OffsetField) -> str:
+    """Photo px per output cell in words, to two digits: one number, or down×across."""
+    pairs = zip(field.pixels_per_cell(), field.stride, strict=True)
+    return "×".join(dict.fromkeys(f"{float(f'{px * step:.2g}'):g}" for px, step in pairs)) + "\N{NO-BREAK SPACE}px"
+
+
+def kernel_text(field: OffsetField) -> str:
+    """A kernel's size and, unless it is 1, its own stride in words."""
+    strided = f" (step {'×'.join(f'{step:.4g}' for step in field.stride)})" if set(field.stride) != {1} else ""
+    return "×".join(map(str, field.kernel_size)) + strided
 
 
 def _widened(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..errors import NoDeformableCall
 from .attention import AttentionField
-from .field import OffsetField, reduction_text
+from .field import OffsetField, kernel_text, stride_text
 
 
 class Fields(Mapping[str, OffsetField]):
@@ -55,9 +55,8 @@ class Fields(Mapping[str, OffsetField]):
             "layer",
             "images",
             "kernel",
-            "stride",
             "map",
-            "cell",
+            "stride",
             "groups",
             "modulated",
             "offsets made by",
@@ -118,10 +117,9 @@ def _cells(field: OffsetField) -> list[str]:
     return [
         field.name,
         str(n),
-        "×".join(map(str, field.kernel_size)),
-        "×".join(f"{step:.4g}" for step in field.stride),
+        kernel_text(field),
         f"{h}×{w}",
-        reduction_text(field),
+        stride_text(field),
         str(g),
         "no" if field.modulation is None else "yes",
         "" if field.source is None else ", ".join(field.source.convolutions),

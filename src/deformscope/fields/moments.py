@@ -36,7 +36,8 @@ def moments(field: AttentionField, query_level: int, head: int | None = None) ->
         >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
         ...     output = model(pixel_values=pixels)
         >>> encoder = next(field for field in fields.attention.values() if field.is_dense)
-        >>> ds.draw.figure2(moments(encoder.select(0), query_level=1), "photo.jpg").savefig("figure2.png")
+        >>> figure = ds.draw.figure2(moments(encoder.select(0), query_level=1), "photo.jpg", fit="stretch")
+        >>> figure.savefig("figure2.png")
     """
     (h, w), queries = field.cells_of(query_level)
     heads = field.points.shape[2]

@@ -7,6 +7,7 @@ the centre of its receptive field; points are (y, x).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -16,8 +17,8 @@ from ..errors import DeformscopeError
 
 Pair = tuple[int, int]
 Point = tuple[float, float]
-FITS = "stretch", "crop", "crop:N", "pad", "pad-centre"
-"""How a photo is made into an input of another size; N is the shorter side in px before the crop."""
+FITS = "stretch", "crop", "crop:N", "pad", "pad:N", "pad-centre", "pad-centre:N"
+"""How a photo is made into an input of another size; N is the shorter side before a crop, the longer before padding."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Placement:
 
         ``fit``: ``"stretch"`` (resized to the input), ``"crop"`` (resized until it covers the input, the centre cut
         out), ``"crop:256"`` (the shorter side resized to 256 px, the centre cut out), ``"pad"`` (resized until it fits
-        into the input, padded at the right and the bottom) or ``"pad-centre"`` (padded on all sides). Without it the
-        photo must have the size of the input, or its aspect ratio to within one px. Sizes and margins are rounded as
-        torchvision's ``Resize`` and ``CenterCrop`` round them.
+        into the input, padded at the right and the bottom), ``"pad:640"`` (the longer side resized to 640 px, padded
+        there) or ``"pad-centre"`` (padded on all sides). Without it the photo must have the size of the input, or its
+        aspect ratio to within one px. Sizes and margins are rounded as torchvision's ``Resize`` and ``CenterCrop``
+        round them, and for padding as letterboxes do.
 
         Raises DeformscopeError where the sizes differ and ``fit`` does not say why.
 
@@ -52,36 +54,31 @@ class Placement:
             Placement(size=(576, 768), scale=(0.3888888888888889, 0.3880208333333333), shift=(0.0, -37.0))
         """
         ratios = network[0] / photo[0], network[1] / photo[1]
-        crop = re.fullmatch(r"crop(?::([1-9]\d{0,4}))?", fit or "")
-        if fit is None:
-            if not _same_aspect(photo, network):
-                raise DeformscopeError(
-                    f"photo of {_sides(photo)} px (height × width): the network's input has {_sides(network)}, another "
-                    'aspect ratio; say how the input was made: fit="stretch" (resized to it), fit="crop" (shorter side '
-                    'resized, centre cut out; "crop:256" if to another size than the input\'s), fit="pad" (longer side '
-                    'resized, padded at the right and the bottom) or fit="pad-centre"'
-                )
+        if fit is None and not _same_aspect(photo, network):
+            raise DeformscopeError(
+                f"photo of {sides(photo)} px (height × width): the network's input has {sides(network)}, another "
+                'aspect ratio; say how the input was made: fit="stretch" (resized to it), fit="crop" (shorter side '
+                'resized, centre cut out; "crop:256" if to another size than the input\'s), fit="pad" (longer side '
+                'resized, padded at the right and the bottom) or fit="pad-centre"'
+            )
+        if fit in (None, "stretch"):
             return cls(photo, ratios)
-        if fit == "stretch":
-            return cls(photo, ratios)
-        if crop:
-            # torchvision's Resize truncates the longer side.
-            scale = int(crop[1]) / min(photo) if crop[1] else max(ratios)
-            resized = tuple(int(length * scale + 1e-9) for length in photo)
-            margins = tuple(float(round((n - r) / 2)) for n, r in zip(network, resized, strict=True))
-            if min(resized) < 1 or any(r < n for r, n in zip(resized, network, strict=True)):
-                raise DeformscopeError(
-                    f"fit={fit!r}: a photo of {_sides(photo)} px becomes {_sides((resized[0], resized[1]))}, from "
-                    f"which the network's input of {_sides(network)} cannot be cut"
-                )
-        elif fit in ("pad", "pad-centre"):
-            resized = tuple(max(1, round(length * min(ratios))) for length in photo)
-            margins = 0.0, 0.0
-            if fit == "pad-centre":
-                margins = tuple(float(round((n - r) / 2 - 0.1)) for n, r in zip(network, resized, strict=True))
-        else:
+        kind = re.fullmatch(r"(crop|pad|pad-centre)(?::([1-9]\d{0,4}))?", str(fit))
+        if kind is None:
             raise DeformscopeError(f"fit={fit!r}: expected one of {', '.join(map(repr, FITS))}")
-        return cls(photo, (resized[0] / photo[0], resized[1] / photo[1]), (margins[0], margins[1]))
+        crop, given = kind[1] == "crop", int(kind[2] or 0)
+        # One side's length before and after; the other follows, truncated by Resize and rounded by letterboxes.
+        side = ratios.index(max(ratios) if crop else min(ratios))
+        before, after = (min(photo) if crop else max(photo), given) if given else (photo[side], network[side])
+        resized = [length * after // before if crop else max(1, round(length * after / before)) for length in photo]
+        spare = [n - r for n, r in zip(network, resized, strict=True)]
+        if (max(spare) > 0 or min(resized) < 1) if crop else min(spare) < 0:
+            raise DeformscopeError(
+                f"fit={fit!r}: a photo of {sides(photo)} px becomes {sides(resized)}, {'from' if crop else 'to'} "
+                f"which the network's input of {sides(network)} cannot be {'cut' if crop else 'padded'}"
+            )
+        shift = [0.0, 0.0] if kind[1] == "pad" else [float(round(one / 2 - (0 if crop else 0.1))) for one in spare]
+        return cls(photo, (resized[0] / photo[0], resized[1] / photo[1]), (shift[0], shift[1]))
 
     def to_photo(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
         """Network px (y, x) to photo px (y, x)."""
@@ -154,5 +151,6 @@ def _same_aspect(photo: Pair, network: Pair) -> bool:
     return least <= most
 
 
-def _sides(size: Pair) -> str:
+def sides(size: Sequence[int]) -> str:
+    """Height and width in words."""
     return f"{size[0]}×{size[1]}"
