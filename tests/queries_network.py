@@ -101,7 +101,7 @@ def decode(output, batch):
 def detector(encoder: bool = True, **settings):
     """The network as a detector; with ``encoder=False`` object queries are all its attention."""
     network = Queries(encoder, **settings)
-    return deformscope.adapt(network, prepare=prepare, decode=decode, class_names=NAMES, name="queries")
+    return deformscope.adapt(network, prepare=prepare, decode=decode, class_names=NAMES, name="queries", fit="stretch")
 
 
 def without_encoder():
@@ -110,4 +110,4 @@ def without_encoder():
 
 def net():
     """The bare network with its preparation, of which nothing is decoded."""
-    return deformscope.adapt(Queries(), prepare=prepare, name="net")
+    return deformscope.adapt(Queries(), prepare=prepare, name="net", fit="stretch")

@@ -231,7 +231,7 @@ def encoder() -> AttentionField:
         (lambda: draw.growth({}), r"fields: none given"),
         (lambda: draw.figure2(towards((1, 1)), fit="crop"), r"fit='crop': .*give the photo too"),
         (lambda: draw.figure2(towards((1, 1))), r"photo=None: the network's input was not recorded with 'deform'"),
-        (lambda: ds.explore([]), r"source of type list"),
+        (lambda: ds.explore([]), r"fields: none given"),
         (lambda: ds.analyse(torch.nn.Conv2d(3, 3, 1), scene(8, 8)), r"Conv2d is no detector.*ds.adapt.*ds.capture"),
     ],
 )

@@ -67,7 +67,9 @@ def detector(name: str = "femto") -> Detector:
         ]  # fmt: skip
 
     names = [one for one in FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if one not in NO_CLASS]
-    return adapt(Pixels(network), prepare=prepare, decode=decode, class_names=names, name=f"DEIMv2 {name}")
+    return adapt(
+        Pixels(network), prepare=prepare, decode=decode, class_names=names, name=f"DEIMv2 {name}", fit="stretch"
+    )
 
 
 NO_CLASS = ("__background__", "N/A")

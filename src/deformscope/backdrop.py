@@ -100,6 +100,8 @@ def on_photo(
         if isinstance(field, OffsetField):
             field.input_cells  # noqa: B018  (raises where they are not known)
     if photo is None:
+        if not fields:
+            raise DeformscopeError("fields: none given; expected at least one, or the photo")
         if fit is not None:
             raise DeformscopeError(f"fit={fit!r}: says how a photo became the network's input; give the photo too")
         backdrop = _recorded(fields)

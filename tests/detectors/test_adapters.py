@@ -308,7 +308,7 @@ def test_what_does_not_fit_names_the_part_that_does_not(parts, said):
 
 def test_what_it_cannot_do_is_said():
     detector = queries_network.detector()
-    without_decode = deformscope.adapt(detector.net, prepare=queries_network.prepare)
+    without_decode = deformscope.adapt(detector.net, prepare=queries_network.prepare, fit="stretch")
     for call in (
         lambda: detector.prepare([SMALL], 64),
         lambda: deformscope.explain(without_decode, SMALL),
@@ -329,3 +329,24 @@ def test_queries_without_names_are_those_of_the_nearest_reference():
     assert last.nearest(photo).tolist() == [4, 1]
     nameless = {key: value for key, value in analysis.detection.items() if key != "query"} | {"boxes": photo}
     assert Analysis(SMALL, analysis.fields, nameless).queries() == [4, 1]
+
+
+def test_a_network_whose_input_has_another_shape_says_how_it_is_made_of_photos():
+    def square(photos):
+        return torch.zeros(len(photos), 3, 64, 64)
+
+    def decode(output, batch):
+        return [{"boxes": torch.tensor([[0.0, 0, 64, 64]]), "scores": torch.ones(1)}] * len(batch)
+
+    photo = np.zeros((60, 120, 3), np.uint8)
+    detector = deformscope.adapt(nn.Conv2d(3, 3, 1), prepare=square, decode=decode)
+    with pytest.raises(deformscope.DeformscopeError, match=r'photo of 60×120 px .* has 64×64.*fit="stretch"'):
+        detector(photo)
+    for fit, box in (("stretch", [0, 0, 120, 60]), ("crop", [30, 0, 90, 60]), ("pad", [0, 0, 120, 60])):
+        detector = deformscope.adapt(nn.Conv2d(3, 3, 1), prepare=square, decode=decode, fit=fit)
+        assert detector(photo)[0]["boxes"].tolist() == [pytest.approx(box)]
+    placed = deformscope.adapt(nn.Conv2d(3, 3, 1), fit="crop")
+    with pytest.raises(deformscope.DeformscopeError, match="fit='crop': it returns placements"):
+        placed(photo)
+    with pytest.raises(deformscope.DeformscopeError, match=r"fit='crop': how packaged places photos .* is known"):
+        deformscope.load("packaged", fit="crop")

@@ -46,6 +46,13 @@ DETECTOR_HELP = (
     "of transformers; python:package.module:factory for your own, whose code is run."
 )
 Detector = Annotated[str, Parameter(help=DETECTOR_HELP)]
+Fit = Annotated[
+    str | None,
+    Parameter(
+        help="How a detector of your own makes its input of a photo, where that is no plain resize: stretch, crop, "
+        "crop:256 (the shorter side resized to 256 px first), pad or pad-centre."
+    ),
+]
 Layers = Annotated[
     list[str] | None,
     Parameter(

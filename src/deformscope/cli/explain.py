@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import DeformscopeError
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Data, Detector, Device, Layers, Split, app, console
+from .app import POSITIVE, Data, Detector, Device, Fit, Layers, Split, app, console
 from .look import XY, Format, places
 
 Output = Literal["score", "iou", "left", "top", "right", "bottom"]
@@ -39,6 +39,7 @@ def explain(
     /,
     *,
     detector: Detector = "packaged",
+    fit: Fit = None,
     detection: Annotated[int, Parameter(help="Number of the detection; 0 is the best.", validator=Number(gte=0))] = 0,
     at: Annotated[
         XY | None,
@@ -72,7 +73,7 @@ def explain(
     from ..detectors.deform import DeformConv
 
     place = None if at is None else (at.y, at.x)
-    loaded = load(detector).to(device)
+    loaded = load(detector, fit=fit).to(device)
     if compare and not any(isinstance(module, DeformConv) for module in loaded.modules()):
         raise DeformscopeError(f"--compare: {loaded.name} has no deformable convolution whose offsets could be split")
     explained = why(loaded, photo, detection, of, at=place, layers=layers or (), min_score=min_score)

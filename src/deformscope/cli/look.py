@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from rich.table import Table
 
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Composed, Detector, Layers, app, complain, console
+from .app import POSITIVE, Composed, Detector, Fit, Layers, app, complain, console
 
 View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments", "queries"]
 Format = Literal["png", "svg", "pdf"]
@@ -42,6 +42,7 @@ def figures(
     /,
     *,
     detector: Detector = "packaged",
+    fit: Fit = None,
     layers: Layers = None,
     views: Annotated[
         list[View] | None,
@@ -118,7 +119,7 @@ def figures(
         dpi=dpi,
     )
     check(settings)
-    return _draw(find(photos), load(detector), out, settings, jobs)
+    return _draw(find(photos), load(detector, fit=fit), out, settings, jobs)
 
 
 @app.command
@@ -127,6 +128,7 @@ def layers(
     /,
     *,
     detector: Detector = "packaged",
+    fit: Fit = None,
 ) -> int:
     """List the deformable convolutions and attention of a detector and, given a photo, statistics of their offsets."""
     import numpy as np
@@ -134,7 +136,7 @@ def layers(
     from .. import analyse, load
 
     blank = np.full((256, 320, 3), 127, dtype=np.uint8)
-    analysis = analyse(load(detector), blank if photo is None else photo)
+    analysis = analyse(load(detector, fit=fit), blank if photo is None else photo)
     title = f"{analysis.detector}" + (f" on {photo}" if photo else "")
     if analysis.fields:
         console().print(_convolutions(analysis.fields.values(), title, bool(photo)))

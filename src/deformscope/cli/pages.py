@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from ..errors import DeformscopeError
 from ..terminal.progress import track
-from .app import DETECTOR_HELP, Detector, app, complain
+from .app import DETECTOR_HELP, Detector, Fit, app, complain
 
 
 @app.command
@@ -19,6 +19,7 @@ def explore(
     /,
     *,
     detector: Detector = "packaged",
+    fit: Fit = None,
     composed: Annotated[
         bool,
         Parameter(help="Also show each layer composed with up to two layers below it.", show_default=False),
@@ -39,7 +40,7 @@ def explore(
     from ..photo import find
 
     found = find(photos)
-    loaded = load(detector)
+    loaded = load(detector, fit=fit)
     analyses, titles, whys, failed = [], [], [], 0
     for photo in track(found, "photos", len(found)):
         try:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 Prepared = Tensor | tuple[Tensor, Sequence[Placement]]
 Prepare = Callable[[list[np.ndarray]], Prepared]
-"""Photos, RGB uint8 ``[h w 3]``, to the network's input ``[n …]``; each photo fills the whole of it, unless placements
-say otherwise."""
+"""Photos, RGB uint8 ``[h w 3]``, to the network's input ``[n …]``, and how they lie in it, unless ``fit`` says so."""
 Decode = Callable[[Any, Tensor], Sequence[dict[str, Any]]]
 """The network's output and its input to one dictionary a photo: ``boxes`` [d 4] xyxy in px of the network's input,
 ``scores`` [d], ``labels`` [d] (0 without), and ``query`` [d], the object query that made each, if there is one."""
@@ -49,25 +48,27 @@ class AdaptedDetector(Detector):
     def __init__(
         self,
         net: nn.Module,
-        prepare: Callable[[list[np.ndarray]], tuple[Tensor, list[Placement]]],
+        prepare: Callable[[list[np.ndarray], str | None], tuple[Tensor, list[Placement]]],
         run: Callable[[nn.Module, Tensor, Sequence[Placement], float], list[Detection]],
         class_names: Sequence[str],
         name: str,
         repredict: Callable[[nn.Module, Tensor, Placement, Detection], Detection] | None = None,
+        fit: str | None = None,
     ) -> None:
-        """``run`` detects with ``net`` on a batch; its result is in photo px and has scores above the last argument.
+        """``prepare`` gets photos and ``fit``. ``run`` detects with ``net`` on a batch; its result is in photo px and
+        has scores above the last argument.
 
         ``repredict`` is :meth:`repredict`; without it the detector's detections cannot be explained.
         """
         super().__init__()
         self.net, self._prepare, self._run, self._repredict = net, prepare, run, repredict
-        self.class_names, self.name = tuple(class_names), name
+        self.class_names, self.name, self.fit = tuple(class_names), name, fit
         self.eval()
 
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         if shorter_side is not None:
             raise DeformscopeError(f"shorter_side={shorter_side}: {self.name} chooses the size itself; leave it out")
-        return self._prepare(list(photos))
+        return self._prepare(list(photos), self.fit)
 
     def detect(
         self,
@@ -106,12 +107,14 @@ def adapt(
     decode: Decode | None = None,
     class_names: Sequence[str] = (),
     name: str = "",
+    fit: str | None = None,
 ) -> AdaptedDetector:
     """Make a detector of any network, for :func:`deformscope.analyse`, ``deformscope figures`` and the like.
 
     ``prepare`` makes the network's input of a list of photos (RGB uint8 ``[h w 3]``): a batch whose first axis counts
-    them, each photo resized to the whole of it, or ``(batch, placements)``, one :class:`Placement` a photo, where it is
-    padded. By default photos go in at their own size, as floats in 0..1, padded with zeros at the bottom and right.
+    them. ``fit`` says how it makes inputs of another shape than the photo's, as in :meth:`Placement.fitted`
+    (``"stretch"``, ``"crop"``, ``"pad"``…); or ``prepare`` returns ``(batch, placements)``, one :class:`Placement` a
+    photo. By default photos go in at their own size, as floats in 0..1, padded with zeros at the bottom and right.
     ``decode`` makes detections of the network's output and that batch: one dictionary a photo with ``boxes`` [d 4] xyxy
     in px of the network's input, ``scores`` [d], ``labels`` [d] (indices into ``class_names``) and, for detectors with
     object queries, ``query`` [d], the query that made each. Without it nothing is detected, and only offsets are seen.
@@ -130,9 +133,9 @@ def adapt(
         raise DeformscopeError(f"network of type {type(network).__name__}: expected a torch.nn.Module")
     called = name or type(network).__name__
 
-    def prepared(photos: list[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+    def prepared(photos: list[np.ndarray], fit: str | None) -> tuple[Tensor, list[Placement]]:
         with _of_the_user(f"{called}: prepare"):
-            return _placed(photos, (prepare or _as_they_are)(photos))
+            return _placed(photos, (prepare or _as_they_are)(photos), fit)
 
     def run(net: nn.Module, batch: Tensor, placements: Sequence[Placement], least: float) -> list[Detection]:
         with _of_the_user(f"{called}: the network"):
@@ -149,7 +152,7 @@ def adapt(
         with _of_the_user(f"{called}: decode"):
             return _found_again(found, run(net, batch, [placement], 0.0)[0], placement)
 
-    return AdaptedDetector(network, prepared, run, class_names, called, None if decode is None else again)
+    return AdaptedDetector(network, prepared, run, class_names, called, None if decode is None else again, fit)
 
 
 @contextmanager
@@ -176,15 +179,16 @@ def _as_they_are(photos: list[np.ndarray]) -> Prepared:
     return padded(images), [Placement((photo.shape[0], photo.shape[1])) for photo in photos]
 
 
-def _placed(photos: list[np.ndarray], made: Any) -> tuple[Tensor, list[Placement]]:
+def _placed(photos: list[np.ndarray], made: Any, fit: str | None) -> tuple[Tensor, list[Placement]]:
     batch, placements = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(batch, Tensor) or batch.ndim < 4 or len(batch) != len(photos):
         got = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"type {type(batch).__name__}"
         raise DeformscopeError(f"a batch of {got} for {len(photos)} photos; expected a tensor [{len(photos)} … h w]")
     if placements is None:
-        high, wide = batch.shape[-2:]
-        sizes = [(photo.shape[0], photo.shape[1]) for photo in photos]
-        placements = [Placement(size, (high / size[0], wide / size[1])) for size in sizes]
+        network = (batch.shape[-2], batch.shape[-1])
+        placements = [Placement.fitted((photo.shape[0], photo.shape[1]), network, fit) for photo in photos]
+    elif fit is not None:
+        raise DeformscopeError(f"fit={fit!r}: it returns placements, which say how photos lie in its batch already")
     placements = list(placements)
     if len(placements) != len(photos) or not all(isinstance(one, Placement) for one in placements):
         raise DeformscopeError(f"placements: expected {len(photos)} of deformscope.Placement, one a photo")

@@ -139,7 +139,7 @@ def of_transformers(model: nn.Module, processor: Any, name: str = "") -> Adapted
     takes_mask = "pixel_mask" in inspect.signature(model.forward).parameters
     masked = False
 
-    def prepare(photos: list[np.ndarray]) -> tuple[Tensor, list[Placement]]:
+    def prepare(photos: list[np.ndarray], _: str | None) -> tuple[Tensor, list[Placement]]:
         nonlocal masked
         images, placements = [], []
         for photo in photos:  # one at a time: what is padded beside others is padded here, and its place is known

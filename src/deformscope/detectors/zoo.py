@@ -76,6 +76,7 @@ def load(
     offset_mode: OffsetMode | None = None,
     shorter_side: int | None = None,
     longer_side: int | None = None,
+    fit: str | None = None,
 ) -> Detector:
     """Load a detector, in eval mode on the CPU, by name or from a checkpoint file.
 
@@ -86,7 +87,8 @@ def load(
     ``python:package.module:factory`` what a function of yours returns, whose code is run. If a file also holds averaged
     weights (buffers ``ema_…``, the teacher of a student), ``weights`` selects ``plain`` or ``ema``. ``offset_mode``
     sets the part of the offsets that all deformable convolutions use. ``shorter_side`` and ``longer_side`` set the size
-    to which photos are resized, px, instead of that of the file.
+    to which photos are resized, px, instead of that of the file. ``fit`` says how a detector of yours makes its input
+    of a photo, as in :func:`adapt`.
 
     Raises DeformscopeError for an unknown name, with similar ones, and for a file that cannot be used.
 
@@ -107,6 +109,12 @@ def load(
                 "itself; leave them out"
             )
         loaded.resize_to(shorter_side, longer_side)
+    if fit is not None:
+        from .adapted import AdaptedDetector
+
+        if not os.fspath(detector).startswith(FACTORY) or not isinstance(loaded, AdaptedDetector):
+            raise DeformscopeError(f"fit={fit!r}: how {loaded.name} places photos in its input is known; leave it out")
+        loaded.fit = fit
     return loaded
 
 

@@ -96,7 +96,7 @@ def _fields(source: object) -> Fields:
         source = [source]
     several: Any = list(source.values()) if isinstance(source, Mapping) else source
     of_fields = isinstance(several, Sequence) and all(isinstance(one, OffsetField) for one in several)
-    if not of_fields or not (several or attention):
+    if not of_fields:
         raise DeformscopeError(
             f"source of type {type(source).__name__}: expected an Analysis, an OffsetField, a list of them or the "
             "captured fields"
