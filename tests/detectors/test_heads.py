@@ -102,6 +102,14 @@ def test_without_offsets_every_way_begins_with_the_same_box(name, layers):
     assert torch.allclose(heads.decoded(name, CENTRE, stride, raw, zero, torch.ones(2)), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", DECODES)
+def test_the_largest_box_is_the_same_in_every_way(name):
+    raw = torch.tensor([0.0, 0, 99, 99]).expand(1, 6, 4) if name != "D0" else torch.full((1, 6, 4), 99.0)
+    found = heads.decoded(name, CENTRE, 16, raw, [torch.zeros(1, 18, 3, 2)], torch.ones(2))
+    half = torch.full((6, 2), 16 * math.exp(5))
+    assert torch.allclose(found[0], torch.cat([CENTRE - half, CENTRE + half], dim=1), rtol=1e-4)
+
+
 def test_stacked_layers_are_composed():
     low, high = torch.zeros(1, 9, 2, 3, 2), torch.zeros(1, 9, 2, 3, 2)
     low[:, :, 0] += 1.0  # the lower layer moves every kernel a cell down, the upper one half a cell to the right

@@ -198,3 +198,20 @@ def test_terms_that_cannot_be_are_one_clear_line():
         DenseConfig(("one",), mask_hidden=8)
     with pytest.raises(DeformscopeError, match="only of a detector with one stage"):
         DenseRCNNConfig(("one",), mask_terms=BOTH)
+
+
+def test_a_masks_logit_is_the_unary_term_and_the_dynamic_layer_on_places_in_eight_strides(monkeypatch):
+    one, given, seen = detector().train(), batch(), []
+    with torch.no_grad():
+        predictions = one.predict(one.trunk(given.images))
+        index = torch.tensor([5, 96 + 7])  # a cell at stride 8 and one at stride 16
+        found = one.masks.logits(predictions, 0, index)
+        maps, weights = predictions.masks.maps[0], predictions.masks.weights[0]
+        for k, (cell, stride) in enumerate(zip(index.tolist(), (8, 16), strict=True)):
+            for y, x in ((0, 0), (3, 10)):
+                apart = (torch.tensor([8 * x + 0.5, 8 * y + 0.5]) - predictions.centres[cell]) / (8 * stride)
+                dynamic = room.dynamic(maps[1:, y, x, None, None], apart.view(1, 1, 1, 2), weights[cell][None])
+                assert found[k, y, x].item() == pytest.approx((maps[0, y, x] + dynamic).item(), abs=1e-5)
+    monkeypatch.setattr(room, "outside", lambda logits, boxes, stride: seen.append((logits, stride)) or logits.sum())
+    one.masks.losses(predictions, given.targets)
+    assert torch.equal(seen[0][0], predictions.masks.maps[:, 0]) and seen[0][1] == 8
