@@ -4,8 +4,7 @@
 
 The packaged detector on a photo of 451×300 px; with --large Faster R-CNN, ResNet-50-FPN with deformable layer2-4,
 freshly initialised with random offsets, on 1333×800 px; with --attention RT-DETR, ResNet-18, of transformers, freshly
-initialised, on 640×640 px. `capture` is a pass whose kind is known, `first capture` one that is traced, as the first of
-each kind is; the two floors are an empty dispatch mode and empty hooks on all modules.
+initialised, on 640×640 px. `no places` is capture(places=False); the floor is an empty dispatch mode.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import deformscope as ds
-from deformscope.capture import known_passes
 from deformscope.detectors.deform import DeformConv
 
 
@@ -57,33 +55,16 @@ def main() -> None:
         with ds.capture(detector):
             forward()
 
-    def traced() -> None:
-        known_passes.forget(detector)
-        captured()
-        captured()
+    def numbers_only() -> None:
+        with ds.capture(detector, places=False):
+            forward()
 
     def in_mode() -> None:
         with Empty():
             forward()
 
-    def hooked() -> None:
-        hooks = (
-            nn.modules.module.register_module_forward_pre_hook(lambda *_: None),
-            nn.modules.module.register_module_forward_hook(lambda *_: None, always_call=True),
-        )
-        forward()
-        for hook in hooks:
-            hook.remove()
-
-    candidates = {
-        "forward": forward,
-        "capture": captured,
-        "first capture": traced,
-        "empty hooks": hooked,
-        "empty dispatch mode": in_mode,
-    }
+    candidates = {"forward": forward, "capture": captured, "no places": numbers_only, "empty dispatch mode": in_mode}
     spent = interleaved(candidates, settings.rounds)
-    spent["first capture"] = [a - b for a, b in zip(spent["first capture"], spent["capture"], strict=True)]
     print(f"torch {torch.__version__}, {settings.threads} threads, {settings.rounds} rounds, medians")
     for name in candidates:
         print(f"{name:20} {median(spent[name]):8.1f} ms  {1 / speed_up(spent, name, 'forward') - 1:+7.1%}")

@@ -10,7 +10,6 @@ from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as No
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
-    from .capture.context_managers import capture as capture
     from .detectors.adapted import adapt as adapt
     from .detectors.zoo import load as load
     from .explain.explain import explain as explain
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from .fields.segments import segments as segments
     from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
     from .health.diagnose import diagnose as diagnose
+    from .recording.capture import capture as capture
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Placement": "fields.places",
     "adapt": "detectors.adapted",
     "analyse": "analysis",
-    "capture": "capture.context_managers",
+    "capture": "recording.capture",
     "diagnose": "health.diagnose",
     "divergence": "fields.viewpoint",
     "explain": "explain.explain",

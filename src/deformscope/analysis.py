@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capture.context_managers import capture
 from .errors import DeformscopeError
 from .fields.attention import AttentionField
 from .fields.field import OffsetField
@@ -22,6 +21,7 @@ from .fields.stack import DEEPEST, composed, upstream
 from .files import write_tensors
 from .from_dict import from_dict
 from .photo import Photo, read
+from .recording.capture import capture
 
 FORMAT = "deformscope.analysis.1"
 

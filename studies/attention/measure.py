@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 import deformscope
-from deformscope.capture.context_managers import capture
+from deformscope.recording.capture import capture
 from deformscope.datasets.coco import read_coco
 from deformscope.datasets.records import CocoPhoto
 from deformscope.fields.attention import AttentionField

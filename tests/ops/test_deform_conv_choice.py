@@ -6,11 +6,23 @@ from fresh import run_each
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformscope.errors import DeformscopeError
-from deformscope.ops import deform_conv2d
+from deformscope.ops import deform_conv2d, observe
 from deformscope.ops.deform_conv import VARIABLE
-from deformscope.ops.observe import observing
 
 DEFAULT = "deformscope.ops.deform_conv.default_impl"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls that are observed."""
+    found = []
+
+    def observer(compute, describe):
+        found.append(describe(output := compute()))
+        return output
+
+    monkeypatch.setattr(observe.local, "observer", observer)
+    return found
 
 
 class Dispatched(TorchDispatchMode):
@@ -24,12 +36,10 @@ class Dispatched(TorchDispatchMode):
 
 
 def torchvisions(size: int = 24, channels: int = 16, requires_grad: bool = False, **settings) -> bool:
-    """Whether one call, which is reported once, is made by torchvision's operator."""
+    """Whether a call is made by torchvision's operator."""
     x = torch.randn(1, channels, size, size + 1, requires_grad=requires_grad)
-    calls = []
-    with Dispatched() as dispatched, observing(calls.append):
+    with Dispatched() as dispatched:
         deform_conv2d(x, torch.randn(1, 18, size, size + 1), torch.randn(4, channels, 3, 3), padding=1, **settings)
-    assert len(calls) == 1
     return bool(dispatched.count)
 
 
@@ -38,9 +48,9 @@ def unforced(monkeypatch):
     monkeypatch.setattr(DEFAULT, "auto")
 
 
-def test_every_call_is_reported_exactly_once_whichever_implementation_runs():
-    assert torchvisions(impl="torchvision")
-    assert not torchvisions(impl="embedding_bag")
+def test_every_call_is_observed_exactly_once_whichever_implementation_runs(calls):
+    assert torchvisions(impl="torchvision") and len(calls) == 1
+    assert not torchvisions(impl="embedding_bag") and len(calls) == 2
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -76,11 +86,9 @@ def test_a_mistyped_environment_variable_is_named(monkeypatch):
         torchvisions()
 
 
-def test_the_report_holds_the_callers_own_tensors_and_pairs():
+def test_what_is_observed_holds_the_callers_own_tensors_and_pairs(calls):
     x, offset, weight = torch.randn(1, 4, 9, 7), torch.randn(1, 12, 5, 8), torch.randn(2, 4, 3, 2)
-    calls = []
-    with observing(calls.append):
-        output = deform_conv2d(x, offset, weight, stride=(2, 1), padding=1, impl="embedding_bag")
+    output = deform_conv2d(x, offset, weight, stride=(2, 1), padding=1, impl="embedding_bag")
     (call,) = calls
     assert call.input is x and call.offset is offset and call.mask is None and call.output is output
     assert (call.kernel_size, call.stride, call.padding, call.dilation) == ((3, 2), (2, 1), (1, 1), (1, 1))

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from ..capture.context_managers import placed
 from ..errors import DeformscopeError
 from ..fields.places import Placement
 from ..files import sha256, write_tensors
 from ..photo import Photo, read
+from ..recording.capture import placed
 
 Detection = dict[str, Tensor]
 """torchvision's keys: ``boxes`` [d 4] xyxy, ``labels`` [d] 0-based, ``scores`` [d] and, for detectors with masks,

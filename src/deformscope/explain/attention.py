@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..capture.attention import is_attention
 from ..fields.attention import AttentionField
+from ..recording.attention import is_attention
 
 SOFTMAX = F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax
 

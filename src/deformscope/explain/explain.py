@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capture.context_managers import capture, placed
 from ..detectors.detector import Detection, Detector
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.field import OffsetField, Placement
 from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
+from ..recording.capture import capture, placed
 from .attention import AttentionAttribution, Ones, weights_times_ones
 from .explanation import Attribution, Explanation
 from .receptive_field import ReceptiveField

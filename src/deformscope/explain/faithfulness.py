@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..capture.context_managers import placed
 from ..detectors.detector import Detector
 from ..errors import DeformscopeError
 from ..ops.intercept import Inputs, intercepting
+from ..recording.capture import placed
 from .explanation import Attribution, Explanation
 
 Array = np.ndarray

@@ -100,6 +100,11 @@ class Fields(Mapping[str, OffsetField]):
             {name: field.to(device) for name, field in self.attention.items()},
         )
 
+    def forget_images(self) -> None:
+        """Drop the network's inputs, which the next batch replaces."""
+        self._fields = {name: replace(field, image=None) for name, field in self._fields.items()}
+        self.attention = {name: replace(field, image=None) for name, field in self.attention.items()}
+
     def add(self, field: OffsetField) -> None:
         """Add ``field`` under its name, or ``name#2`` and so on if that is taken."""
         unique = _free(field.name, self._fields)

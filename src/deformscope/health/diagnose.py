@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capture.context_managers import capture
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields.attention import AttentionField
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..photo import read
+from ..recording.capture import capture
 from .attention_checks import attention_findings, beyond as points_beyond, in_cells
 from .checks import BROKEN, SUSPECT, Finding, beyond, findings
 from .report import as_html, as_text

@@ -15,7 +15,7 @@ from . import embedding_bag
 from .autocast import without_autocast
 from .followed import deform_conv2d as followed_deform_conv2d, followed, scriptable
 from .geometry import Geometry, check
-from .observe import DeformCall, observed, report, unseen
+from .observe import DeformCall, local
 
 IMPLEMENTATIONS = ("auto", "torchvision", "embedding_bag")
 VARIABLE = "DEFORMSCOPE_DEFORM_IMPL"
@@ -88,24 +88,14 @@ def deform_conv2d(
     if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
         name, tensor = ("weight", weight) if bias is None or weight.dtype != dtype else ("bias", bias)
         raise DeformscopeError(f"{name} of dtype {tensor.dtype}: expected input's, {dtype}; convert one of them")
-    if followed() or not observed():
+    observer = local.observer
+    if observer is None or followed():
         return _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
-    with unseen():
-        output = _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast)
-    report(
-        DeformCall(
-            input,
-            given,
-            offset,
-            mask,
-            output,
-            geometry.kernel_size,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-        )
+    kernel, stride, padding, dilation = geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
+    return observer(
+        lambda: _computed(chosen, input, offset, weight, bias, mask, geometry, dtype, autocast),
+        lambda output: DeformCall(input, given, offset, mask, output, kernel, stride, padding, dilation),
     )
-    return output
 
 
 def _computed(

@@ -1,12 +1,10 @@
-"""Where deformscope's own operator reports its calls, since no dispatcher sees it as one operator."""
+"""Where deformscope's own operator is observed, since a dispatcher sees only the operators that it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -39,39 +37,13 @@ class DeformCall:
     """The output has a cell at each place to which a kernel belongs, and no others."""
 
 
-Observer = Callable[[DeformCall], None]
-Away = Callable[[], AbstractContextManager[Any]]
-_observers: ContextVar[tuple[tuple[Observer, Away], ...]] = ContextVar("observers", default=())
+Observer = Callable[[Callable[[], Tensor], Callable[[Tensor], DeformCall]], Tensor]
+"""Runs the operator (first argument) and gives its output, which the second argument makes into a record."""
 
 
-@contextmanager
-def observing(observer: Observer, looking_away: Away = nullcontext) -> Iterator[None]:
-    """Have ``observer`` called with every call of deformscope's operator while the block runs.
-
-    ``looking_away`` is entered while the operator computes, for observers that see the operators that it is made of.
-    """
-    token = _observers.set((*_observers.get(), (observer, looking_away)))
-    try:
-        yield
-    finally:
-        _observers.reset(token)
+class _Local(threading.local):
+    observer: Observer | None = None
 
 
-def observed() -> bool:
-    """Whether anybody wants to know of calls."""
-    return bool(_observers.get())
-
-
-@contextmanager
-def unseen() -> Iterator[None]:
-    """Make a call in this block, and report it after."""
-    with ExitStack() as stack:
-        for _, looking_away in _observers.get():
-            stack.enter_context(looking_away())
-        yield
-
-
-def report(call: DeformCall) -> None:
-    """Tell the observers of a call."""
-    for observer, _ in _observers.get():
-        observer(call)
+local = _Local()
+"""Who observes this thread's calls."""

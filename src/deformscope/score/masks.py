@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 from torch import nn
 
-from ..capture.context_managers import capture
 from ..datasets.coco import Broken
 from ..datasets.records import say
 from ..detectors.box_masks import ellipse, filled, grab_cut, opencv, refined
@@ -30,6 +29,7 @@ from ..fields.stack import DEEPEST, composed, upstream
 from ..files import write_json, write_text
 from ..metrics.coco import same_classes
 from ..metrics.matching import IOUS, Matches, iou_of_areas, mask_iou, match
+from ..recording.capture import capture
 from .mask_scores import BARS, BOXES, Bits, MaskRecord, MaskScores, Source, read_mask_records, summarise_masks
 from .run_folder import NAMES_ONLY, appending, claimed, describe
 from .scenes import Photos, Scene, open_folder

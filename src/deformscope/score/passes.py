@@ -14,7 +14,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..analysis import Analysis
-from ..capture.context_managers import capture
 from ..errors import DeformscopeError, NoDeformableCall
 from ..fields import attention_start
 from ..fields.cell_maps import CellMaps, finite
@@ -22,6 +21,7 @@ from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..fields.moments import encoder_fields, with_encoders
 from ..fields.stack import DEEPEST, composed, upstream
+from ..recording.capture import capture
 from . import nulls
 from .measures import central_segment, filled_segments, found_segments, measure
 from .records import Measured, Record, Thing, View

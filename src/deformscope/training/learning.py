@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from ..capture.context_managers import placed
 from ..detectors.deform import DeformConv
 from ..detectors.detector import Batch, Detector, TrainableDetector, processes
 from ..metrics.coco import scores, to_results
+from ..recording.capture import placed
 from .networks import targets
 from .recipe import Evaluation, Optimiser, Recipe
 from .sources import Source

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..capture.context_managers import capture
 from ..detectors.detector import mean_of_processes
 from ..errors import DeformscopeError
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..fields.stack import composed, upstream
+from ..recording.capture import capture
 from .live import LiveCall, LiveCalls
 from .offset_losses import LOSSES, Boxes, Target, assigned, checked, kernels_of
 

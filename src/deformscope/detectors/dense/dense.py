@@ -24,10 +24,10 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from ...capture.context_managers import placed
 from ...errors import DeformscopeError
 from ...fields.places import Placement
 from ...ops.pointwise import make_pointwise
+from ...recording.capture import placed
 from ..detector import Batch, Detection, TrainableDetector
 from ..preparation import padded
 from .config import DenseConfig, TrunkConfig

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import deformscope
-from deformscope.capture.attention import is_attention
+from deformscope.recording.attention import is_attention
 
 SIZES = (96, 72), (64, 88)
 """Heights and widths of the two photos."""

@@ -291,7 +291,12 @@ def test_operators_in_three_dimensions_are_named_and_not_recorded(tvdcn):
             return tvdcn.deform_conv3d(x, torch.randn(2, 2, 1, 1, 1), torch.randn(1, 3, 3, 4, 5))
 
     model = Volume()
-    with pytest.raises(NoDeformableCall, match=r"not understood: tvdcn::deform_conv3d"), capture(model):
+    with (
+        pytest.raises(
+            NoDeformableCall, match=r"not understood: tvdcn::deform_conv3d in Volume: an operator that is not known"
+        ),
+        capture(model),
+    ):
         model(torch.randn(1, 2, 3, 4, 5))
 
 
@@ -306,8 +311,8 @@ class OtherFunction(Function):
 @pytest.mark.parametrize(
     ("shape", "why"),
     [
-        ((1, 3, 4, 5, 6), "OtherFunction: it samples in 3 dimensions"),
-        ((1, 2, 4, 5), "OtherFunction: its arguments are those of no known deformable convolution"),
+        ((1, 3, 4, 5, 6), "OtherFunction in 1: it samples in 3 dimensions"),
+        ((1, 2, 4, 5), "OtherFunction in 1: its arguments are those of no known deformable convolution"),
         ((4,), None),
     ],
 )

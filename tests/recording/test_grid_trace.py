@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+import deformscope as ds
 from deformscope import capture
 
 
@@ -97,13 +98,15 @@ def test_a_resnet_on_odd_sizes_has_cells_at_whole_multiples_of_its_strides(size)
     ]
 
 
-def test_where_the_trail_breaks_the_grid_falls_back_on_the_ratio_of_sizes():
+def test_where_the_trail_breaks_places_are_unknown_and_the_operator_is_named():
     tokens = Function(lambda x: x.flatten(2).sort(dim=-1).values.unflatten(-1, (12, 10)).contiguous())
     net = nn.Sequential(conv(3, 4, 4), tokens, Probe())
     with capture(net) as fields:
         net(torch.rand(1, 3, 48, 40))
     (field,) = fields.values()
-    assert field.cells.reduction == (4.0, 4.0)
+    assert field.cells is None and field.unplaced == "aten::sort in 1"
+    with pytest.raises(ds.DeformscopeError, match="aten::sort in 1"):
+        field.cell_at((1, 1))
 
 
 def test_offsets_planted_in_a_running_network_land_on_their_pixel():

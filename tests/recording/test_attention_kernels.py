@@ -168,7 +168,7 @@ def test_a_kernel_outside_of_any_known_module_is_named_and_not_recorded():
             return MSDeformAttnFunction.apply(x, None, None, torch.rand(1, 2, 1, 1, 2, 2), torch.rand(1, 2, 1, 1, 2), 1)
 
     model = Other()
-    message = "not understood: MSDeformAttnFunction: it samples outside of a module with layers sampling_offsets"
+    message = "not understood: MSDeformAttnFunction in Other: it samples outside of a module with layers"
     with pytest.raises(NoDeformableCall, match=message), deformscope.capture(model):
         model(torch.rand(1, 2, 3))
 
@@ -202,7 +202,7 @@ def test_other_users_of_grid_sample_are_no_attention():
 
 
 def test_cudnns_sampler_has_no_flags_and_aligned_corners():
-    from deformscope.capture.attention import aligned_corners
+    from deformscope.recording.attention import aligned_corners
 
     assert aligned_corners("aten::cudnn_grid_sampler", (None, None), {})
     assert not aligned_corners("aten::grid_sampler_2d", (None, None, 0, 0, False), {})

@@ -1,28 +1,99 @@
-"""What compiled samplers were given, by the names of their arguments, each in its own convention.
+"""Deformable convolutions, each family read in its own convention: torchvision, mmcv, Detectron2, tvdcn, DCNv3, DCNv4.
 
-torchvision's order of offset channels has become that of the whole project: by group, then kernel points row by row,
-then (dy, dx). DCNv3 and DCNv4 have channels last, (dx, dy), points column by column, and scale the kernel's grid too.
+torchvision's order of offset channels is that of the whole project: by group, then kernel points row by row, then
+(dy, dx). DCNv3 and DCNv4 have channels last, (dx, dy), points column by column, and scale the kernel's grid too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..fields.field import Pair
+from ..fields.field import OffsetField
+from ..fields.places import Pair, Placement
 from ..ops.observe import DeformCall
-from .attention_call import BOTH, LOCATIONS, NotUnderstood
+from .attention import BOTH, LOCATIONS
+from .events import Event, NotUnderstood
+
+DEFORM_CONV = "torchvision::deform_conv2d"
+ARGUMENTS = (
+    *("input", "weight", "offset", "mask", "bias", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h"),
+    *("dilation_w", "groups", "offset_groups", "use_mask"),
+)
+"""Of torchvision's operator."""
+TVDCN_ARGUMENTS = "input", "weight", "offset", "mask", "bias", "stride", "padding", "dilation", "groups"
 
 
-def kernel_call(given: Mapping[str, Any], out: Any) -> DeformCall | None:
-    """The deformable convolution that a compiled Function has computed; None where it was none.
+def deform_conv(event: Event) -> DeformCall:
+    """A call of ``torchvision::deform_conv2d``."""
+    values = event.named(*ARGUMENTS)
+    kernel = values["weight"].shape[-2:]
+    stride, pad, dilation = ((values[f"{name}_h"], values[f"{name}_w"]) for name in ("stride", "pad", "dilation"))
+    mask = values["mask"] if values["use_mask"] else None
+    tensors = values["input"], values["weight"], values["offset"], mask, event.output
+    return DeformCall(*tensors, (kernel[0], kernel[1]), stride, pad, dilation)
 
-    Raises NotUnderstood for one of another kind.
+
+def tvdcn(event: Event) -> DeformCall | None:
+    """A call of ``tvdcn::deform_conv2d``, which has its arguments in another order; None without offsets."""
+    optional = dict.fromkeys(("offset", "mask", "bias"))
+    return compiled_call(event.named(*TVDCN_ARGUMENTS, **optional, stride=1, padding=0, dilation=1), event.output)
+
+
+OPERATORS: dict[str, Callable[[Event], DeformCall | None]] = {DEFORM_CONV: deform_conv, "tvdcn::deform_conv2d": tvdcn}
+"""Readers by the operator's name."""
+
+
+def field_of(call: DeformCall, placements: Sequence[Placement], **known: Any) -> OffsetField:
+    """The call's offset field, with what else is ``known`` of it.
+
+    Copies, since the model may go on to change its tensors in place; made outside of inference mode, so that the user
+    can calculate with them freely.
     """
+    n, channels, h, w = call.offset.shape
+    points = call.kernel_size[0] * call.kernel_size[1]
+    groups = channels // (2 * points)
+    with torch.inference_mode(False), torch.no_grad():
+        offset, mask = _copied(call.offset), None if call.mask is None else _copied(call.mask)
+    return OffsetField(
+        offset=offset.view(n, groups, points, 2, h, w).movedim(3, -1),
+        modulation=None if mask is None else mask.view(n, groups, points, h, w),
+        kernel_size=call.kernel_size,
+        stride=call.stride,
+        padding=call.padding,
+        dilation=call.dilation,
+        absent=call.absent,
+        input_size=(call.input.shape[-2], call.input.shape[-1]),
+        # A call inside a region-of-interest head has its own count of maps, which are no photos.
+        placements=tuple(placements) if len(placements) == n else (),
+        **known,
+    )
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A contiguous copy as float32 or float64."""
+    dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def finite_offsets(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of torchvision's operator, with NaN and infinite offsets led beyond the map, where it would crash."""
+    if len(args) < 11 or bool(args[2].isfinite().all()):
+        return args
+    outside = -2.0 * (max(args[0].shape[-2:]) + max(args[7:9]) + 1)
+    return (*args[:2], args[2].nan_to_num(outside, outside, outside), *args[3:])
+
+
+def function(event: Event) -> DeformCall | None:
+    """The deformable convolution that an autograd Function has computed; None if it computed something else.
+
+    Raises NotUnderstood for a sampler of another kind.
+    """
+    given, out = event.kwargs, event.output
     if "offset_mask" in given and _is_map(given["offset_mask"], 4):
         return dcnv4_call(given, out)
     if any(name in given for name in (*LOCATIONS, BOTH)):
@@ -36,7 +107,7 @@ def kernel_call(given: Mapping[str, Any], out: Any) -> DeformCall | None:
     if {"mask", "kernel_h", "kernel_w", "group", "offset_scale"} <= set(given):
         return dcnv3_call(given, out)
     if {"weight", "stride", "padding", "dilation"} <= set(given):
-        return deform_conv_call(given, out)
+        return compiled_call(given, out)
     raise NotUnderstood("its arguments are those of no known deformable convolution")
 
 
@@ -44,7 +115,7 @@ def _is_map(value: Any, least: int) -> bool:
     return isinstance(value, Tensor) and value.ndim >= least and value.is_floating_point()
 
 
-def deform_conv_call(given: Mapping[str, Any], out: Tensor) -> DeformCall | None:
+def compiled_call(given: Mapping[str, Any], out: Tensor) -> DeformCall | None:
     """A call of mmcv's, Detectron2's or tvdcn's DCN or DCNv2: torchvision's convention, pairs or single numbers.
 
     None for tvdcn's without offsets, which is a plain convolution.

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from deformscope import DeformscopeError, NoDeformableCall, Placement, capture
-from deformscope.capture.context_managers import placed
+from deformscope import CellGrid, DeformscopeError, NoDeformableCall, Placement, capture
 from deformscope.ops import deform_conv2d as own_deform_conv2d
+from deformscope.recording.capture import placed
 
 theirs = torchvision.ops.deform_conv2d
 
@@ -234,7 +234,7 @@ def test_fields_show_as_a_table_in_notebooks():
     fields.add(replace(field, name="<b>&", modulation=None))
     shown = fields._repr_html_()
     assert shown.count("<tr>") == 3
-    assert "<td>body.block</td><td>2</td><td>3×2</td><td>2×1</td>" in shown
+    assert "<td>body.block</td><td>2</td><td>3×2 (step 2×1)</td>" in shown
     assert "<td>4×2</td><td>2</td><td>yes</td>" in shown
     assert "&lt;b&gt;&amp;" in shown and "<td>no</td>" in shown
 
@@ -267,10 +267,14 @@ def test_torchvisions_own_resize_and_padding_are_read_off_it():
     assert (second.size, second.scale) == ((200, 100), (0.5, 0.5))
 
 
-def test_an_own_call_with_no_photo_takes_its_input_for_the_image():
+def test_a_call_outside_of_any_model_has_no_places():
     with capture(nn.Identity()) as fields:
         theirs(torch.rand(1, 4, 5, 6), torch.zeros(1, 18, 5, 6), torch.rand(4, 4, 3, 3), padding=1)
-    assert fields["deform_conv2d"].placement().size == (5, 6)
+    field = fields["deform_conv2d"]
+    assert (field.cells, field.network_size, field.unplaced) == (None, None, "no model was called")
+    with pytest.raises(DeformscopeError, match="no model was called"):
+        field.cell_at((2.0, 2.0))
+    assert field.at(CellGrid()).cell_at((2.0, 2.0)) == (2, 2)
 
 
 def test_errors_are_of_one_kind():

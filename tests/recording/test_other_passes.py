@@ -1,4 +1,4 @@
-"""Recognized passes beside other things: interruptions, threads, captures in one another, modes and compilers."""
+"""Passes beside other things: threads, captures in one another, modes and compilers."""
 
 import copy
 import threading
@@ -11,10 +11,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deformscope import capture
-
-
-def interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def test_an_output_that_comes_back_keeps_its_place_in_the_first_input():
@@ -82,8 +78,7 @@ def test_a_part_of_the_model_captured_alone_has_its_place_in_the_whole():
         assert fields["Deform"].below == "deform_conv2d"
 
 
-@pytest.mark.parametrize("recognized", [False, True])
-def test_the_users_own_modes_work_inside(recognized):
+def test_the_users_own_modes_work_inside():
     class Counted(nn.Module):
         def __init__(self):
             super().__init__()
@@ -101,15 +96,15 @@ def test_the_users_own_modes_work_inside(recognized):
     flops = model.flops
     if flops == 0 and torch.__version__.startswith("2.4."):
         pytest.skip("this torch's FlopCounterMode counts nothing in inference_mode, without capture either")
-    fields = [seen(model, x) for _ in range(1 + recognized)]
+    fields = seen(model, x)
     assert model.flops == flops > 0
-    assert told(fields[-1]) == told(fields[0])
-    assert [f.cells for f in fields[0].values()] == [f.cells for f in seen(model.net, x).values()]
+    # In inference mode this mode takes resizes apart, after which nothing says where cells lie.
+    assert [(f.cells, f.unplaced) for f in fields.values()] == [(None, "aten::_unsafe_index in net")] * 3
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning", "ignore:.*jit.*:FutureWarning")
 @pytest.mark.parametrize("how", ["script", "trace", "export", "kept", "operator"])
-def test_calls_by_whatever_way_are_seen_in_a_recognized_pass_too(how):
+def test_calls_by_whatever_way_are_seen(how):
     kept = torch.ops.torchvision.deform_conv2d.default
 
     def by_operator(x, offset, weight, stride, padding, dilation):
@@ -158,7 +153,7 @@ def test_offsets_that_the_model_repairs_itself_are_known_to_have_been_broken():
         assert fields["side"].non_finite == 0
 
 
-def test_a_detector_of_torchvisions_places_its_photos_in_recognized_passes_too():
+def test_a_detector_of_torchvisions_places_its_photos_():
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     class Detector(nn.Module):
@@ -179,7 +174,7 @@ def test_a_detector_of_torchvisions_places_its_photos_in_recognized_passes_too()
     assert [p.size for p in again["net.top"].placements] == [(128, 160), (200, 100)]
 
 
-def test_photos_of_all_sizes_through_a_detector(traced):
+def test_photos_of_all_sizes_through_a_detector():
     import numpy as np
 
     from deformscope.detectors.dense.config import DenseConfig
@@ -191,10 +186,8 @@ def test_photos_of_all_sizes_through_a_detector(traced):
     small, wide = (random.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((60, 60), (60, 90)))
     calls = [small, wide, [small, wide], [wide, small, small]]
     first = [seen(detector, photo) for photo in calls]
-    traced.clear()
     again = [seen(detector, photo) for photo in calls]
     assert [told(fields) for fields in again] == [told(fields) for fields in first]
-    assert "aten::add" not in traced and len(traced) < 400  # around the network's passes a few operators are
     assert first[2]["heads.stride8.deform#2"].placements[0].size == (60, 90)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import Function
 
 from deformscope import capture
-from deformscope.capture import function_watch
+from deformscope.recording import functions
 
 MODULE = """
 import torch
@@ -59,7 +59,7 @@ def test_a_function_that_is_imported_in_the_block_is_seen_and_put_back_after_it(
     (field,) = fields.values()
     torch.testing.assert_close(field.offset[0, 0].movedim(-1, 1).flatten(0, 1), late.offset[0])
     assert kernel.DeformConv2dFunction.forward is kernel.own
-    assert "__init_subclass__" not in vars(Function) and not function_watch._replaced
+    assert "__init_subclass__" not in vars(Function) and not functions._replaced
 
 
 def test_classes_that_are_made_in_blocks_within_blocks_and_after_them_are_as_they_were_written():

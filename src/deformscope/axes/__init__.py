@@ -1,0 +1,1 @@
+"""Where the cells of tensors lie in the image, and how operators move them."""
