@@ -19,6 +19,7 @@ from .fields.places import Pair, Placement, sides
 from .photo import Photo, read
 
 AnyField = TypeVar("AnyField", bound=OffsetField | AttentionField)
+STRIP_ROWS = 512
 MOST_PER_INCH = 110
 """Photo px per inch of a panel; up to twice as many are kept."""
 LEAST_CORRELATION = 0.5
@@ -43,22 +44,21 @@ class Backdrop:
 
     @classmethod
     def of(cls, photo: Photo | Backdrop) -> Backdrop:
-        """Read a photo with all its px."""
+        """A photo with all its px; RGB uint8 ``[h w 3]`` is not copied."""
         if isinstance(photo, Backdrop):
             return photo
-        array = read(photo)
+        ready = isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.shape[2:] == (3,) and photo.size
+        array = photo if isinstance(photo, np.ndarray) and ready else read(photo)
         return cls(array, (array.shape[0], array.shape[1]))
 
     def within(self, inches: float) -> Backdrop:
         """The photo with as many px as a panel of this width can show, since the time for drawing depends on them."""
-        from PIL import Image
-
         factor = int(self.pixels.shape[1] // (inches * MOST_PER_INCH))
         if factor < 2:
             return self
         made = self._made["within"]
         if factor not in made:
-            made[factor] = Backdrop(np.asarray(Image.fromarray(self.pixels).reduce(factor)), self.size)
+            made[factor] = Backdrop(reduced(self.pixels, factor), self.size)
         return made[factor]
 
     def whole(self) -> np.ndarray:
@@ -75,6 +75,15 @@ class Backdrop:
         if wash not in made:
             made[wash] = washed(self.pixels, wash)
         return made[wash]
+
+
+def reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """RGB uint8 with the mean of each ``factor`` × ``factor`` px; by strips, so that no second photo is in memory."""
+    from PIL import Image
+
+    rows = factor * max(1, STRIP_ROWS // factor)
+    strips = (Image.fromarray(pixels[top : top + rows]) for top in range(0, len(pixels), rows))
+    return np.concatenate([np.asarray(strip.reduce(factor)) for strip in strips])
 
 
 def washed(pixels: np.ndarray, wash: float) -> np.ndarray:

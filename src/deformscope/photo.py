@@ -18,6 +18,7 @@ Photo = Union[str, "os.PathLike[str]", "Image.Image", np.ndarray, "Tensor"]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to many gigabytes."""
+STRIP_ROWS = 512
 ORIENTATION, SAMPLE_FORMAT = 0x0112, 339
 """Tags of EXIF and TIFF."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -109,7 +110,11 @@ def _from_image(image: Image.Image) -> np.ndarray:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(ground, layer)
-    return np.array(image.convert("RGB"))
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):  # Pillow makes two more copies of what it hands over
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        array[top : top + STRIP_ROWS] = np.asarray(strip.convert("RGB"))
+    return array
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from deformscope import DeformscopeError, draw
+from deformscope.draw.figures import row_of_panels
 from deformscope.draw.save import png
 from deformscope.draw.sheet import Panel
 from deformscope.draw.text import escaped, width, wrapped
@@ -181,3 +182,18 @@ def test_lines_end_no_earlier_than_they_must(words, inches):
             assert width(f"{line} {text[end:].split(' ')[0]}", 7) > inches
         else:
             assert width(f"{line}{following[0]}", 7) > inches
+
+
+def test_figures_of_very_long_photos_stay_of_a_size_that_can_be_looked_at():
+    for size, count, inches in (((4000, 100), 3, 16), ((1, 2000), 3, 14), ((200, 1120), 3, 14)):
+        result = row_of_panels(count, size)
+        result.fit(0.6)
+        assert max(result.figure.get_size_inches()) < inches
+    assert row_of_panels(3, (200, 1120)).tall > 2  # inches
+
+
+def test_a_long_name_is_broken_between_its_parts():
+    assert wrapped("backbone.transformer.encoder.layers.11.self_attn", 8, 2.2) == [
+        "backbone.transformer.encoder.",
+        "layers.11.self_attn",
+    ]

@@ -24,7 +24,7 @@ from ..fields.fields import Fields
 from ..photo import Photo
 from . import panels, primitives
 from .own_settings import own_settings
-from .sheet import Sheet, caption, sheet
+from .sheet import WIDEST, Sheet, caption, sheet
 from .view import FieldView
 
 FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
@@ -185,8 +185,8 @@ def as_list(fields: FieldsLike) -> list[OffsetField]:
 
 def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
     """Panels in rows, as evenly as they go: at most four portrait photos per row, or three landscape ones, so that they
-    are large enough to read."""
-    rows = -(-count // (4 if size[0] > size[1] else 3))
+    are large enough to read; one of the widest."""
+    rows = -(-count // (4 if size[0] > size[1] else 3 if size[0] > WIDEST * size[1] else 1))
     columns = -(-count // rows)
     result = sheet(rows, columns, size)
     for ax in result.flat()[count:]:

@@ -118,6 +118,8 @@ def scale_arrow(ax: Axes, view: FieldView, factor: float) -> None:
     assert figure is not None
     inches = ax.get_position().height * figure.get_figheight()
     across = ax.get_position().width * figure.get_figwidth()
+    if ax.get_anchor() == "NW":  # of a very tall photo; it would cross the caption
+        return
     # The longest readable number of cells that leaves room for its label.
     count = nice(0.45 * width / across / cell)
     level = height * (1 + 0.115 / inches)

@@ -24,6 +24,12 @@ LEAST_PANEL = 2.6
 """Smallest width of a panel in inches, so that its caption fits below a very tall photo."""
 
 
+WIDEST = 0.4
+"""Height over width of photos below which panels are wider, up to MOST_WIDE inches."""
+MOST_WIDE, MOST_TALL = 13.0, 14.0
+"""Inches, of a panel and of all rows; a photo too tall for that is drawn narrower than its panel."""
+
+
 class Picture(Figure):
     """A matplotlib figure that looks the same whatever the user's settings, also in a notebook without pyplot."""
 
@@ -131,7 +137,7 @@ def sheet(
     # A file's name can be of letters that no font here has; the title does without it.
     title = " · ".join(filter(None, map(drawable, title.split(" · "))))
     aspect = size[0] / size[1]
-    panel = (4.2 if columns > 1 else 7.0) * min(1.0, 1.15 / aspect)
+    panel = (4.2 if columns > 1 else min(MOST_WIDE, 7.0 * max(1.0, WIDEST / aspect))) * min(1.0, 1.15 / aspect)
     if width is not None:
         panel = (width - 2 * MARGIN - (columns - 1) * gap) / columns
     panel = max(panel, LEAST_PANEL if caption is None else LEAST_PANEL / columns)
@@ -147,7 +153,10 @@ def sheet(
         weight = "bold" if len(fonts) == 1 else "normal"
         style: dict[str, Any] = {"fontsize": 10, "color": INK, "weight": weight, "fontfamily": fonts}
         above = figure.text(0, 1, title, va="top", ha="left", parse_math=False, **style)
-    result = Sheet(figure, panels, panel, panel * aspect, above, gap)
+    tall = min(panel * aspect, max(MOST_TALL / rows, 2.5 * panel))
+    for ax in [ax for row in panels for ax in row] if tall < panel * aspect else ():
+        ax.set_anchor("NW")
+    result = Sheet(figure, panels, panel, tall, above, gap)
     result.fit(caption, foot)
     return result
 
@@ -160,7 +169,8 @@ def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: 
     """
     figure = ax.get_figure(root=True)
     assert figure is not None
-    wide = columns * ax.get_position().width * figure.get_figwidth()
+    whole = ax.get_anchor() == "NW"  # captions of very tall photos are wider than they are
+    wide = columns * ax.get_position(original=whole).width * figure.get_figwidth()
     down = 0.05
     for words, points, color, room in ((text, 8, INK, wide - beside), (detail, 7, FAINT, wide)):
         for line in wrapped(words, points, room):

@@ -82,7 +82,7 @@ def width(text: str, points: float) -> float:
 
 
 def wrapped(text: str, points: float, inches: float) -> list[str]:
-    """Wrap the text to lines of at most ``inches``; longer words are broken."""
+    """Wrap the text to lines of at most ``inches``; longer words are broken, names between their parts."""
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
@@ -94,6 +94,8 @@ def wrapped(text: str, points: float, inches: float) -> list[str]:
             lines.append(line)
         while width(word, points) > inches and len(word) > 1:
             fits = next((n for n in range(len(word) - 1, 1, -1) if width(word[:n], points) <= inches), 1)
+            parting = max(word.rfind(sign, 0, fits) for sign in "./_") + 1  # of a name
+            fits = parting if parting > fits / 3 else fits
             lines.append(word[:fits])
             word = word[fits:]
         line = word

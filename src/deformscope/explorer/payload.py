@@ -20,12 +20,13 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from ..analysis import Analysis
-from ..backdrop import fields_on_photo
+from ..backdrop import fields_on_photo, reduced
 from ..errors import DeformscopeError
 from ..explain.explanation import Explanation
 from ..fields.cell_maps import finite
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
+from ..fields.places import Placement
 from ..fields.segments import Segments, segments as grow
 from .attention import encoder_level, queries_record
 from .attributions import why_records
@@ -114,8 +115,18 @@ def layer_record(field: OffsetField, segments: Segments | None = None) -> dict[s
 
 
 def grown(fields: Fields) -> dict[str, Segments]:
-    """The segments of each layer by its name; none of a layer with offsets that are no numbers."""
-    return {name: grow(field) for name, field in fields.items() if finite(field)}
+    """The segments of each layer by its name, at most MOST_PX large; none of a layer with offsets that are no
+    numbers."""
+    return {name: grow(_coarse(field)) for name, field in fields.items() if finite(field)}
+
+
+def _coarse(field: OffsetField) -> OffsetField:
+    """The field on its photo as the page shows it, at most MOST_PX large."""
+    place = field.placement()
+    shrink = min(1.0, MOST_PX / max(place.size))
+    size = max(1, round(place.size[0] * shrink)), max(1, round(place.size[1] * shrink))
+    scale = place.scale[0] * place.size[0] / size[0], place.scale[1] * place.size[1] / size[1]
+    return replace(field, placements=(Placement(size, scale, place.shift),) * field.offset.shape[0])
 
 
 def photo_record(
@@ -166,7 +177,7 @@ def data_uri(photo: np.ndarray, most: int, quality: int) -> str:
     """A photo (RGB uint8) as a JPEG in a data URI, its longer side at most ``most`` px."""
     from PIL import Image
 
-    image = Image.fromarray(photo)
+    image = Image.fromarray(reduced(photo, factor) if (factor := max(photo.shape) // (2 * most)) > 1 else photo)
     image.thumbnail((most, most), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=False)
