@@ -123,21 +123,18 @@ def _eager() -> AbstractContextManager[Any]:
 
 def _nothing_seen(model: nn.Module, ran: bool) -> str:
     name, kinds = type(model).__name__, {type(module).__name__ for module in model.modules()}
-    plain = [module for module in model.modules() if getattr(module, "offset_mode", None) == "none"]
+    plain = sum(getattr(module, "offset_mode", None) == "none" for module in model.modules())
     if "OptimizedModule" in kinds and not ran:
         return (
             f"{name}: no deformable convolution was seen; inside a torch.compile'd region nothing can be: capture the "
             "module that was compiled (`compiled._orig_mod`)"
         )
+    why = "; expected a call of torchvision.ops.deform_conv2d, deformscope.ops.deform_conv2d, deformable attention or "
+    why += "another sampler of docs/samplers.md. For other operators use OffsetField.from_tensor"
     if ran and plain:
-        return (
-            f"{name}: no deformable convolution was called inside the block, since with offset_mode='none' the model's "
-            f"{len(plain)} deformable layers run as plain convolutions; set_offset_mode(model, 'full') of "
-            "deformscope.detectors.deform gives them their offsets back"
+        why = (
+            f", since with offset_mode='none' the model's {plain} deformable layers run as plain convolutions; "
+            "set_offset_mode(model, 'full') of deformscope.detectors.deform gives them their offsets back"
         )
-    return (
-        f"{name}: no deformable convolution was called inside the block"
-        f"{', in which the model ran' if ran else ', and the model did not run in it'}; expected at least one call of "
-        "torchvision.ops.deform_conv2d, deformscope.ops.deform_conv2d, deformable attention or another sampler of "
-        "docs/samplers.md. For other operators use OffsetField.from_tensor"
-    )
+    how = ", in which the model ran" if ran else ", and the model did not run in it"
+    return f"{name}: no deformable convolution was called inside the block{'' if ran and plain else how}{why}"

@@ -26,14 +26,10 @@ _loaded: list[int] = []
 _samplers: list[type[Function]] = []
 
 
-def replace() -> None:
-    """The first block of all threads begins."""
-    setattr(Function, DEFINED, classmethod(_defined))
-    look_again()
-
-
-def look_again() -> None:
-    """Replace ``forward`` of the samplers' Functions that there are now."""
+def replace(first: bool) -> None:
+    """A block begins, the ``first`` of all threads or a further one: replace ``forward`` of the samplers' Functions."""
+    if first:
+        setattr(Function, DEFINED, classmethod(_defined))
     now = [id(function) for function in Function.__subclasses__()]
     if now != _loaded:  # looking at all takes a while
         _loaded[:] = now

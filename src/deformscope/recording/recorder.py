@@ -1,7 +1,7 @@
 """What one block of :func:`deformscope.capture` records: the calls of a model's samplers, placed in the image.
 
 A pass begins when the model, or a part of it, is called with an image. From there tensors are followed through all
-operators (:mod:`.trails`), so that the place of every cell is known exactly or not at all, and so is which convolution
+operators (:mod:`deformscope.axes.trails`), so that the place of every cell is known exactly or not at all, and so is which convolution
 made the offsets.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..axes.axes import Axes, axes_in, strided
+from ..axes.trails import REPAIRS, Kind, Trail, Trails, images_in, share_non_finite, tensors_in
 from ..fields.attention import AttentionField
 from ..fields.field import OffsetSource
 from ..fields.fields import Fields
@@ -24,7 +25,6 @@ from .attention import GRID_SAMPLERS, KERNEL, aligned_corners, bound, kernel_arg
 from .convolutions import OPERATORS, field_of, function
 from .events import Event, NotUnderstood
 from .modules import reader_of
-from .trails import REPAIRS, Kind, Trail, Trails, images_in, share_non_finite, tensors_in
 from .watch import Watch
 
 Placing = Callable[[int, Pair], tuple[Placement, ...]]

@@ -25,12 +25,12 @@ from torch.utils._python_dispatch import (
 from torch.utils.module_tracker import ModuleTracker
 
 from ..axes.rules import has_rule
+from ..axes.trails import Kind
 from ..ops import observe
 from ..ops.observe import DeformCall
 from .attention import GRID_SAMPLERS
 from .convolutions import DEFORM_CONV, OPERATORS, finite_offsets
 from .events import Event
-from .trails import Kind
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -60,11 +60,12 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.recorders: tuple[Recorder, ...] = ()
+        """Of the blocks that are open in the thread."""
         self.running: list[Event] = []
         """The module calls that have begun and not ended, outermost first."""
-        self._away = 0
         self._places = False
         """Any of them wants to know where cells lie."""
+        self._away = 0
         self._kinds: dict[int, Kind] = {}
         self._whole: set[int] = set()
         """Operators that are not made of others."""
@@ -76,18 +77,16 @@ class Watch(TorchDispatchMode):
 
     def open(self, recorder: Recorder) -> None:
         """A block begins."""
-        self._set((*self.recorders, recorder))
+        self.recorders = (*self.recorders, recorder)
+        self._places |= recorder.trails is not None
         observe.local.observer = self._own_operator
         if self not in _get_current_dispatch_mode_stack():
             _push_mode(self)
 
-    def _set(self, recorders: tuple[Recorder, ...]) -> None:
-        self.recorders = recorders
-        self._places = any(recorder.trails is not None for recorder in recorders)
-
     def close(self, recorder: Recorder) -> None:
         """A block ends, in this thread or, where its generator was abandoned, in another."""
-        self._set(tuple(one for one in self.recorders if one is not recorder))
+        self.recorders = tuple(one for one in self.recorders if one is not recorder)
+        self._places = any(one.trails is not None for one in self.recorders)
         if self.recorders or _local.watch is not self:
             return
         self.running.clear()
@@ -193,13 +192,6 @@ _call: list[Any] = []
 """``nn.Module.__call__`` as it was."""
 
 
-def watch_of_thread() -> Watch:
-    """This thread's watcher."""
-    if _local.watch is None:
-        _local.watch = Watch()
-    return _local.watch
-
-
 def watching() -> Watch | None:
     """This thread's watcher, if it looks at what happens."""
     watch = _local.watch
@@ -210,15 +202,13 @@ def begin(recorder: Recorder) -> Watch:
     """A block of this thread begins; gives the watcher with which :func:`end` is called."""
     from . import functions
 
-    watch = watch_of_thread()
+    watch = _local.watch = _local.watch or Watch()
     with _lock:
-        _blocks.append(recorder)
-        if len(_blocks) == 1:
+        if not _blocks:
             _call[:] = [nn.Module.__call__]
             nn.Module.__call__ = _watched_call  # type: ignore[method-assign]
-            functions.replace()
-        else:
-            functions.look_again()
+        functions.replace(first=not _blocks)
+        _blocks.append(recorder)
     watch.open(recorder)
     return watch
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..axes.axes import Axes, image_axes
-from ..axes.rules import MAKING, output_places
-from ..axes.windows import Operation, Places
+from .axes import Axes, image_axes
+from .rules import MAKING, output_places
+from .windows import Operation, Places
 
 REPAIRS = "aten::nan_to_num"
 """With which models replace NaN and infinity."""
