@@ -1,8 +1,8 @@
 """What one block of :func:`deformscope.capture` records: the calls of a model's samplers, placed in the image.
 
 A pass begins when the model, or a part of it, is called with an image. From there tensors are followed through all
-operators (:mod:`deformscope.axes.trails`), so that the place of every cell is known exactly or not at all, and so is which convolution
-made the offsets.
+operators (:mod:`deformscope.axes.trails`), so that the place of every cell is known exactly or not at all, and so is
+which convolution made the offsets.
 """
 
 from __future__ import annotations
