@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .fields.segments import segments as segments
     from .fields.viewpoint import divergence as divergence, extent as extent, radius as radius, split as split
     from .health.diagnose import diagnose as diagnose
-    from .recording.capture import capture as capture
+    from .recording.capture import capture as capture, placed as placed
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ _HOMES = {
     "explore": "explorer",
     "extent": "fields.viewpoint",
     "load": "detectors.zoo",
+    "placed": "recording.capture",
     "radius": "fields.viewpoint",
     "segments": "fields.segments",
     "split": "fields.viewpoint",

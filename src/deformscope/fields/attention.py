@@ -46,9 +46,9 @@ class AttentionField:
     """Height and width of the network's input, px, padding included."""
     placements: tuple[Placement, ...] = ()
     """How each of the n photos lies in the network's input; empty: the network's input is the photo."""
+    name: str = ""
     image: Tensor | None = None
     """The network's input, uint8 [n H W 3], scaled from its minimum to its maximum; None if it was not recorded."""
-    name: str = ""
 
     def __post_init__(self) -> None:
         n, q, h, p = self.points.shape[:4]

@@ -75,12 +75,6 @@ class OffsetField:
     """Height and width of the operator's input map, cells."""
     cells: CellGrid | None = None
     """The places of the operator's *input* cells in the network's input; None if they are not known."""
-    unplaced: str = ""
-    """Why they are not known: the operator after which the places of cells could not be followed, and its module."""
-    network_size: Pair | None = None
-    """Height and width of the network's input, px; None for a field that was not captured."""
-    image: Tensor | None = None
-    """The network's input, uint8 [n H W 3], scaled from its minimum to its maximum; None if it was not recorded."""
     placements: tuple[Placement, ...] = ()
     """How each of the n photos lies in the network's input; if empty, the network's input is the photo."""
     name: str = ""
@@ -91,6 +85,12 @@ class OffsetField:
     absent: tuple[int, ...] = ()
     """Kernel points at which nothing is sampled (the centre, of a DCNv3 with ``remove_center``). They are kept at the
     mean of the others, with modulation 0, so that d_f and d_k are those of the others."""
+    unplaced: str = ""
+    """Why they are not known: the operator after which the places of cells could not be followed, and its module."""
+    network_size: Pair | None = None
+    """Height and width of the network's input, px; None for a field that was not captured."""
+    image: Tensor | None = None
+    """The network's input, uint8 [n H W 3], scaled from its minimum to its maximum; None if it was not recorded."""
 
     @classmethod
     def from_tensor(

@@ -48,7 +48,7 @@ def placed(photos: Photo | Sequence[Placement | Photo], *, fit: str | None = Non
 
     Example:
         >>> resized = torch.nn.functional.interpolate(images, scale_factor=2.0)     # two photos of 64 × 96 px, doubled
-        >>> with ds.capture(model) as fields, placed([ds.Placement((64, 96), (2.0, 2.0))] * 2):
+        >>> with ds.capture(model) as fields, ds.placed([ds.Placement((64, 96), (2.0, 2.0))] * 2):
         ...     output = model(resized)
         >>> fields["layer4.conv"].pixels_per_cell()     # in px of the photos
         (4.0, 4.0)
@@ -92,7 +92,7 @@ def capture(model: nn.Module, *, broken: bool = False, places: bool = True) -> I
         ...     output = model(images)
         >>> fields
         Fields:
-          OffsetField('layer4.conv': 2 images, 1 group, kernel 3×3, stride 1×1, 8×12 cells of 8 px)
+          OffsetField('layer4.conv': 2 images, 1 group, kernel 3×3, 8×12 cells, stride 8 network px)
     """
     if not isinstance(model, nn.Module):
         raise DeformscopeError(f"model of type {type(model).__name__}: expected a torch.nn.Module")
