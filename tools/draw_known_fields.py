@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/own_models.md: a known field behind three trunks, on photos that became the input in three ways.
+"""Draw the pictures of docs/own_models.md: a known field behind three trunks, on photos resized in three ways.
 
 python tools/draw_known_fields.py [FOLDER]
 
@@ -67,6 +67,7 @@ def main() -> None:
     pixels = torch.from_numpy(read(photo)).permute(2, 0, 1)
     small = T.resize(pixels, SIDE - 1, max_size=SIDE)
     margin = (SIDE - small.shape[1]) // 2
+    swin = nn.Sequential(*zoo.swin_t().features[:6], ChannelsFirst())
     ways = {
         "swin_t": (
             nn.Sequential(*zoo.swin_t().features[:6], ChannelsFirst()),
