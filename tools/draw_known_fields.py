@@ -70,7 +70,7 @@ def main() -> None:
     swin = nn.Sequential(*zoo.swin_t().features[:6], ChannelsFirst())
     ways = {
         "swin_t": (
-            nn.Sequential(*zoo.swin_t().features[:6], ChannelsFirst()),
+            swin,
             T.resize(pixels, [SIDE, SIDE]),
             "stretch",
         ),
