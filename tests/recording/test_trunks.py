@@ -1,6 +1,7 @@
 """Places of cells behind real trunks: exact, or said to be unknown."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_the_middle_of_the_gradients_support_is_where_a_cell_is_said_to_lie(name
         image = torch.full((1, 3, *size), 1e-4, dtype=torch.float64, requires_grad=True)  # far from relu6's end
         found = set()
         for features in trunk.maps(image):
-            reduction = round(size[axis] / features.shape[2 + axis])
+            reduction = 2 ** round(math.log2(size[axis] / features.shape[2 + axis]))
             cell = 1600 // reduction
             line = features[0].sum(0).select(1 - axis, features.shape[3 - axis] // 2)
             (gradient,) = torch.autograd.grad(line[cell], image, retain_graph=True)
