@@ -103,7 +103,7 @@ def test_trunk_offsets_and_the_rest_have_their_own_rates(recipe):
     ("override", "message"),
     [
         ("network.trunk.blocks=3", r"network\.trunk\.blocks: no such key"),
-        ("network.trunk.backbone=resnet34", r"network\.trunk\.backbone: 'resnet34'; did you mean 'resnet"),
+        ("network.trunk.backbone=mobilenet_v3", r"network\.trunk\.backbone: 'mobilenet_v3'; did you mean 'mobilenet"),
         ("network.trunk.deformable=[12]", r"trunk\.deformable: \[12\]; .*1 to 9, where the trunk is cut"),
         ("network.trunk.deformable=9", r"network\.trunk\.deformable: 9; expected a list"),
         ("network.decode=D2", r"network\.decode='D2': with deform_layers=0 the heads have no offsets"),

@@ -1,6 +1,6 @@
-"""The trunk of the dense detectors: a backbone trained on ImageNet, frozen up to a block, deformable where asked.
+"""The trunk of the dense detectors: MobileNetV2 (Sandler et al., CVPR 2018), frozen up to a block, partly deformable.
 
-MobileNetV2 (Sandler et al., CVPR 2018) or a ResNet (He et al., CVPR 2016), under torchvision's names of parameters.
+Parameters have torchvision's names.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2, resnet18, resnet50
+from torchvision.models import mobilenet_v2
 
 from ...errors import DeformscopeError
 from ..deform import DeformConv
 from ..options import OffsetMode
-from .config import TrunkConfig
-
-TITLES = {"mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18", "resnet50": "ResNet-50"}
+from .config import BLOCK_CHANNELS, TrunkConfig
 
 
 class Trunk(nn.Module):
@@ -28,14 +26,12 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config = TrunkConfig() if config is None else config
         self.taps = {block: f"stride{stride}" for block, stride in config.taps.items()}
-        self.channels = tuple(config.blocks.channels[block] for block in self.taps)
-        self._names = self._mobilenet() if config.backbone == "mobilenet_v2" else self._resnet()
+        self.channels = tuple(BLOCK_CHANNELS[block] for block in self.taps)
+        self.features = mobilenet_v2().features[: config.last + 1]
         for block in config.deformable:
             self._deform(block, offset_mode)
         self.requires_grad_(False)
-        for block in range(config.first_trained, config.last + 1):
-            for module in self._block(block):
-                module.requires_grad_(True)
+        self.features[config.first_trained :].requires_grad_(True)
 
     def train(self, mode: bool = True) -> Trunk:
         """Stay in eval mode, since the running statistics are frozen."""
@@ -55,8 +51,7 @@ class Trunk(nn.Module):
         ends = [block for block in self.taps if block < first - 1] + [first - 1]
         parts = {}
         for before, end in pairwise([-1, *ends]):
-            modules = [module for block in range(before + 1, end + 1) for module in self._block(block)]
-            parts[self.taps.get(end, f"block{end}")] = nn.Sequential(*modules)
+            parts[self.taps.get(end, f"block{end}")] = self.features[before + 1 : end + 1]
         return Frozen(parts)
 
     def above(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,56 +71,26 @@ class Trunk(nn.Module):
         own = {name: value for name, value in self.state_dict().items() if ".conv_offset." not in name}
         pairs = list(zip(own, weights.values(), strict=False))
         if len(pairs) < len(own) or any(own[name].shape != value.shape for name, value in pairs):
-            raise DeformscopeError(f"its tensors are not {TITLES[self.config.backbone]}'s in order; get another file")
+            raise DeformscopeError("its tensors are not MobileNetV2's in order; get another file")
         self.load_state_dict(dict(pairs), strict=False)
 
     def _run(self, x: Tensor, first: int, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         for block in range(first, self.config.last + 1):
-            for module in self._block(block):
-                x = module(x)
+            x = self.features[block](x)
             if block in self.taps:
                 maps[self.taps[block]] = x
         return maps
 
-    def _block(self, block: int) -> list[nn.Module]:
-        return [self.get_submodule(name) for name in self._names[block]]
-
-    def _mobilenet(self) -> list[list[str]]:
-        """Take the blocks from torchvision's network; returns the names of each block's modules."""
-        self.features = mobilenet_v2().features[: self.config.last + 1]
-        return [[f"features.{block}"] for block in range(self.config.last + 1)]
-
-    def _resnet(self) -> list[list[str]]:
-        whole = (resnet18 if self.config.backbone == "resnet18" else resnet50)()
-        names = [["conv1", "bn1", "relu", "maxpool"]]
-        for name in names[0]:
-            self.add_module(name, whole.get_submodule(name))
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            left = self.config.last + 1 - len(names)
-            if left > 0:
-                layer = whole.get_submodule(stage)
-                assert isinstance(layer, nn.Sequential)
-                self.add_module(stage, layer[:left])
-                names += [[f"{stage}.{index}"] for index in range(min(left, len(layer)))]
-        return names
-
     def _deform(self, block: int, offset_mode: OffsetMode) -> None:
         """Make the 3×3 convolution of a block deformable, with its weight."""
-        (name,) = self._names[block]
-        if self.config.backbone == "mobilenet_v2":  # [1×1,] 3×3 depthwise (each with norm and ReLU6), 1×1, norm
-            layers = self.get_submodule(f"{name}.conv")
-            assert isinstance(layers, nn.Sequential)
-            name, leaf = f"{name}.conv.{len(layers) - 3}", "0"
-        else:
-            leaf = "conv2"
-        around = self.get_submodule(name)
-        plain = getattr(around, leaf)
+        layers = self.features[block].conv  # [1×1,] 3×3 depthwise (each with norm and ReLU6), 1×1, norm
+        plain = layers[-3][0]
         (size, _), (stride, _), (padding, _) = plain.kernel_size, plain.stride, plain.padding
         deformable = DeformConv(
             plain.in_channels, plain.out_channels, size, stride, padding, groups=plain.groups, offset_mode=offset_mode
         )
         deformable.weight.data.copy_(plain.weight.data)
-        setattr(around, leaf, deformable)
+        layers[-3][0] = deformable
 
 
 class Frozen(nn.Module):
