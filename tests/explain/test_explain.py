@@ -224,31 +224,3 @@ def test_all_layers_cost_at_most_three_forward_passes(packaged, cat):
         torch.set_num_threads(threads)
     forward, explained = np.median(pairs, axis=0)
     assert explained < 3 * forward
-
-
-def test_samplers_that_cannot_be_changed_stand_beside_those_that_are_explained():
-    class PlanarOffsets(nn.Module):
-        """The layers of the copied pure-PyTorch module; capture records it, and it is no call of an operator."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.kernel_size, self.padding = 3, 1
-            self.p_conv, self.conv = nn.Conv2d(3, 18, 3, padding=1), nn.Conv2d(3, 4, 3, 3)
-
-        def forward(self, x):
-            self.p_conv(x)
-            return self.conv(x.repeat_interleave(3, -1).repeat_interleave(3, -2))
-
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.planar = PlanarOffsets()
-            self.offset, self.deform = nn.Conv2d(4, 18, 3, padding=1), torchvision.ops.DeformConv2d(4, 5, 3, padding=1)
-
-        def forward(self, x):
-            x = self.planar(x)
-            return self.deform(x, self.offset(x))
-
-    why = ds.explain(Both(), torch.rand(1, 3, 8, 9), of=lambda out: out[0, 1, 3, 4])
-    assert list(why.layers) == ["deform"] and why.layer().field.offset.shape[2:5] == (9, 8, 9)
-    assert why.layer().strongest_cell() == (3, 4)

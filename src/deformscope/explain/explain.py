@@ -22,9 +22,11 @@ from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
 from ..recording.capture import capture, placed
+from ..recording.unchanged import unchanged
 from .attention import AttentionAttribution, Ones, weights_times_ones
 from .explanation import Attribution, Explanation
 from .receptive_field import ReceptiveField
+from .sampled import SampledCall, sampled_calls
 from .targets import checked, of_detection, row_of
 
 
@@ -65,7 +67,7 @@ def explain(
         torch.Size([8, 13])
         >>> radius = why.receptive_field.radius(0.5)    # px that hold half of what the score depends on
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), unchanged(model):
         if isinstance(model, Detector):
             run = _of_detector(model, photo, detection, of, at, min_score)
         else:
@@ -81,6 +83,7 @@ class _Run:
     image: Tensor
     fields: Fields
     calls: list[_Call]
+    sampled: list[SampledCall]
     ones: Ones
     of: str
     value: Tensor
@@ -91,13 +94,20 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Call:
-    """A deformable call's tensors, with gradients: the offset that it got, and the ones in its modulation."""
+    """A deformable call's tensors, with gradients: the ones in its modulation, and the offset that it got."""
 
-    number: int
     place: int
     """Number of its field in the block: other samplers, which cannot be changed, have fields too."""
-    offset: Tensor
-    ones: Tensor
+    wanted: tuple[Tensor, Tensor]
+
+    def attribution(self, field: OffsetField, ones: Tensor | None, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """a_n [g k h w] and ∂y/∂Δp_n [g k h w 2] of the gradients of ``wanted``; None: y does not depend on them."""
+        _, g, k, h, w, _ = field.offset.shape
+        points, moves = (
+            (torch.zeros_like(one) if gradient is None else gradient).detach()
+            for one, gradient in zip(self.wanted, (ones, offset), strict=True)
+        )
+        return points.reshape(g, k, h, w), moves.reshape(g, k, 2, h, w).movedim(2, -1)
 
 
 def _of_detector(
@@ -124,7 +134,7 @@ def _of_detector(
             given = {key: value.to(batch.device) for key, value in detection.items()}
             return given | model.repredict(batch, placements[0], given)
 
-    found, fields, calls, ones = _recorded(model, predict)
+    found, fields, calls, sampled, ones = _recorded(model, predict)
     name = of if isinstance(of, str) else getattr(of, "__name__", "function")
     chosen: int | None = 0
     if isinstance(detection, int):
@@ -134,7 +144,7 @@ def _of_detector(
     value = of(found) if callable(of) else of_detection(found, chosen or 0, of)
     row = {} if chosen is None else {key: tensor[chosen : chosen + 1].detach().cpu() for key, tensor in found.items()}
 
-    return _Run(model, batch, fields, calls, ones, name, checked(value, name), placements[0], array, row)
+    return _Run(model, batch, fields, calls, sampled, ones, name, checked(value, name), placements[0], array, row)
 
 
 def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str | Callable[[Any], Tensor]) -> _Run:
@@ -152,17 +162,17 @@ def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str 
             "tensor [1 c h w] of one image, or a list, dict or tuple of arguments that holds one"
         )
     arguments = prepared if isinstance(prepared, tuple) else (prepared,)
-    output, fields, calls, ones = _recorded(model, lambda: model(*arguments))
+    output, fields, calls, sampled, ones = _recorded(model, lambda: model(*arguments))
     name = getattr(of, "__name__", "function")
     size = (images[0].shape[-2], images[0].shape[-1])
     row = {} if isinstance(detection, int) else {key: value.cpu() for key, value in detection.items()}
     value = checked(of(output), name)
-    return _Run(model, images[0], fields, calls, ones, name, value, Placement(size), None, row)
+    return _Run(model, images[0], fields, calls, sampled, ones, name, value, Placement(size), None, row)
 
 
-def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], Ones]:
-    """Run ``forward`` with ones in every modulation and attention's weights; a model without deformable calls has
-    fields and calls of none."""
+def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], list[SampledCall], Ones]:
+    """Run ``forward`` with ones in every modulation and attention's weights; a model without deformable calls has no
+    fields and no calls."""
     calls: list[_Call] = []
 
     def change(number: int, call: Inputs) -> Inputs:
@@ -170,13 +180,19 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
         like = call.offset if call.mask is None else call.mask
         ones = torch.ones(n, channels // 2, h, w, dtype=like.dtype, device=like.device, requires_grad=True)
         offset = call.offset if call.offset.requires_grad else call.offset.detach().requires_grad_()
-        calls.append(_Call(number, len(fields), offset, ones))
+        calls.append(_Call(len(fields), (ones, offset)))
         # Nobody asks for the weight's gradient, which costs as much as the points'.
         return Inputs(call.input, offset, call.weight.detach(), ones if call.mask is None else call.mask * ones)
 
     output, fields, ones = None, Fields(), Ones({})
+    sampled: list[SampledCall] = []
     try:
-        with capture(model) as fields, intercepting(change), weights_times_ones(model) as ones:
+        with (
+            capture(model) as fields,
+            intercepting(change),
+            weights_times_ones(model) as ones,
+            sampled_calls(model, fields) as sampled,
+        ):
             output = forward()
     except NoDeformableCall:
         if calls:
@@ -188,29 +204,31 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
             f"model {type(model).__name__}: has no gradient path; its weights or its input were made in "
             "inference_mode; make them outside of it"
         ) from None
-    return output, fields, calls, ones
+    return output, fields, calls, sampled, ones
 
 
 def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
     named = list(run.fields.items())
-    placed_calls = [(*named[call.place], call) for call in run.calls]
+    calls: list[_Call | SampledCall] = [*run.calls, *(call for call in run.sampled if call.place < len(named))]
     pairs = {
         name: (field, call)
-        for name, field, call in placed_calls
+        for (name, field), call in sorted(((named[call.place], call) for call in calls), key=lambda pair: pair[1].place)
         if field.offset.shape[0] == 1  # a call inside a region-of-interest head has its own count of maps
     }
     attention = {name: field for name, field in run.fields.attention.items() if field.points.shape[0] == 1}
     weighed = run.ones.of(attention)
+    missing = tuple(name for name in (*run.fields, *run.fields.attention) if name not in pairs and name not in weighed)
     chosen = Fields(
         {name: field for name, (field, _) in pairs.items()}, {name: attention[name] for name in weighed}
     ).matching(layers)
     pairs, weighed = {name: pairs[name] for name in chosen}, {name: weighed[name] for name in chosen.attention}
-    wanted = [run.image, *(call.ones for _, call in pairs.values()), *(call.offset for _, call in pairs.values())]
-    image, *rest = torch.autograd.grad(run.value, [*wanted, *weighed.values()], allow_unused=True)
+    wanted = [run.image, *(tensor for _, call in pairs.values() for tensor in call.wanted), *weighed.values()]
+    image, *rest = _gradients(run, wanted)
     image = torch.zeros_like(run.image) if image is None else image
     found = {}
-    for (name, (field, call)), ones, offset in zip(pairs.items(), rest, rest[len(pairs) :], strict=False):
-        found[name] = _attribution(field, call, ones, offset)
+    for index, (name, (field, call)) in enumerate(pairs.items()):
+        points, moves = call.attribution(field, *rest[2 * index : 2 * index + 2])
+        found[name] = Attribution(field.to("cpu"), points.cpu(), moves.cpu(), index)
     through = {}
     for (name, ones), gradient in zip(weighed.items(), rest[2 * len(pairs) :], strict=True):
         points = (torch.zeros_like(ones) if gradient is None else gradient).detach().cpu()
@@ -227,19 +245,20 @@ def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
         detection=run.detection,
         class_names=tuple(getattr(run.model, "class_names", ())),
         detector=str(getattr(run.model, "name", type(run.model).__name__)),
+        unexplained=missing,
     )
 
 
-def _attribution(field: OffsetField, call: _Call, ones: Tensor | None, offset: Tensor | None) -> Attribution:
-    _, g, k, h, w, _ = field.offset.shape
-    points = torch.zeros_like(call.ones) if ones is None else ones
-    moves = torch.zeros_like(call.offset) if offset is None else offset
-    return Attribution(
-        field=field.to("cpu"),
-        points=points.detach().cpu().reshape(g, k, h, w),
-        offset_gradient=moves.detach().cpu().reshape(g, k, 2, h, w).movedim(2, -1),
-        call=call.number,
-    )
+def _gradients(run: _Run, wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(run.value, wanted, allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in f"{type(error).__name__} {error}".lower():
+            raise
+        raise DeformscopeError(
+            f"model {type(run.model).__name__}: it computes parts again in the backward pass (gradient checkpointing), "
+            "which cannot be explained; switch that off, as by model.gradient_checkpointing_disable()"
+        ) from None
 
 
 def _with_leaves(value: Any, leaves: list[Tensor]) -> Any:

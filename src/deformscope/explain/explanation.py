@@ -88,6 +88,8 @@ class Explanation:
     detector: str = ""
     attention: Mapping[str, AttentionAttribution] = dataclass_field(default_factory=dict)
     """The same of deformable attention, by the layer's name."""
+    unexplained: tuple[str, ...] = ()
+    """Layers that were captured and cannot be explained: compiled kernels, heads of regions."""
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
@@ -119,9 +121,12 @@ class Explanation:
         """The attribution in one layer: the one named, by default the last on which y depends."""
         if name is None:
             if not self.reached:
-                attention = "; deformable attention is in explanation.attention" if self.attention else ""
+                also = "; deformable attention is in explanation.attention" if self.attention else ""
+                if self.unexplained:
+                    names = ", ".join(map(repr, self.unexplained))
+                    also += f"; captured, but not explained, since gradients do not pass their kernels: {names}"
                 raise DeformscopeError(
-                    f"layer=None: the output depends on no captured deformable convolution{attention}"
+                    f"layer=None: the output depends on none of the explained deformable convolutions{also}"
                 )
             return list(self.reached.values())[-1]
         if name not in self.layers:

@@ -17,10 +17,10 @@ from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..photo import read
 from ..recording.capture import capture
+from ..recording.unchanged import unchanged
 from .attention_checks import attention_findings, beyond as points_beyond, in_cells
 from .checks import BROKEN, SUSPECT, Finding, beyond, findings
 from .report import as_html, as_text
-from .unchanged import unchanged
 
 MOST = 32
 """Largest number of images that are examined; of more, as many evenly spaced ones."""

@@ -14,9 +14,9 @@ from ..fields.attention import AttentionField
 from ..fields.fields import Fields
 from ..fields.moments import encoder_fields
 from ..photo import Photo, read
+from ..recording.unchanged import evaluating
 from .attention_checks import moved
 from .diagnose import Diagnosis, diagnose
-from .unchanged import evaluating
 
 
 def log_offsets(
