@@ -28,7 +28,7 @@ def from_dict(record: type[Record], values: Any, path: str = "") -> Record:
     known = {field.name: field for field in fields(record)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise DeformscopeError(f"{_join(path, key)}: no such key; {_suggest(str(key), list(known))}")
+            raise DeformscopeError(f"{_join(path, key)}: no such key; {suggest(str(key), list(known))}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise DeformscopeError(f"{_join(path, name)}: missing; expected {_describe(hints[name])}")
@@ -64,7 +64,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         for choice in choices:
             if value == choice or (type(value) is int and str(value) == choice):
                 return choice
-        raise DeformscopeError(f"{path}: {value!r}; {_suggest(str(value), list(choices))}")
+        raise DeformscopeError(f"{path}: {value!r}; {suggest(str(value), list(choices))}")
     if origin is tuple and isinstance(value, (list, tuple)):
         if len(choices) == 2 and choices[1] is Ellipsis:
             return tuple(_convert(choices[0], one, f"{path}[{i}]") for i, one in enumerate(value))
@@ -99,7 +99,7 @@ def _describe(kind: Any) -> str:
     return {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
 
 
-def _suggest(name: str, known: list[Any]) -> str:
+def suggest(name: str, known: list[Any]) -> str:
     near = difflib.get_close_matches(name, [str(one) for one in known], n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(map(repr, known))}"
 

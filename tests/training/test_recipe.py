@@ -127,13 +127,9 @@ def test_the_table1_recipes_are_the_papers_settings():
         assert recipe.optimiser.offset_lr == 1
 
 
-def test_an_unknown_name_lists_the_recipes():
-    expected = (
-        "recipes by name: animals, animals_masks, animals_two_stage, guided, guided_masks, "
-        "packaged, shapes, table1_coco/"
-    )
-    with pytest.raises(DeformscopeError, match=expected):
-        read("shape")
+def test_a_name_like_no_other_lists_the_recipes():
+    with pytest.raises(DeformscopeError, match="expected one of 'animals', 'animals_masks', .* 'table1_coco/"):
+        read("coco-2017-mine-for-later")
 
 
 def test_values_make_the_same_recipe_again():
@@ -148,3 +144,45 @@ def test_the_fingerprint_changes_with_what_decides_the_numbers_only():
     )
     for override in ("run.seed=1", "network.offset_mode=none", "data.shapes.difficulty=0.1", "run.steps=7000"):
         assert read("shapes", [override]).fingerprint != recipe.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("run: {seed: 010}", 10),
+        ("run: {seed: 0o10}", 8),
+        ("run: {seed: 0x1F}", 31),
+        ("run: {seed: +7}", 7),
+    ],
+)
+def test_whole_numbers_are_yaml_1_2s(recipe_file, line, found):
+    assert read(recipe_file(MINIMAL + line)).run.seed == found
+
+
+@pytest.mark.parametrize("text", ["1:30", "1_000", "0b11", "yes", "2026-12-01"])
+def test_what_is_text_in_yaml_1_2_is_no_number(recipe_file, text):
+    with pytest.raises(DeformscopeError, match=rf"run\.steps: '{text}'; expected a whole number"):
+        read(recipe_file(MINIMAL + f"run: {{steps: {text}}}"))
+    with pytest.raises(DeformscopeError, match=rf"run\.steps: '{text}'"):
+        read(recipe_file(MINIMAL), [f"run.steps={text}"])
+
+
+@pytest.mark.parametrize(
+    "text", ["run: {steps: 10, steps: 20}", "run: {steps: 10}\nrun: {seed: 1}", "optimiser: {lr: 1, 'lr': 2}"]
+)
+def test_a_key_that_stands_twice_is_refused(recipe_file, text):
+    with pytest.raises(DeformscopeError, match="stands twice; keep one"):
+        read(recipe_file(MINIMAL + text))
+
+
+def test_in_an_override_a_key_that_stands_twice_is_refused_and_of_two_overrides_the_later_counts(recipe_file):
+    with pytest.raises(DeformscopeError, match="the key 'steps' stands twice"):
+        read(recipe_file(MINIMAL), ["run={steps: 10, steps: 20}"])
+    assert read(recipe_file(MINIMAL), ["run.steps=10", "run={steps: 20, seed: 4}"]).run.steps == 20
+
+
+def test_a_mistyped_recipe_is_answered_with_the_nearest():
+    with pytest.raises(
+        DeformscopeError, match="recipe='shapez': no such file; for a recipe by name did you mean 'shapes'"
+    ):
+        read("shapez")

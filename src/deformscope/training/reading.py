@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import DeformscopeError
-from ..from_dict import from_dict, merge, nested
+from ..from_dict import from_dict, merge, nested, suggest
 from .recipe import Recipe
 
 MOST_BYTES = 1 << 20
@@ -20,7 +21,7 @@ MOST_BYTES = 1 << 20
 def read(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: a YAML file, or the name of one that comes with the package, such as ``shapes``.
 
-    ``overrides`` are ``key.subkey=value``, with the value in YAML. ``base: OTHER.yaml`` in a file takes what the file
+    ``overrides`` are ``key.subkey=value``, with the value in YAML; of two for one key the later counts. ``base: OTHER.yaml`` in a file takes what the file
     does not set from another one in the same folder. Raises DeformscopeError, which names the key, its value and what
     was expected.
     """
@@ -47,16 +48,45 @@ def _locate(recipe: str | os.PathLike[str]) -> Path:
     if text in packaged_recipes():
         with as_file(files("deformscope.training") / "recipes" / f"{text}.yaml") as inside:
             return inside
-    raise DeformscopeError(f"recipe={text!r}: no such file; recipes by name: {', '.join(packaged_recipes())}")
+    raise DeformscopeError(f"recipe={text!r}: no such file; for a recipe by name {suggest(text, packaged_recipes())}")
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader without aliases, with which a small file can expand without bounds."""
+    """YAML 1.2's core schema, where 010 is ten, 1:30 and `no` are texts; without aliases, with which a small file can
+    expand without bounds, and without keys that stand twice."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (none of YAML 1.1's)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice!r} stands twice; keep one")
+        return super().construct_mapping(node, deep)
+
+    def construct_whole(self, node: Any) -> int:
+        return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
+
+
+CORE = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+"""Of each of YAML 1.2's types (10.3.2), how its values are written and with what they begin."""
+for _name, (_written, _first) in CORE.items():
+    _starts = ["" if sign == "\0" else sign for sign in _first]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_written})$"), _starts)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def _values(path: Path, depth: int) -> dict[str, Any]:
