@@ -128,7 +128,7 @@ def test_the_table1_recipes_are_the_papers_settings():
 
 
 def test_a_name_like_no_other_lists_the_recipes():
-    with pytest.raises(DeformscopeError, match="expected one of 'animals', 'animals_masks', .* 'table1_coco/"):
+    with pytest.raises(DeformscopeError, match=r"expected one of 'animals', 'animals_masks', .* 'table1_coco/"):
         read("coco-2017-mine-for-later")
 
 
@@ -183,6 +183,6 @@ def test_in_an_override_a_key_that_stands_twice_is_refused_and_of_two_overrides_
 
 def test_a_mistyped_recipe_is_answered_with_the_nearest():
     with pytest.raises(
-        DeformscopeError, match="recipe='shapez': no such file; for a recipe by name did you mean 'shapes'"
+        DeformscopeError, match=r"recipe='shapez': no such file; for a recipe by name did you mean 'shapes'"
     ):
         read("shapez")

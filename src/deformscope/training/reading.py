@@ -21,9 +21,9 @@ MOST_BYTES = 1 << 20
 def read(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: a YAML file, or the name of one that comes with the package, such as ``shapes``.
 
-    ``overrides`` are ``key.subkey=value``, with the value in YAML; of two for one key the later counts. ``base: OTHER.yaml`` in a file takes what the file
-    does not set from another one in the same folder. Raises DeformscopeError, which names the key, its value and what
-    was expected.
+    ``overrides`` are ``key.subkey=value``, with the value in YAML; of two for one key the later counts. ``base:
+    OTHER.yaml`` in a file takes what the file does not set from another one in the same folder. Raises
+    DeformscopeError, which names the key, its value and what was expected.
     """
     values = _values(_locate(recipe), depth=0)
     for override in overrides:
