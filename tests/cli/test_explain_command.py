@@ -10,6 +10,7 @@ def test_a_detection_is_drawn_and_its_layers_listed(command, cat, tmp_path):
     assert out.read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "why-receptive-fields.png").exists()
     assert printed.split("\n")[0].startswith("cat 0.")
+    assert ": log-odds " in printed.replace("\n", " ")
     assert sum(line.startswith("│ heads.") for line in printed.split("\n")) == 2
     assert str(out) in printed
 

@@ -1,4 +1,4 @@
-"""The operator as literal loops lies with the operator's tests."""
+"""The operator as literal loops lies with the operator's tests, modules that sample with those of recording."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "recording"))
 
 from deformscope.detectors.rcnn.config import Deformable, RCNNConfig
 from deformscope.detectors.rcnn.rcnn import RCNN

@@ -85,7 +85,7 @@ def test_the_iou_branch_and_functions_are_explained(packaged, cat):
     assert why.value == pytest.approx(why.detection["iou_logits"].item())
     same = ds.explain(packaged, cat, of=lambda found: found["iou_logits"][0])
     torch.testing.assert_close(same.layer().points, why.layer().points)
-    assert same.of == "<lambda>"
+    assert same.of == "output"
 
 
 def test_a_place_chooses_the_best_box_around_it(packaged, cat):

@@ -81,6 +81,8 @@ def explain(
     for name, mode in PARTS.items() if compare else ():
         fields[name] = why(load(detector, offset_mode=mode).to(device), photo, explained.detection, of)
     console().print(_table(explained))
+    for name, reason in explained.unexplained.items():
+        print(f"captured, but not explained: {name} ({reason})")
     files = [draw.save(draw.explanation(explained), out, dpi)]
     if compare:
         beside = out.with_name(f"{out.stem}-receptive-fields{out.suffix}")
@@ -140,13 +142,19 @@ def faithfulness(
     return 0
 
 
+def _said(of: str, value: float) -> str:
+    """The explained output and its value, in words."""
+    logits = {"score": "log-odds", "iou": "IoU logit"}
+    return f"{logits[of]} {value:+.2f}" if of in logits else f"{of} side at {value:.1f} px"
+
+
 def _table(explained: Any) -> Table:
     """The layers on which the output depends: the points of the strongest cell or query, and the strongest point."""
     score = float(explained.detection["scores"][0])
     box = ", ".join(f"{value:.0f}" for value in explained.box)
     field = explained.receptive_field
     table = Table(
-        title=f"{explained.label} {score:.2f} in ({box}): {explained.of} {explained.value:+.2f}",
+        title=f"{explained.label} {score:.2f} in ({box}): {_said(explained.of, explained.value)}",
         title_justify="left",
         caption=(
             f"receptive field: radii {field.radius(0.5):.0f} and {field.radius(0.95):.0f} px hold 50 and 95 %; "

@@ -58,8 +58,8 @@ def explanation(
     chosen = [_named(explained, name) for name in layers] or [*_shown(explained), *_decoder(explained)]
     if not chosen and not receptive_field:
         raise DeformscopeError(
-            "explained: depends on no deformable convolution and on no decoder's deformable attention, so there is "
-            "nothing to draw"
+            "explained: depends on no deformable convolution and on no decoder's deformable attention that is "
+            f"explained, so there is nothing to draw{explained.left_out}"
         )
     window = Window.around(explained.box if zoom and chosen else None, backdrop.size)
     count = len(chosen) + receptive_field
@@ -176,7 +176,7 @@ def _query(explained: Explanation, layer: AttentionAttribution) -> int:
 
 
 def _what(explained: Explanation) -> str:
-    names = {"score": f"the log-odds of {explained.label}", "iou": "the IoU logit"}
+    names = {"score": f"the log-odds of {explained.label}", "iou": "the IoU logit", "output": "the output"}
     names |= {side: f"the box's {side} side" for side in SIDES}
     return primitives.escaped(names.get(explained.of, explained.of))
 

@@ -1,14 +1,15 @@
 """Attribute one output to sampling points and pixels: one forward and one backward pass for all layers.
 
 Every deformable call's modulation is multiplied by ones, of which the gradient is taken: a_n = ∂y/∂1_n =
-m_n · ⟨w_nᵀ ∂y/∂z, x(P_n)⟩, exact, for v1 and v2 alike; and so are the weights of deformable attention. The lower
-layers' gradients of the same pass are the answer through the stack.
+m_n · ⟨w_nᵀ ∂y/∂z, x(P_n)⟩, exact, for v1 and v2 alike; and so are the values that modules of plain operators sample,
+and the weights of deformable attention. The lower layers' gradients of the same pass are the answer through the stack.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from ..detectors.detector import Detection, Detector
-from ..errors import DeformscopeError, NoDeformableCall
-from ..fields.field import OffsetField, Placement
+from ..errors import DeformscopeError, DeformscopeWarning, NoDeformableCall
+from ..fields.field import Placement
 from ..fields.fields import Fields
 from ..ops.intercept import Inputs, intercepting
 from ..photo import Photo, read
 from ..recording.capture import capture, placed
 from ..recording.unchanged import unchanged
-from .attention import AttentionAttribution, Ones, weights_times_ones
+from .attention import AttentionAttribution
 from .explanation import Attribution, Explanation
+from .factors import Factor, Factors, live_factors, of_operator
 from .receptive_field import ReceptiveField
-from .sampled import SampledCall, sampled_calls
-from .targets import checked, of_detection, row_of
+from .targets import checked, name_of, of_detection, row_of
+
+UNSEEN = "its kernel gives no access to the values that it samples, or to their weights"
 
 
 def explain(
@@ -56,10 +59,12 @@ def explain(
     it a detection here or not. So one detector can be compared with itself without offsets. For other models it is what
     figures show. ``layers`` are patterns of layer names (default: all).
 
-    The model's mode, its weights and their gradients stay as they are. Attribution: Zhang et al. (ICPRAM 2021), Eq. 1,
-    by the product rule.
+    The model's mode, its weights and their gradients, its buffers (running statistics too, in training mode) and the
+    random numbers that come next stay as they are. Captured layers that cannot be attributed, such as compiled kernels,
+    are named in ``unexplained``. Attribution: Zhang et al. (ICPRAM 2021), Eq. 1, by the product rule.
 
-    Raises DeformscopeError where there is no such detection, output or layer, and where no gradient leads back.
+    Raises DeformscopeError where there is no such detection, output or layer, where no gradient leads back, and where
+    gradient checkpointing computes what is explained again.
 
     Example:
         >>> why = ds.explain(detector, "photo.jpg", of="score")
@@ -67,7 +72,7 @@ def explain(
         torch.Size([8, 13])
         >>> radius = why.receptive_field.radius(0.5)    # px that hold half of what the score depends on
     """
-    with torch.inference_mode(False), torch.enable_grad(), unchanged(model):
+    with unchanged(model), torch.inference_mode(False), torch.enable_grad():
         if isinstance(model, Detector):
             run = _of_detector(model, photo, detection, of, at, min_score)
         else:
@@ -83,8 +88,7 @@ class _Run:
     image: Tensor
     fields: Fields
     calls: list[_Call]
-    sampled: list[SampledCall]
-    ones: Ones
+    factors: Factors
     of: str
     value: Tensor
     placement: Placement
@@ -94,20 +98,14 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Call:
-    """A deformable call's tensors, with gradients: the ones in its modulation, and the offset that it got."""
+    """A call of a deformable operator: the ones in its modulation, and the offset that it got, with gradients."""
 
+    number: int
     place: int
     """Number of its field in the block: other samplers, which cannot be changed, have fields too."""
-    wanted: tuple[Tensor, Tensor]
-
-    def attribution(self, field: OffsetField, ones: Tensor | None, offset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """a_n [g k h w] and ∂y/∂Δp_n [g k h w 2] of the gradients of ``wanted``; None: y does not depend on them."""
-        _, g, k, h, w, _ = field.offset.shape
-        points, moves = (
-            (torch.zeros_like(one) if gradient is None else gradient).detach()
-            for one, gradient in zip(self.wanted, (ones, offset), strict=True)
-        )
-        return points.reshape(g, k, h, w), moves.reshape(g, k, 2, h, w).movedim(2, -1)
+    modulated: bool
+    """It has a modulation of its own."""
+    factor: Factor
 
 
 def _of_detector(
@@ -134,8 +132,8 @@ def _of_detector(
             given = {key: value.to(batch.device) for key, value in detection.items()}
             return given | model.repredict(batch, placements[0], given)
 
-    found, fields, calls, sampled, ones = _recorded(model, predict)
-    name = of if isinstance(of, str) else getattr(of, "__name__", "function")
+    found, fields, calls, factors = _recorded(model, predict)
+    name = name_of(of)
     chosen: int | None = 0
     if isinstance(detection, int):
         # A function may ask of all detections, of which there may be none.
@@ -144,7 +142,7 @@ def _of_detector(
     value = of(found) if callable(of) else of_detection(found, chosen or 0, of)
     row = {} if chosen is None else {key: tensor[chosen : chosen + 1].detach().cpu() for key, tensor in found.items()}
 
-    return _Run(model, batch, fields, calls, sampled, ones, name, checked(value, name), placements[0], array, row)
+    return _Run(model, batch, fields, calls, factors, name, checked(value, name), placements[0], array, row)
 
 
 def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str | Callable[[Any], Tensor]) -> _Run:
@@ -162,17 +160,17 @@ def _of_model(model: nn.Module, input: Any, detection: int | Detection, of: str 
             "tensor [1 c h w] of one image, or a list, dict or tuple of arguments that holds one"
         )
     arguments = prepared if isinstance(prepared, tuple) else (prepared,)
-    output, fields, calls, sampled, ones = _recorded(model, lambda: model(*arguments))
-    name = getattr(of, "__name__", "function")
+    output, fields, calls, factors = _recorded(model, lambda: model(*arguments))
+    name = name_of(of)
     size = (images[0].shape[-2], images[0].shape[-1])
     row = {} if isinstance(detection, int) else {key: value.cpu() for key, value in detection.items()}
     value = checked(of(output), name)
-    return _Run(model, images[0], fields, calls, sampled, ones, name, value, Placement(size), None, row)
+    return _Run(model, images[0], fields, calls, factors, name, value, Placement(size), None, row)
 
 
-def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], list[SampledCall], Ones]:
-    """Run ``forward`` with ones in every modulation and attention's weights; a model without deformable calls has no
-    fields and no calls."""
+def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields, list[_Call], Factors]:
+    """Run ``forward`` with ones in every modulation and attention's weights; a model without deformable calls has
+    fields and calls of none."""
     calls: list[_Call] = []
 
     def change(number: int, call: Inputs) -> Inputs:
@@ -180,23 +178,20 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
         like = call.offset if call.mask is None else call.mask
         ones = torch.ones(n, channels // 2, h, w, dtype=like.dtype, device=like.device, requires_grad=True)
         offset = call.offset if call.offset.requires_grad else call.offset.detach().requires_grad_()
-        calls.append(_Call(len(fields), (ones, offset)))
+        factor = Factor(ones, offset, of_operator)
+        calls.append(_Call(number, len(fields), call.mask is not None, factor))
         # Nobody asks for the weight's gradient, which costs as much as the points'.
         return Inputs(call.input, offset, call.weight.detach(), ones if call.mask is None else call.mask * ones)
 
-    output, fields, ones = None, Fields(), Ones({})
-    sampled: list[SampledCall] = []
+    output, fields, factors = None, Fields(), Factors({})
     try:
-        with (
-            capture(model) as fields,
-            intercepting(change),
-            weights_times_ones(model) as ones,
-            sampled_calls(model, fields) as sampled,
-        ):
+        with capture(model) as fields, intercepting(change), live_factors(model) as factors:
             output = forward()
-    except NoDeformableCall:
+    except NoDeformableCall as error:
         if calls:
             raise
+        if "not understood" in str(error):
+            warnings.warn(str(error), DeformscopeWarning, stacklevel=4)
     except RuntimeError as error:
         if "nference tensor" not in str(error):
             raise
@@ -204,40 +199,44 @@ def _recorded(model: nn.Module, forward: Callable[[], Any]) -> tuple[Any, Fields
             f"model {type(model).__name__}: has no gradient path; its weights or its input were made in "
             "inference_mode; make them outside of it"
         ) from None
-    return output, fields, calls, sampled, ones
+    return output, fields, calls, factors
 
 
 def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
-    named = list(run.fields.items())
-    calls: list[_Call | SampledCall] = [*run.calls, *(call for call in run.sampled if call.place < len(named))]
-    pairs = {
-        name: (field, call)
-        for (name, field), call in sorted(((named[call.place], call) for call in calls), key=lambda pair: pair[1].place)
-        if field.offset.shape[0] == 1  # a call inside a region-of-interest head has its own count of maps
-    }
-    attention = {name: field for name, field in run.fields.attention.items() if field.points.shape[0] == 1}
-    weighed = run.ones.of(attention)
-    missing = tuple(name for name in (*run.fields, *run.fields.attention) if name not in pairs and name not in weighed)
-    chosen = Fields(
-        {name: field for name, (field, _) in pairs.items()}, {name: attention[name] for name in weighed}
-    ).matching(layers)
-    pairs, weighed = {name: pairs[name] for name in chosen}, {name: weighed[name] for name in chosen.attention}
-    wanted = [run.image, *(tensor for _, call in pairs.values() for tensor in call.wanted), *weighed.values()]
-    image, *rest = _gradients(run, wanted)
-    image = torch.zeros_like(run.image) if image is None else image
+    operators = {list(run.fields)[call.place]: call for call in run.calls}
+    factors = run.factors.of(run.fields) | {name: call.factor for name, call in operators.items()}
+    chosen = run.fields.matching(layers)
+    counts = {name: field.offset.shape[0] for name, field in chosen.items()}
+    counts |= {name: field.points.shape[0] for name, field in chosen.attention.items()}
+    left_out = {name: f"it ran on {n} maps, those of regions" for name, n in counts.items() if n != 1}
+    left_out |= {name: UNSEEN for name in counts if name not in factors and name not in left_out}
+    if layers and len(left_out) == len(counts):
+        said = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+        raise DeformscopeError(f"layers={list(layers)!r}: captured, but not explained: {said}")
+    named = {name: factors[name] for name in counts if name not in left_out}
+    places = [factor.places for factor in named.values() if factor.places is not None]
+    image, *slopes = _gradients(run, [run.image, *(factor.live for factor in named.values()), *places])
+    added = {name: factor.attributed(slope) for (name, factor), slope in zip(named.items(), slopes, strict=False)}
+    of_places = dict(zip((name for name in named if name in chosen), slopes[len(named) :], strict=True))
     found = {}
-    for index, (name, (field, call)) in enumerate(pairs.items()):
-        points, moves = call.attribution(field, *rest[2 * index : 2 * index + 2])
-        found[name] = Attribution(field.to("cpu"), points.cpu(), moves.cpu(), index)
+    for name, moves in of_places.items():
+        field, layout, call = chosen[name].to("cpu"), named[name].layout, operators.get(name)
+        assert layout is not None
+        if call is not None and not call.modulated:  # the ones were captured as its modulation
+            field = replace(field, modulation=None)
+        points = layout(field, added[name])[..., 0].contiguous()
+        moved = layout(field, moves).contiguous()
+        found[name] = Attribution(field, points, moved, None if call is None else call.number)
     through = {}
-    for (name, ones), gradient in zip(weighed.items(), rest[2 * len(pairs) :], strict=True):
-        points = (torch.zeros_like(ones) if gradient is None else gradient).detach().cpu()
-        layer = chosen.attention[name].to("cpu")
-        through[name] = AttentionAttribution(layer, points.reshape(layer.points.shape[1:4]))
-    energy = image.detach().reshape(-1, *run.image.shape[-2:]).abs().sum(dim=0).cpu()
+    for name, of_attention in chosen.attention.items():
+        if name in added:
+            layer = of_attention.to("cpu")
+            through[name] = AttentionAttribution(layer, added[name].reshape(layer.points.shape[1:4]))
+    energy = image.reshape(-1, *run.image.shape[-2:]).abs().sum(dim=0)
     return Explanation(
         layers=found,
         attention=through,
+        unexplained=left_out,
         receptive_field=ReceptiveField(energy, run.placement),
         of=run.of,
         value=float(run.value.detach()),
@@ -245,20 +244,22 @@ def _explained(run: _Run, layers: Sequence[str]) -> Explanation:
         detection=run.detection,
         class_names=tuple(getattr(run.model, "class_names", ())),
         detector=str(getattr(run.model, "name", type(run.model).__name__)),
-        unexplained=missing,
     )
 
 
-def _gradients(run: _Run, wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _gradients(run: _Run, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of y on the CPU; zeros where it does not depend on a tensor."""
     try:
-        return torch.autograd.grad(run.value, wanted, allow_unused=True)
+        found = torch.autograd.grad(run.value, tensors, allow_unused=True)
     except RuntimeError as error:
-        if "checkpoint" not in f"{type(error).__name__} {error}".lower():
+        if "checkpoint" not in str(error):
             raise
         raise DeformscopeError(
-            f"model {type(run.model).__name__}: it computes parts again in the backward pass (gradient checkpointing), "
-            "which cannot be explained; switch that off, as by model.gradient_checkpointing_disable()"
+            f"model {type(run.model).__name__}: computes layers again in the backward pass (gradient checkpointing), "
+            "where they cannot be explained; switch it off (of transformers: model.gradient_checkpointing_disable())"
         ) from None
+    pairs = zip(found, tensors, strict=True)
+    return [(torch.zeros_like(tensor) if one is None else one).detach().cpu() for one, tensor in pairs]
 
 
 def _with_leaves(value: Any, leaves: list[Tensor]) -> Any:

@@ -36,8 +36,9 @@ class Attribution:
     """a_n(p0), in units of y."""
     offset_gradient: Float[Tensor, "g k h w 2"]
     """∂y/∂Δp_n(p0), (dy, dx), in units of y per input cell: where a point wants to go (Zhu et al., CVPR 2019)."""
-    call: int = 0
-    """The layer's number among the deformable calls of a forward pass, from 0."""
+    call: int | None = 0
+    """The layer's number among the calls of deformable operators in a forward pass, from 0; None for modules that are
+    made of other operators."""
 
     @property
     def total(self) -> float:
@@ -77,7 +78,7 @@ class Explanation:
     """By the layer's name, in the network's order; zeros where y does not depend on a layer."""
     receptive_field: ReceptiveField
     of: str
-    """What is explained: ``score``, ``iou``, ``left``, …, or a function's name."""
+    """What is explained: ``score``, ``iou``, ``left``, …, or a function's name (``output`` for a lambda)."""
     value: float
     """y."""
     photo: np.ndarray | None = None
@@ -88,8 +89,8 @@ class Explanation:
     detector: str = ""
     attention: Mapping[str, AttentionAttribution] = dataclass_field(default_factory=dict)
     """The same of deformable attention, by the layer's name."""
-    unexplained: tuple[str, ...] = ()
-    """Layers that were captured and cannot be explained: compiled kernels, heads of regions."""
+    unexplained: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """Layers that were captured and cannot be attributed, by name, and why. y may depend on them."""
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
@@ -117,21 +118,25 @@ class Explanation:
         """The layers of deformable attention on which y depends."""
         return {name: layer for name, layer in self.attention.items() if bool((layer.points != 0).any())}
 
+    @property
+    def left_out(self) -> str:
+        """:attr:`unexplained` as the end of a sentence; empty where all layers are explained."""
+        named = ", ".join(f"{name} ({why})" for name, why in self.unexplained.items())
+        return f"; captured, but not explained: {named}" if named else ""
+
     def layer(self, name: str | None = None) -> Attribution:
         """The attribution in one layer: the one named, by default the last on which y depends."""
         if name is None:
             if not self.reached:
-                also = "; deformable attention is in explanation.attention" if self.attention else ""
-                if self.unexplained:
-                    names = ", ".join(map(repr, self.unexplained))
-                    also += f"; captured, but not explained, since gradients do not pass their kernels: {names}"
+                which = "explained" if self.unexplained else "captured"
+                attention = "; deformable attention is in explanation.attention" if self.attention else ""
                 raise DeformscopeError(
-                    f"layer=None: the output depends on none of the explained deformable convolutions{also}"
+                    f"layer=None: the output depends on no {which} deformable convolution{attention}{self.left_out}"
                 )
             return list(self.reached.values())[-1]
         if name not in self.layers:
             known = ", ".join(map(repr, self.layers)) or "none"
-            raise DeformscopeError(f"layer={name!r}: expected one of the explained layers: {known}")
+            raise DeformscopeError(f"layer={name!r}: expected one of the explained layers: {known}{self.left_out}")
         return self.layers[name]
 
     def heatmap(self, layer: str | None = None, *, signed: bool = False) -> Float[np.ndarray, "h w"]:

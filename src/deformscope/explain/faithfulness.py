@@ -77,6 +77,11 @@ def faithfulness(
     if explained.photo is None or explained.box is None or not {"index", "region"} & set(explained.detection):
         raise DeformscopeError("explained: expected the explanation of a detection that a deformscope detector made")
     chosen = explained.layer(layer)
+    if chosen.call is None:
+        raise DeformscopeError(
+            f"layer={chosen.field.name!r}: its module calls no deformable operator, so its points cannot be switched "
+            "off; expected a layer that calls torchvision's or deformscope's operator"
+        )
     points = candidates(explained, chosen.field.name).flatten().nonzero()[:, 0]
     values = chosen.points.flatten()[points]
     x0, y0, x1, y1 = explained.box

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,12 @@ from ..errors import DeformscopeError
 SIDES = ("left", "top", "right", "bottom")
 OUTPUTS = ("score", "iou", *SIDES)
 """The class's log-odds, the IoU branch's logit, and the box's sides before clipping, photo px."""
+
+
+def name_of(of: str | Callable[[Any], Tensor]) -> str:
+    """What is explained, for titles: a function's name, ``output`` for one without a name."""
+    name = of if isinstance(of, str) else getattr(of, "__name__", "<lambda>")
+    return "output" if name == "<lambda>" else name
 
 
 def of_detection(traces: Detection, row: int, of: str) -> Tensor:

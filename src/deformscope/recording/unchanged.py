@@ -24,8 +24,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, name, buffer, value in kept:
-                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                    buffer.copy_(value)
+                if not buffer.equal(value):  # graphs of others may have saved it
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                        buffer.copy_(value)
                 module._buffers[name] = buffer
 
 
