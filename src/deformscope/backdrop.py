@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field as dataclass_field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -37,10 +37,6 @@ class Backdrop:
     """RGB uint8."""
     size: tuple[int, int]
     """Height and width of the photo, px."""
-    _made: dict[str, dict] = dataclass_field(
-        default_factory=lambda: {"within": {}, "washed": {}}, repr=False, compare=False
-    )
-    """Copies by width, which all panels of all figures share."""
 
     @classmethod
     def of(cls, photo: Photo | Backdrop) -> Backdrop:
@@ -54,12 +50,7 @@ class Backdrop:
     def within(self, inches: float) -> Backdrop:
         """The photo with as many px as a panel of this width can show, since the time for drawing depends on them."""
         factor = int(self.pixels.shape[1] // (inches * MOST_PER_INCH))
-        if factor < 2:
-            return self
-        made = self._made["within"]
-        if factor not in made:
-            made[factor] = Backdrop(reduced(self.pixels, factor), self.size)
-        return made[factor]
+        return self if factor < 2 else Backdrop(reduced(self.pixels, factor), self.size)
 
     def whole(self) -> np.ndarray:
         """The photo at its own size, RGB uint8; enlarged where fewer px are known."""
@@ -68,13 +59,6 @@ class Backdrop:
         if self.pixels.shape[:2] == self.size:
             return self.pixels
         return np.asarray(Image.fromarray(self.pixels).resize(self.size[::-1], Image.Resampling.BILINEAR))
-
-    def washed(self, wash: float) -> np.ndarray:
-        """The px blended with white by ``wash`` (0..1), so that things drawn on them can be seen."""
-        made = self._made["washed"]
-        if wash not in made:
-            made[wash] = washed(self.pixels, wash)
-        return made[wash]
 
 
 def reduced(pixels: np.ndarray, factor: int) -> np.ndarray:

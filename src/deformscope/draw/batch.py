@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field as dataclass_field
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -21,8 +27,6 @@ from ..fields.field import OffsetField
 from ..fields.moments import with_encoders
 from ..fields.stack import DEEPEST, composed, upstream
 from ..files import sha256, write_json
-from .file_names import file_names, folder_names
-from .jobs import in_processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +46,9 @@ MANIFEST = "manifest.json"
 MANIFEST_EVERY = 20
 """It is written after so many photos, and at the end."""
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
+LONGEST_NAME = 120
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def _outcome(detector: Detector, settings: Settings, task: tuple[Path, Path]) ->
 
 def check(settings: Settings) -> None:
     """Raise DeformscopeError for settings that are invalid for every photo."""
-    from .save import FORMATS
+    from .sheet import FORMATS
 
     for name, value, choices in [
         ("format", settings.format, FORMATS),
@@ -316,3 +323,86 @@ def _queries(
     if all(field.has_boxes for field in decoder.values()):
         drawings["query-sizes"] = partial(draw.query_sizes, decoder, chosen, titles=titles)
     return drawings
+
+
+def file_names(layers: Sequence[OffsetField]) -> list[str]:
+    """A part of a file's name for each layer: letters, digits, "_" and "-" only, and each unlike the others.
+
+    ``backbone.layer4.2.conv2`` becomes ``backbone-layer4-2-conv2``: LaTeX takes no dots before the ending, and other
+    programs take what follows the first for one. Composed layers have the name of the uppermost, and ``-composed``.
+    """
+    names = []
+    for layer in layers:
+        top, plus, _ = layer.name.partition("+")
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", top)[:LONGEST_NAME].strip("-") or "layer"
+        names.append(plain + ("-composed" if plus else ""))
+    return _numbered(names)
+
+
+def folder_names(photos: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
+    """A folder name for each photo: its stem, with a number if photos share it, or it is among those ``taken``."""
+    return _numbered([photo.stem.strip(". ") or "photo" for photo in photos], taken)
+
+
+def _numbered(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Add numbers to names that are taken; upper and lower case count as the same, as in some file systems."""
+    used = {name.casefold() for name in taken}
+    found = []
+    for name in names:
+        unlike, count = name, 1
+        while unlike.casefold() in used:
+            count += 1
+            unlike = f"{name}-{count}"
+        used.add(unlike.casefold())
+        found.append(unlike)
+    return found
+
+
+def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+    """The results of ``work`` for all tasks, in their order, from ``jobs`` processes, which share this one's threads.
+
+    ``work`` is sent to each process once. Warnings are given here. Raises DeformscopeError if ``work`` cannot be sent,
+    and if a process ends early.
+    """
+    try:
+        sent = pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DeformscopeError(
+            f"jobs={jobs}: what it takes cannot be sent to other processes ({error}); expected jobs=1"
+        ) from None
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sent, threads))
+    try:
+        waiting: list[Future[Any]] = [pool.submit(_one, task) for task in tasks]
+        waiting.reverse()
+        while waiting:
+            result, said = waiting.pop().result()
+            for message, category in said:
+                warnings.warn(message, category, stacklevel=3)
+            yield result
+    except BrokenProcessPool:
+        raise DeformscopeError(
+            f"jobs={jobs}: a process ended early, possibly for lack of memory; expected each to last, give fewer"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_work: Callable[[Any], Any] | None = None
+
+
+def _begin(sent: bytes, threads: int) -> None:
+    import signal
+
+    global _work  # noqa: PLW0603  (a process of the pool has no other place)
+    _work = pickle.loads(sent)
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gave the work
+
+
+def _one(task: Any) -> tuple[Any, list[tuple[str, type[Warning]]]]:
+    assert _work is not None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = _work(task)
+    return result, [(str(one.message), one.category) for one in said]

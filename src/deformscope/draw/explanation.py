@@ -1,4 +1,4 @@
-"""Figures of explanations: a panel per layer with its sampling points, and the effective receptive field."""
+"""Figures of explanations: sampling points by attribution, a panel per layer, and the effective receptive field."""
 
 from __future__ import annotations
 
@@ -6,27 +6,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
 from ..explain.attention import AttentionAttribution
 from ..explain.explanation import Attribution, Explanation
+from ..explain.receptive_field import ReceptiveField
 from ..explain.targets import SIDES
 from ..fields.places import Placement
 from ..photo import Photo
-from . import primitives
-from .attribution import LEAST_SHARE, WASH, attributions, contours, outline, query_attributions
-from .figures import row_of_panels
-from .own_settings import own_settings
-from .sheet import caption
-from .window import Window
+from . import primitives, style
+from .panels import Window
+from .queries import QueryView
+from .sheet import Sheet, row_of_panels
+from .style import own_settings
+from .text import FAMILY, drawable, families
 
 MOST_LAYERS = 3
 """Number of panels of layers; if the output depends on more, the last of each reduction is shown, and a decoder's last.
 """
+SHARES = (0.5, 0.95)
+"""Shares of a receptive field's mass within its two contours."""
+INNER, OUTER = "#e53900", "#7a1fa2"
+LEAST_SHARE = 0.03
+"""Points below this share of the strongest are not drawn; there may be hundreds of cells of them."""
+LARGEST = 26.0
+"""Ratio of a panel's longer side to the diameter of the strongest point."""
+WASH = 0.35
 
 
 @own_settings()
@@ -65,7 +78,7 @@ def explanation(
     count = len(chosen) + receptive_field
     result = row_of_panels(count, backdrop.size)
     near = backdrop.within(result.inches * backdrop.size[1] / window.width)
-    axes, room = result.flat(), 0.0
+    axes = result.flat()
     for index, layer in enumerate(chosen):
         magnitude, told, whose = layer.points.abs(), "", ""
         if isinstance(layer, Attribution):
@@ -81,23 +94,21 @@ def explanation(
         outline(axes[index], explained, window)
         largest = float(magnitude.max())
         held = float(magnitude[magnitude >= LEAST_SHARE * largest].sum() / magnitude.sum().clamp(min=1e-12))
-        used = caption(
+        result.caption(
             axes[index],
             f"{primitives.escaped(layer.field.name)} · {whose}{_what(explained)}",
             f"sampling points: red adds, blue takes away, area by magnitude, strongest {largest:.2g}; "
             f"{shown} of {total} shown, which hold {held:.0%}{told}",
         )
-        room = max(room, used)
     if receptive_field:
         ax = axes[len(chosen)]
-        room = max(room, _receptive(ax, backdrop.within(result.inches), explained, "receptive field"))
+        _receptive(result, ax, backdrop.within(result.inches), explained, "receptive field")
         if window.width < backdrop.size[1]:
             corner, sides = (window.left, window.top), (window.width, window.height)
             ax.add_patch(
                 Rectangle(corner, *sides, fill=False, edgecolor="black", linewidth=0.7, linestyle=":", zorder=4)
             )
-    result.fit(room)
-    return result.figure
+    return result.finished()
 
 
 @own_settings()
@@ -119,18 +130,16 @@ def receptive_field(
     placed = {name: _on_photo(one, photo, fit) for name, one in several.items()}
     backdrop = next(iter(placed.values()))[0]
     result = row_of_panels(len(several), backdrop.size)
-    backdrop, room = backdrop.within(result.inches), 0.0
+    backdrop = backdrop.within(result.inches)
     for ax, (name, (_, one)) in zip(result.flat(), placed.items(), strict=False):
         title = "receptive field" + (f" · {primitives.escaped(name)}" if name else "")
-        room = max(room, _receptive(ax, backdrop, one, title))
-    result.fit(room)
-    return result.figure
+        _receptive(result, ax, backdrop, one, title)
+    return result.finished()
 
 
-def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str) -> float:
-    """Returns the height of the caption, inches."""
+def _receptive(result: Sheet, ax: Axes, backdrop: Backdrop, explained: Explanation, title: str) -> None:
     field, whole = explained.receptive_field, Window.around(None, backdrop.size)
-    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
+    primitives.photo(ax, backdrop, WASH)
     contours(ax, field)
     outline(ax, explained, whole)
     whole.apply(ax)
@@ -141,7 +150,7 @@ def _receptive(ax: Axes, backdrop: Backdrop, explained: Explanation, title: str)
     if explained.box is not None:
         share, chance = field.share_in(explained.box), field.over_chance(explained.box)
         told += f"; {share:.0%} in the box, {chance:.2g} × chance"
-    return caption(ax, title, told)
+    result.caption(ax, title, told)
 
 
 def _shown(explained: Explanation) -> list[Attribution]:
@@ -201,4 +210,111 @@ def _on_photo(explained: Explanation, photo: Photo | None, fit: str | None) -> t
         layers={name: replace(layer, field=of[name]) for name, layer in explained.layers.items()},
         attention={name: replace(layer, field=of[name]) for name, layer in explained.attention.items()},
         receptive_field=reached,
+    )
+
+
+def attributions(ax: Axes, backdrop: Backdrop, layer: Attribution, window: Window, *, grid: bool = False) -> int:
+    """Draw the sampling points of a layer by their attribution; returns the number of points drawn.
+
+    ``grid`` adds lines from the regular grid for the cell with the strongest points.
+    """
+    primitives.photo(ax, backdrop, WASH)
+    values, places = layer.points.numpy(), layer.places().numpy()
+    largest = float(np.abs(values).max(initial=0.0))
+    shown = (np.abs(values) >= LEAST_SHARE * largest) & (values != 0) & np.isfinite(places).all(axis=-1)
+    if grid:
+        row, column = layer.strongest_cell()
+        shown[:, :, row, column] = np.isfinite(places[:, :, row, column]).all(axis=-1)
+        regular = layer.field.to_pixels(layer.field.regular_points()[:, row, column]).numpy()
+        for group in places[:, :, row, column]:
+            primitives.lines(ax, regular, group, color="#222222", width=0.8)
+        primitives.plus(ax, regular.mean(axis=0), 8, zorder=3.6)
+    signed_points(ax, places[shown], values[shown], max(window.height, window.width) / LARGEST)
+    window.apply(ax)
+    return int(shown.sum())
+
+
+def query_attributions(
+    ax: Axes, backdrop: Backdrop, layer: AttentionAttribution, window: Window, query: int | None
+) -> tuple[int, int]:
+    """Draw the sampling points of one query (None: of all) by their attribution, and the query's reference.
+
+    Returns the numbers of points drawn and of all that could be.
+    """
+    primitives.photo(ax, backdrop, WASH)
+    chosen = slice(None) if query is None else slice(query, query + 1)
+    values, places = layer.points[chosen].numpy(), layer.places()[chosen].numpy()
+    shown = (np.abs(values) >= LEAST_SHARE * np.abs(values).max(initial=0.0)) & (values != 0)
+    shown &= np.isfinite(places).all(axis=-1)
+    if query is not None:
+        view = QueryView.of(layer.field, query)
+        if view.box is not None:
+            (top, left), (high, wide) = view.box[:2], view.box[2:] - view.box[:2]
+            edge: dict[str, Any] = {"edgecolor": "#222222", "linewidth": 0.9, "linestyle": "--"}
+            ax.add_patch(Rectangle((left, top), wide, high, fill=False, zorder=3, **edge))
+        primitives.plus(ax, view.reference, 8, zorder=3.6)
+    signed_points(ax, places[shown], values[shown], max(window.height, window.width) / LARGEST)
+    window.apply(ax)
+    return int(shown.sum()), int(shown.size)
+
+
+def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, largest: float) -> EllipseCollection:
+    """Dots, red for positive and blue for negative ``values``, with areas by magnitude; the strongest on top.
+
+    ``largest`` is the diameter of the strongest, px.
+    """
+    order = np.argsort(np.abs(values))
+    share = np.abs(values[order]) / max(float(np.abs(values).max(initial=0.0)), 1e-12)
+    artist = primitives.discs(ax, places[order], largest * np.sqrt(share.clip(0.02)), linewidths=0.3)
+    artist.set(cmap=style.SIGNED_MAP, edgecolors=(0, 0, 0, 0.5))
+    # The sign must be visible on weak dots too: they are smaller, but hardly paler.
+    artist.set(array=np.sign(values[order]) * (0.5 + 0.5 * share), clim=(-1.15, 1.15), alpha=0.92)
+    return artist
+
+
+def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
+    """Contours around 50 and 95 % of a receptive field's mass, smoothed, and a dot at its centre. None without mass."""
+    from scipy.ndimage import gaussian_filter
+
+    heat = field.heatmap()
+    if not np.isfinite(heat).all():
+        return None
+    height, width = heat.shape
+    step = max(1, max(height, width) // 512)  # enough for a contour of a large photo
+    heat = heat[step // 2 :: step, step // 2 :: step]
+    smooth = gaussian_filter(heat, max(heat.shape) / 50)
+    inner, outer = (field.level(share, smooth) for share in SHARES)
+    y, x = (np.arange(size) * step + step // 2 + 0.5 for size in smooth.shape)
+    artist = None
+    if outer < inner < smooth.max():
+        ax.contourf(x, y, smooth, [inner, 2 * float(smooth.max())], colors=[INNER], alpha=0.3, zorder=2)
+        artist = ax.contour(x, y, smooth, [outer, inner], colors=[OUTER, INNER], linewidths=[0.9, 1.8], zorder=3)
+    cy, cx = field.centre
+    mark = ax.plot(cx, cy, marker="o", color=INNER, ms=5, mec="white", mew=1.0, zorder=5)[0]
+    mark.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    return artist
+
+
+def outline(ax: Axes, explained: Explanation, window: Window) -> None:
+    """The explained box, with its class and score where they cover none of its points."""
+    if explained.box is None:
+        return
+    primitives.boxes(ax, explained.detection, min_score=0.0, labels=False)
+    x0, y0, x1, _ = explained.box
+    score = f" {float(explained.detection['scores'][0]):.2f}" if "scores" in explained.detection else ""
+    above = y0 - window.top > 0.07 * window.height
+    right = x0 > window.left + 0.7 * window.width
+    ax.annotate(
+        drawable(explained.label, instead="object") + score,
+        (min(x1, window.left + window.width) if right else max(x0, window.left), max(y0, window.top)),
+        xytext=(-1.5 if right else 1.5, 2.5 if above else -2.5),
+        textcoords="offset points",
+        fontsize=7,
+        color="white",
+        ha="right" if right else "left",
+        va="bottom" if above else "top",
+        bbox={"facecolor": style.BOX, "edgecolor": "none", "pad": 1.2},
+        fontfamily=list(families(drawable(explained.label))) or FAMILY,
+        parse_math=False,
+        zorder=3.4,  # below the points
     )

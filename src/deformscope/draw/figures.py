@@ -9,26 +9,26 @@ stated in the figure; ``scale`` sets it, and ``cell_step`` = n draws every n-th 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.patheffects import withStroke
 
-from ..backdrop import on_photo
+from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
-from ..fields.attention import AttentionField
 from ..fields.field import OffsetField
-from ..fields.fields import Fields
+from ..fields.segments import Segments, segments as grow
 from ..photo import Photo
 from . import panels, primitives
-from .own_settings import own_settings
-from .sheet import WIDEST, Sheet, caption, sheet
-from .view import FieldView
+from .panels import SCALE_INCHES, FieldsLike, FieldView, as_list
+from .primitives import convergence_limit, escaped
+from .sampling_points import Points, centres_of_boxes, sampling_panel
+from .sheet import Sheet, row_of_panels, sheet
+from .style import own_settings
 
-FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
-"""One field, or several."""
+COLOURS = ((0.90, 0.12, 0.10), (0.00, 0.45, 0.85), (0.95, 0.65, 0.00), (0.10, 0.60, 0.30), (0.60, 0.25, 0.75))
 
 
 @own_settings()
@@ -43,7 +43,7 @@ def figure1(
 ) -> Figure:
     """Figure 1: a panel for each kernel point, arranged as the kernel, with its offsets and their mean.
 
-    The small arrows start at the kernel point's regular place; enlarged by 1, they end where it samples.
+    The small arrows start at the kernel point's regular place; at a factor of 1, they end where it samples.
 
     Example:
         >>> ds.draw.figure1(field, "photo.jpg").savefig("figure1.png")
@@ -54,21 +54,18 @@ def figure1(
         raise DeformscopeError(f"field: {len(fields)} given ({names}); figure1 draws one of them, and figure2 several")
     backdrop, (one,) = on_photo(fields, photo, fit)
     view = FieldView.of(one, backdrop.size, cell_step, group)
-    rows, columns = one.kernel_size
-    result = sheet(rows, columns, backdrop.size, caption=0.0)
-    shown = view.on_photo(backdrop.size)
-    factor = scale or view.factor(np.linalg.norm(view.vectors[:, shown], axis=-1).ravel(), 1.3)
-    means = np.linalg.norm(view.vectors[:, shown].mean(axis=1), axis=-1)
-    trend = primitives.nice(0.35 * min(backdrop.size) / means.max()) if means.max() > 1e-6 else 1.0
-    shrunk = backdrop.within(result.inches)
+    result = sheet(*one.kernel_size, backdrop.size, caption=0.0)
+    factor, trend = _factors(view, backdrop.size, 0.35)
+    factor = scale or factor
+    backdrop = backdrop.within(result.inches)
     for k, ax in enumerate(result.flat()):
-        panels.point_panel(ax, shrunk, view, k, factor, trend)
-    foot = caption(
+        panels.point_panel(ax, backdrop, view, k, factor, trend)
+    foot = result.caption(
         result.panels[-1][0],
         f"{_group(view, group)} · offset of each kernel point (Δy, Δx around it)",
         f"arrows ×{factor:g}, {_thinning(view)} · thick: mean over the photo ×{trend:g}",
-        columns=columns,
-        beside=panels.SCALE_INCHES,
+        columns=one.kernel_size[1],
+        beside=SCALE_INCHES,
     )
     panels.scale_arrow(result.panels[-1][-1], view, factor)
     result.fit(0.0, foot)
@@ -97,27 +94,16 @@ def figure2(
         >>> figure = ds.draw.figure2(field, "photo.jpg", detection=found, class_names=detector.class_names)
         >>> figure.savefig("figure2.png")
     """
-    backdrop, chosen = on_photo(as_list(fields), photo, fit)
-    result = row_of_panels(len(chosen), backdrop.size)
-    backdrop = backdrop.within(result.inches)
-    room = 0.0
-    for ax, field in zip(result.flat(), chosen, strict=False):
-        view = FieldView.of(field, backdrop.size, cell_step, group)
+    result, backdrop, each = _row(fields, photo, fit, cell_step, group)
+    for ax, view in each:
         factor = panels.feature_panel(ax, backdrop, view, scale)
         if detection is not None:
             primitives.boxes(ax, detection, class_names, min_score=min_score)
-        limit = primitives.convergence_limit(view.div)
-        used = caption(
-            ax,
-            _group(view, group),
-            f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, "
-            f"full\N{NO-BREAK SPACE}at\N{NO-BREAK SPACE}−{limit:.2g}/cell",
-            beside=panels.SCALE_INCHES,
-        )
-        room = max(room, used)
+        full = f"full\N{NO-BREAK SPACE}at\N{NO-BREAK SPACE}−{convergence_limit(view.div):.2g}/cell"
+        units = f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, {full}"
+        result.caption(ax, _group(view, group), units, beside=SCALE_INCHES)
         panels.scale_arrow(ax, view, factor)
-    result.fit(room)
-    return result.figure
+    return result.finished()
 
 
 @own_settings()
@@ -135,68 +121,161 @@ def figure3(
     Example:
         >>> ds.draw.figure3(fields.matching(["*deform"]), "photo.jpg").savefig("figure3.png")     # a panel per layer
     """
-    backdrop, chosen = on_photo(as_list(fields), photo, fit)
-    result = row_of_panels(len(chosen), backdrop.size)
-    backdrop = backdrop.within(result.inches)
-    room = 0.0
-    for ax, field in zip(result.flat(), chosen, strict=False):
-        view = FieldView.of(field, backdrop.size, cell_step, group)
+    result, backdrop, each = _row(fields, photo, fit, cell_step, group)
+    for ax, view in each:
         factor = panels.kernel_panel(ax, backdrop, view, scale)
-        used = caption(
-            ax,
-            _group(view, group),
-            f"circles: radius r = √(width·height) of $d_k$, ×{factor:g}, {_thinning(view)} · "
-            f"brighter = larger, {panels.reach(view, backdrop.size)}",
-        )
-        room = max(room, used)
-    result.fit(room)
+        units = f"circles: radius r = √(width·height) of $d_k$, ×{factor:g}, {_thinning(view)}"
+        result.caption(ax, _group(view, group), f"{units} · brighter = larger, {panels.reach(view, backdrop.size)}")
+    return result.finished()
+
+
+@own_settings()
+def overview(
+    fields: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    detection: dict | None = None,
+    class_names: Sequence[str] = (),
+    min_score: float = 0.5,
+    group: int = 0,
+    title: str = "",
+) -> Figure:
+    """One row per field: its kernel points (Fig. 1), d_f with divergence (Fig. 2), circles (Fig. 3), sampling
+    points.
+
+    Example:
+        >>> ds.draw.overview(field, "photo.jpg").savefig("overview.png")
+    """
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
+    size = backdrop.size
+    result = sheet(len(chosen), 4, size, width=13.0, caption=0.5, title=title)
+    whole, backdrop = backdrop, backdrop.within(result.inches)
+    cells = centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)]
+    for row, field in zip(result.panels, chosen, strict=True):
+        own = min(group, field.offset.shape[1] - 1)
+        view = FieldView.of(field, size, None, own)
+        factor, trend = _factors(view, size, 0.4)
+        panels.kernel_mosaic(row[0], backdrop.within(result.inches / field.kernel_size[1]), view, factor, trend)
+        result.caption(row[0], view.caption(), f"kernel points: offsets ×{factor:g}, thick: mean")
+        scale = panels.feature_panel(row[1], backdrop, view)
+        if detection is not None:
+            primitives.boxes(row[1], detection, class_names, min_score=min_score)
+        result.caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", beside=SCALE_INCHES)
+        panels.scale_arrow(row[1], view, scale)
+        scale = panels.kernel_panel(row[2], backdrop, view)
+        result.caption(row[2], f"circles of $d_k$ ×{scale:g}", panels.reach(view, size))
+        points = {number: Points.of([field], cell, own) for number, cell in enumerate(cells)}
+        window = points[0].window(size)
+        zoomed = window.width < size[1]
+        sampling_panel(row[3], whole, result.inches, {0: points[0]} if zoomed else points, 1, window)
+        modulation = "" if points[0].weights is None else f"modulation: dark 0, bright {points[0].full:g}"
+        result.caption(row[3], "sampling points", ", ".join(filter(None, ["one cell, enlarged" * zoomed, modulation])))
     return result.figure
 
 
-def as_list(fields: FieldsLike) -> list[OffsetField]:
-    """The fields as a list. Raises DeformscopeError if there is none, and for what is no OffsetField."""
-    if isinstance(fields, OffsetField):
-        return [fields]
-    given: Any = fields
-    attention = given.attention if isinstance(given, Fields) and not given else {}
-    if isinstance(given, Mapping):
-        given = [*given.values(), *attention.values()]
-    chosen = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else [given]
-    if not chosen:
-        raise DeformscopeError("fields: none given; expected at least one OffsetField")
-    for one in chosen:
-        if isinstance(one, AttentionField):
-            encoder = "fields.moments.encoder_fields(attention) gives fields of it"
-            queries = "draw.queries(attention, photo, queries) draws it"
-            raise DeformscopeError(
-                f"fields: {one.name!r} is deformable attention; {encoder if one.is_dense else queries}"
-            )
-        if isinstance(one, Tensor):
-            raise DeformscopeError(
-                f"fields: a tensor of shape {tuple(one.shape)}; make a field of raw offsets with "
-                "ds.OffsetField.from_tensor(offset, kernel_size=3, reduction=16)"
-            )
-        if not isinstance(one, OffsetField):
-            raise DeformscopeError(
-                f"fields: {type(one).__name__} given; expected an OffsetField, a list of them or the captured fields"
-            )
-    return chosen
+@own_settings()
+def growth(
+    fields: Mapping[str, OffsetField],
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    cell_step: int | None = None,
+    group: int = 0,
+    title: str = "",
+) -> Figure:
+    """One layer during training, a column per step: d_f and divergence (Fig. 2) above, circles (Fig. 3) below.
+
+    ``fields`` are those of one layer, by column captions ("after 500 steps"), in order. All columns have
+    the scales of the last, so that lengths can be compared. Raises DeformscopeError for no fields.
+
+    Example:
+        >>> start = dataclasses.replace(field, offset=torch.zeros_like(field.offset))
+        >>> ds.draw.growth({"before training": start, "after it": field}, "photo.jpg").savefig("growth.png")
+    """
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
+    size = backdrop.size
+    views = [FieldView.of(field, size, cell_step, group) for field in chosen]
+    last = views[-1]
+    shown = last.on_photo(size)
+    arrows = last.factor(np.linalg.norm(last.d_f[shown], axis=1), 1.6)
+    circles = last.factor(np.abs(last.radii[shown]), 1.3)
+    limit = convergence_limit(last.div)
+    # For the width of a page: small panels, units stated once.
+    width = min(3.2 * len(views), 13.0)
+    result = sheet(2, len(views), size, width=width, caption=0.42, title=title)
+    backdrop = backdrop.within(result.inches)
+    for column, (name, view) in enumerate(zip(fields, views, strict=True)):
+        above, below = result.panels[0][column], result.panels[1][column]
+        panels.feature_panel(above, backdrop, view, arrows, limit=limit)
+        panels.kernel_panel(below, backdrop, view, circles)
+        result.caption(above, escaped(name), f"$d_f$ ×{arrows:g}; red: divergence < 0, full at −{limit:.2g}/cell")
+        result.caption(below, f"circles of $d_k$ ×{circles:g}", panels.reach(view, size))
+    return result.figure
 
 
-def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
-    """Panels in rows, as evenly as they go: at most four portrait photos per row, or three landscape ones, so that they
-    are large enough to read; one of the widest."""
-    rows = -(-count // (4 if size[0] > size[1] else 3 if size[0] > WIDEST * size[1] else 1))
-    columns = -(-count // rows)
-    result = sheet(rows, columns, size)
-    for ax in result.flat()[count:]:
-        ax.set_axis_off()
-    return result
+@own_settings()
+def segments(
+    fields: FieldsLike,
+    photo: Photo | None = None,
+    *,
+    fit: str | None = None,
+    max_segments: int = 10,
+    found: list[Segments] | None = None,
+    group: int = 0,
+) -> Figure:
+    """Draw segments: regions of negative divergence around the sinks of d_f, the best ``max_segments`` of each field.
+
+    They are numbered by score. ``found`` are the segments of the fields if known already; otherwise they are computed.
+
+    Example:
+        >>> ds.draw.segments(field, "photo.jpg", max_segments=3).savefig("segments.png")
+    """
+    from skimage.segmentation import find_boundaries
+
+    result, backdrop, each = _row(fields, photo, fit, None, group)
+    height, width = backdrop.size
+    for number, (ax, view) in enumerate(each):
+        regions = grow(view.field, group) if found is None else found[number]
+        shown = min(max_segments, len(regions.scores))
+        primitives.photo(ax, backdrop, 0.35)
+        veil = np.zeros((*regions.labels.shape, 4), dtype=np.float32)
+        for label in range(1, shown + 1):
+            veil[regions.labels == label] = (*COLOURS[(label - 1) % len(COLOURS)], 0.42)
+        edge = find_boundaries(np.where(regions.labels <= shown, regions.labels, 0), mode="inner")
+        veil[edge & (veil[..., 3] > 0), 3] = 0.95
+        ax.imshow(veil, extent=(0, width, height, 0), interpolation="nearest", zorder=1)
+        for label, (y, x) in enumerate(regions.sinks[:shown], start=1):
+            ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
+            text = ax.text(x + 0.012 * width, y, str(label), fontsize=7, va="center", zorder=5, clip_on=True)
+            text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        best = f"net inflow {regions.scores[0]:.2g} cells" if shown else "no sink of d_f in converging cells"
+        count = f"{shown} of {len(regions.scores)} regions" if shown else "no region"
+        result.caption(ax, escaped(view.caption()), f"{count}, best first ({best}); dots: sinks of $d_f$")
+    return result.finished()
+
+
+def _row(
+    fields: FieldsLike, photo: Photo | None, fit: str | None, cell_step: int | None, group: int
+) -> tuple[Sheet, Backdrop, Iterator[tuple[Axes, FieldView]]]:
+    """A sheet with a panel per field, the photo at their size, and each panel with its view."""
+    backdrop, chosen = on_photo(as_list(fields), photo, fit)
+    result = row_of_panels(len(chosen), backdrop.size)
+    views = [FieldView.of(field, backdrop.size, cell_step, group) for field in chosen]
+    return result, backdrop.within(result.inches), zip(result.flat(), views, strict=False)
+
+
+def _factors(view: FieldView, size: tuple[int, int], longest: float) -> tuple[float, float]:
+    """Readable factors of the offsets and of their means, the longest of which takes that part of the shorter side."""
+    vectors = view.vectors[:, view.on_photo(size)]
+    most = float(np.linalg.norm(vectors.mean(axis=1), axis=-1).max())
+    trend = primitives.nice(longest * min(size) / most) if most > 1e-6 else 1.0
+    return view.factor(np.linalg.norm(vectors, axis=-1).ravel(), 1.3), trend
 
 
 def _group(view: FieldView, group: int) -> str:
     groups = view.field.offset.shape[1]
-    return primitives.escaped(view.caption()) + (f" · offset group {group + 1} of {groups}" if groups > 1 else "")
+    return escaped(view.caption()) + (f" · offset group {group + 1} of {groups}" if groups > 1 else "")
 
 
 def _thinning(view: FieldView) -> str:

@@ -21,11 +21,10 @@ from ..fields.field import OffsetField
 from ..fields.viewpoint import split
 from ..photo import Photo
 from . import primitives
-from .figures import FieldsLike, as_list
-from .own_settings import own_settings
-from .sheet import caption, sheet
-from .style import FAINT, INK
-from .view import FieldView
+from .panels import FieldsLike, FieldView, as_list
+from .primitives import inches
+from .sheet import sheet
+from .style import FAINT, INK, own_settings
 
 FULL = 0.99
 """Colours are full at this quantile of the lengths in all panels, rounded to a readable number."""
@@ -65,7 +64,7 @@ def flow(
     columns = 1 + min(most, 3)
     lines = [-(-len(row) // (columns - 1)) for row in parts]
     result = sheet(sum(lines), columns, backdrop.size)
-    room, top = 0.0, 0
+    top = 0
     for field, row, count in zip(chosen, parts, lines, strict=True):
         view = FieldView.of(field, backdrop.size)
         for line in range(count):
@@ -73,18 +72,17 @@ def flow(
             if line:
                 axes[0].set_axis_off()
             else:
-                primitives.photo(axes[0], backdrop.within(result.inches).pixels, size=backdrop.size)
-                room = max(room, caption(axes[0], primitives.escaped(view.caption()), "the frame that is aligned to"))
+                primitives.photo(axes[0], backdrop.within(result.inches))
+                result.caption(axes[0], primitives.escaped(view.caption()), "the frame that is aligned to")
                 _wheel(axes[0], full)
             shown = row[line * (columns - 1) : (line + 1) * (columns - 1)]
             for ax, (label, vectors, told) in zip(axes[1:], shown, strict=False):
                 _picture(ax, view, vectors, full, backdrop.size)
-                room = max(room, caption(ax, label, told))
+                result.caption(ax, label, told)
             for ax in axes[1 + len(shown) :]:
                 ax.set_axis_off()
         top += count
-    result.fit(room)
-    return result.figure
+    return result.finished()
 
 
 def colours(vectors: Float[np.ndarray, "h w 2"], full: float) -> Float[np.ndarray, "h w 3"]:
@@ -142,13 +140,11 @@ def _picture(ax: Axes, view: FieldView, vectors: np.ndarray, full: float, size: 
 
 def _wheel(ax: Axes, full: float) -> None:
     """The wheel in the corner of a panel, with the length at its rim."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
     side = np.linspace(-1, 1, 129)
     vectors = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1)
     inside = np.hypot(*vectors.T).T <= 1
     rgba = np.concatenate([colours(vectors, 1.0), inside[..., None].astype(float)], axis=-1)
-    wide, tall = (ax.get_position().width * figure.get_figwidth(), ax.get_position().height * figure.get_figheight())
+    tall, wide = inches(ax)
     share = WHEEL_INCHES / wide, WHEEL_INCHES / tall
     wheel = ax.inset_axes((1 - 1.08 * share[0], 0.08 * share[1], share[0], share[1]))
     wheel.imshow(rgba, extent=(-1, 1, 1, -1), interpolation="bilinear", zorder=2)

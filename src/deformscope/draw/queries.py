@@ -1,30 +1,37 @@
-"""Object queries of deformable attention: where each one samples, in each decoder layer.
+"""Object queries of deformable attention: where each one samples in each decoder layer, and how far.
 
-One row per query and one panel per layer: the reference of the layer, the sampling points of all heads, coloured and
-sized by weight, and their weighted mean and spread beside the box.
+In :func:`queries`, one row per query and one panel per layer: the reference of the layer, the sampling points of all
+heads, coloured and sized by weight, and their weighted mean and spread compared with the box.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, PathPatch
-from matplotlib.transforms import Affine2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import Ellipse, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D, IdentityTransform
 
 from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
 from ..fields.attention import AttentionField
 from ..photo import Photo
 from . import primitives
-from .own_settings import own_settings
-from .query_view import MEAN, WEIGHTS, QueryView, framed, marker, moments, rectangle, samples
-from .sheet import MARGIN, Sheet, caption, sheet
-from .style import BOX, FAINT, INK
+from .sheet import MARGIN, Picture, Sheet, sheet
+from .style import BOX, FAINT, INK, own_settings
 from .text import NBSP, drawable, width
 
+AttentionLike = AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField]
+"""One field, several, or those of a capture."""
 AROUND = 1.5
 """The part of the photo that is shown: this multiple of the reference boxes, and the points with nearly all weight."""
 SHOWN_WEIGHT = 0.95
@@ -37,11 +44,82 @@ FULL = 0.995
 FOUND = "#ffb300"
 KEY_LINE = 0.19
 """Inches between lines of the key."""
+EVEN = 1 / math.sqrt(3)
+"""The radius of an evenly filled box, in its sizes: 2 · √(1/12)."""
+CHOSEN = ("#d7191c", "#2b8cbe", "#008837", "#e66101", "#7b3294", "#018571")
+FONT_POINTS = 7
+WEIGHTS = "plasma"
+MARKERS = ("o", "s", "D", "^", "p")
+"""Of the levels' maps, in their order."""
+LEAST_AREA, MOST_AREA = 5.0, 95.0
+"""Of a point without weight, and of the heaviest, in square points."""
+MEAN = "#76ff03"
+
+
+@dataclass(frozen=True)
+class QueryView:
+    """Where one query looks in one layer, (y, x) in photo px."""
+
+    points: np.ndarray
+    """[m 2]: of all heads and levels."""
+    weights: np.ndarray
+    """[m]: sum 1."""
+    level: np.ndarray
+    """[m]."""
+    heads: np.ndarray
+    """[h 2]: the weighted mean of each head's points."""
+    reference: np.ndarray
+    """[2]: the reference point, or the centre of the reference box."""
+    box: np.ndarray | None
+    """(top, left, bottom, right) of the reference box."""
+
+    @classmethod
+    def of(cls, field: AttentionField, query: int, head: int | None = None) -> QueryView:
+        """View one query of ``field`` (n = 1), with all heads or one."""
+        chosen = slice(None) if head is None else slice(head, head + 1)
+        points = field.to_pixels(field.points[0, query, chosen].double()).numpy()  # [h p 2]
+        weights = np.ones(points.shape[:2])
+        if field.weights is not None:
+            weights = field.weights[0, query, chosen].double().numpy()
+        shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+        reference = field.reference[0, query].double()
+        box = None
+        if field.has_boxes:
+            half = reference[2:] / 2
+            corners = torch.stack([reference[:2] - half, reference[:2] + half])
+            box = field.to_pixels(corners).flatten().numpy()
+        return cls(
+            points.reshape(-1, 2),
+            weights.ravel() / max(float(weights.sum()), 1e-12),
+            np.tile(field.level.numpy(), len(points)),
+            (shares[..., None] * points).sum(axis=1),
+            field.to_pixels(reference[:2]).numpy(),
+            box,
+        )
+
+    @property
+    def centre(self) -> np.ndarray:
+        """[2]: the weighted mean of all points."""
+        return (self.weights[:, None] * self.points).sum(axis=0)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """[2]: their weighted standard deviation."""
+        return np.sqrt((self.weights[:, None] * (self.points - self.centre) ** 2).sum(axis=0))
+
+    def heavy(self, share: float) -> np.ndarray:
+        """The heaviest points, which have ``share`` of the weight."""
+        order = np.argsort(self.weights)[::-1]
+        return self.points[order[: int(np.searchsorted(np.cumsum(self.weights[order]), share)) + 1]]
+
+    def inside(self, box: np.ndarray) -> float:
+        """The share of the weight in a box (top, left, bottom, right)."""
+        return float(self.weights[((self.points >= box[:2]) & (self.points <= box[2:])).all(axis=1)].sum())
 
 
 @own_settings()
 def queries(
-    fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
+    fields: AttentionLike,
     photo: Photo | None = None,
     chosen: Sequence[int] = (),
     *,
@@ -77,7 +155,6 @@ def queries(
     columns = len(layers) if len(layers) <= 3 else -(-len(layers) // -(-len(layers) // 4))
     lines = -(-len(layers) // columns)
     result = sheet(len(chosen) * lines, columns, backdrop.size)
-    room = 0.0
     for row, (query, of_query) in enumerate(zip(chosen, views, strict=True)):
         found = None if boxes is None else np.array(boxes[row], dtype=float)[[1, 0, 3, 2]]
         window = _window(of_query, found, backdrop.size)
@@ -88,17 +165,87 @@ def queries(
             one = "" if head is None else f"head {head}"
             parts = ["" if titles is None else drawable(titles[row]), f"query {query}", which, one]
             label = primitives.escaped(" · ".join(filter(None, parts)))
-            room = max(room, caption(ax, label, _details(view, window)))
+            result.caption(ax, label, _details(view, window))
         for ax in panels[len(layers) :]:
             ax.set_axis_off()
-    _key(result, room, layers, most, boxes is not None)
+    _key(result, layers, most, boxes is not None)
     return result.figure
+
+
+@own_settings()
+def query_sizes(
+    fields: AttentionLike, chosen: Sequence[int] = (), *, image: int = 0, titles: Sequence[str] | None = None
+) -> Figure:
+    """Radius against the size of the reference box, a dot for each query, a panel for each layer; photo px.
+
+    The radius is √(width · height), each two weighted standard deviations of the points; the size is √(width · height)
+    of the box. The line is that of points that fill the box evenly. ``chosen`` queries are drawn in colour, with their
+    ``titles``.
+
+    Raises DeformscopeError for queries that are not there, or without reference boxes.
+
+    Example:
+        >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
+        ...     output = model(pixel_values=pixels)
+        >>> decoder = [field for name, field in fields.attention.items() if "decoder" in name]
+        >>> ds.draw.query_sizes(decoder, [0, 1]).savefig("sizes.png")
+    """
+    layers = attention_layers(fields)
+    if not layers:
+        raise DeformscopeError("fields: none given; take them from `fields.attention` after ds.capture")
+    if titles is not None and len(titles) != len(chosen):
+        raise DeformscopeError(f"titles: {len(titles)} given for {len(chosen)} queries; expected one each")
+    for field in layers:
+        n, q = field.points.shape[:2]
+        if not field.has_boxes:
+            raise DeformscopeError(f"{field.name}: its references are points, which have no size")
+        for argument, value, count in (("image", image, n), *(("chosen", query, q) for query in chosen)):
+            if not 0 <= value < count:
+                raise DeformscopeError(f"{argument}={value}: expected 0 to {count - 1} in {field.name!r}")
+    sizes = [_sizes(field, image) for field in layers]
+    columns = min(len(layers), 3)
+    rows = -(-len(layers) // columns)
+    figure = Picture(figsize=(3.3 * columns, 3.1 * rows + 0.3), facecolor="white", layout="constrained")
+    found = np.concatenate([np.concatenate(pair) for pair in sizes])
+    found = found[np.isfinite(found) & (found > 0)]
+    ends = (float(found.min()) / 1.3, float(found.max()) * 1.3) if found.size else (1.0, 10.0)
+    for number, (box, radius) in enumerate(sizes):
+        ax = figure.add_subplot(rows, columns, number + 1)
+        ax.plot(ends, [EVEN * end for end in ends], color=FAINT, lw=0.9, label="evenly filled box")
+        ax.scatter(box, radius, s=9, color="#9aa3ad", linewidths=0, label="queries")
+        for place, query in enumerate(chosen):
+            title = drawable(titles[place]) if titles is not None else f"query {query}"
+            color = CHOSEN[place % len(CHOSEN)]
+            ax.scatter(box[query], radius[query], s=42, color=color, edgecolors="white", linewidths=0.8, label=title)
+        ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+        ax.set_title(f"decoder layer {number + 1} of {len(layers)}", fontsize=8, color=INK, loc="left")
+        ax.set_xlabel("size of the reference box, px", fontsize=FONT_POINTS)
+        if number % columns == 0:
+            ax.set_ylabel("radius of the points, px", fontsize=FONT_POINTS)
+        ax.tick_params(which="both", labelsize=FONT_POINTS, colors=FAINT)
+        ax.grid(visible=True, which="major", color="#e3e6ea", lw=0.6)
+        ax.set_axisbelow(True)
+        for spine in ax.spines.values():
+            spine.set(color="#c4c9cf", linewidth=0.7)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=min(4, len(labels)), fontsize=FONT_POINTS, frameon=False
+    )
+    return figure
+
+
+def _sizes(field: AttentionField, image: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query: the size of its reference box and the radius of its points, photo px."""
+    scale = math.sqrt(math.prod(field.placement(image).scale))
+    box = field.reference[image, :, 2:].double().prod(dim=1).clamp(min=0).sqrt() / scale
+    radius = 2 * field.spread()[image].double().prod(dim=1).sqrt() / scale
+    return box.cpu().numpy(), radius.cpu().numpy()
 
 
 def _panel(
     ax: Axes, backdrop: Backdrop, view: QueryView, window: np.ndarray, found: np.ndarray | None, most: float
 ) -> None:
-    primitives.photo(ax, backdrop.washed(0.3), size=backdrop.size)
+    primitives.photo(ax, backdrop, 0.3)
     if found is not None:
         rectangle(ax, found, FOUND)
     if view.box is not None:
@@ -122,7 +269,7 @@ def _details(view: QueryView, window: np.ndarray) -> str:
     return " · ".join([*told, *([f"{hidden} not shown"] if hidden else [])])
 
 
-def _key(result: Sheet, room: float, layers: Sequence[AttentionField], most: float, found: bool) -> None:
+def _key(result: Sheet, layers: Sequence[AttentionField], most: float, found: bool) -> None:
     """Explain the signs below all panels, in as many lines as they need."""
     total = float(result.figure.get_figwidth())
     entries: list[tuple[str, str]] = []
@@ -144,7 +291,7 @@ def _key(result: Sheet, room: float, layers: Sequence[AttentionField], most: flo
         places.append((sign, text, x, y))
         x += wide
     foot = (y + 1) * KEY_LINE + 0.12
-    result.fit(room, foot)
+    result.fit(result.room, foot)
     tall = float(result.figure.get_figheight())
     ax = result.figure.add_axes((MARGIN / total, 0.02 / tall, 1 - 2 * MARGIN / total, (foot - 0.04) / tall))
     ax.set(xlim=(0, total - 2 * MARGIN), ylim=(foot - 0.04, 0))  # inches
@@ -196,9 +343,7 @@ def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[in
     return np.concatenate([start, start + side])
 
 
-def attention_layers(
-    fields: AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField],
-) -> list[AttentionField]:
+def attention_layers(fields: AttentionLike) -> list[AttentionField]:
     """One field, several, or those of a capture, as a list; a capture's encoders are left out beside its decoders."""
     if isinstance(fields, AttentionField):
         return [fields]
@@ -226,3 +371,57 @@ def _check(layers: Sequence[AttentionField], chosen: Sequence[int], image: int, 
         for query in chosen:
             if not 0 <= query < q:
                 raise DeformscopeError(f"chosen={query}: expected queries from 0 to {q - 1} of {field.name!r}")
+
+
+def rectangle(ax: Axes, box: np.ndarray, color: str, *, dashed: bool = False) -> None:
+    """Outline (top, left, bottom, right), with a dark edge that can be seen on any photo."""
+    (top, left), (high, wide) = box[:2], box[2:] - box[:2]
+    for edge, width, dash in (("black", 2.6, "-"), (color, 1.4, "--" if dashed else "-")):
+        ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec=edge, lw=width, ls=dash, zorder=3))
+
+
+def samples(ax: Axes, view: QueryView, most: float) -> PathCollection:
+    """The sampling points, heavy ones on top: colour and area tell the weight (full at ``most``), the shape the map."""
+    order = np.argsort(view.weights)
+    strength = np.clip(view.weights[order] / most, 0, 1)
+    dots = PathCollection(
+        [marker(int(level)) for level in view.level[order]],
+        LEAST_AREA + (MOST_AREA - LEAST_AREA) * strength,
+        offsets=view.points[order, ::-1],
+        offset_transform=ax.transData,
+        facecolors=colormaps[WEIGHTS](strength),
+        edgecolors="white",
+        linewidths=0.5,
+        zorder=4,
+    )
+    dots.set_transform(IdentityTransform())
+    ax.add_collection(dots, autolim=False)
+    return dots
+
+
+def marker(level: int) -> Path:
+    """The path of a level's points, of about the same area for each."""
+    style = MarkerStyle(MARKERS[level % len(MARKERS)])
+    return style.get_path().transformed(style.get_transform())
+
+
+def moments(ax: Axes, view: QueryView) -> None:
+    """The weighted mean (×) with an ellipse of one standard deviation, the mean of each head, and the reference (+)."""
+    starts = np.broadcast_to(view.reference, view.heads.shape)
+    if len(view.heads) > 1:
+        rays = np.stack([starts[:, ::-1], view.heads[:, ::-1]], axis=1)
+        for color, width in (("black", 1.6), ("white", 0.8)):
+            lines = LineCollection(list(rays), colors=color, linewidths=width, alpha=0.75, zorder=3.4)
+            ax.add_collection(lines, autolim=False)
+    high, wide = 2 * view.spread
+    for color, width in (("black", 2.6), (MEAN, 1.2)):
+        ax.add_patch(Ellipse((view.centre[1], view.centre[0]), wide, high, fill=False, ec=color, lw=width, zorder=3.6))
+    for place, sign, color, size in ((view.reference, "+", BOX, 10), (view.centre, "x", MEAN, 8)):
+        ax.plot(*place[::-1], sign, ms=size + 1, mew=3.4, color="black", zorder=6)
+        ax.plot(*place[::-1], sign, ms=size, mew=1.7, color=color, zorder=6)
+
+
+def framed(ax: Axes) -> None:
+    """A thin frame: what is shown may be a part of the photo."""
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=FAINT, linewidth=0.5)

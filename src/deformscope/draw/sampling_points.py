@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from ..backdrop import Backdrop, on_photo
@@ -19,12 +18,10 @@ from ..fields.field import OffsetField
 from ..fields.stack import DEEPEST, stacked_points, upstream
 from ..photo import Photo
 from . import primitives, style
-from .detections import shown_detections
-from .figures import FieldsLike, as_list, row_of_panels
-from .own_settings import own_settings
-from .sheet import Panel, caption
-from .text import escaped
-from .window import Window
+from .panels import FieldsLike, Window, as_list
+from .primitives import escaped, shown_detections
+from .sheet import row_of_panels
+from .style import own_settings
 
 WASH = 0.18
 MOST_PLACES = 4
@@ -105,25 +102,20 @@ def sampling(
     cells = list(places or centres_of_boxes(detection or {}, min_score, size) or [(size[0] / 2, size[1] / 2)])
     check_places(cells, size)
     points = [Points.of(stack, cell, group) for cell in cells]
-    near = zoom and any(one.window(size).width < size[1] for one in points)
-    count = len(points) if near else 1
-    result = row_of_panels(count, size)
+    separate = zoom and any(one.window(size).width < size[1] for one in points)
+    result = row_of_panels(len(points) if separate else 1, size)
     panels = result.flat()
-    if near:
+    if separate:
         for number, (ax, one) in enumerate(zip(panels, points, strict=False)):
-            window = one.window(size, close=1.0)
-            close = backdrop.within(result.inches * size[1] / window.width)
-            sampling_panel(ax, close, {number: one}, len(stack), window)
-            if window.width < size[1]:
-                inset(ax, backdrop.within(result.inches * INSET), window, one, _color(number))
+            sampling_panel(ax, backdrop, result.inches, {number: one}, depth, one.window(size, close=1.0))
     else:
-        sampling_panel(panels[0], backdrop.within(result.inches), dict(enumerate(points)), len(stack))
+        sampling_panel(panels[0], backdrop, result.inches, dict(enumerate(points)), depth)
     counts = "·".join(str(field.offset.shape[2]) for field in stack)
     total = int(np.prod([field.offset.shape[2] for field in stack]))
     modulated = any(one.weights is not None for one in points)
     meaning = f", coloured by modulation (dark 0, bright {points[0].full:g})" if modulated else ", a colour per cell"
     regular = "; lines from the regular grid" if depth == 1 else ""
-    foot = caption(
+    foot = result.caption(
         result.panels[-1][0],
         " ← ".join(escaped(field.name or "layer") for field in reversed(stack)),
         f"sampling points of {len(cells)} cell{'s' if len(cells) > 1 else ''} (+), "
@@ -136,27 +128,28 @@ def sampling(
 
 
 def sampling_panel(
-    ax: Axes, backdrop: Backdrop, points: Mapping[int, Points], depth: int, window: Window | None = None
+    ax: Axes, backdrop: Backdrop, inches: float, points: Mapping[int, Points], depth: int, window: Window | None = None
 ) -> None:
-    """Sampling points over the photo or a part of it: coloured by their number, or by the modulation there is."""
+    """Sampling points over the photo or a part of it, on a panel of this width.
+
+    Points are coloured by their number, or by modulation; a part of the photo has the whole one in its corner.
+    """
     window = window or Window.around(None, backdrop.size)
-    primitives.photo(ax, backdrop.washed(WASH), size=backdrop.size)
+    primitives.photo(ax, backdrop.within(inches * backdrop.size[1] / window.width), WASH)
     diameter = max(window.height, window.width) / DOTS[depth - 1]
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    dot = 72 / figure.dpi * max(ax.bbox.width, ax.bbox.height) / DOTS[depth - 1]
+    dot = 72 * max(primitives.inches(ax)) / DOTS[depth - 1]
     for number, one in points.items():
-        color = _color(number)
-        # Below the points, which it must not hide.
-        mark = ax.plot(*one.cell[::-1], marker="+", color="white", ms=MARK * dot, mew=1.4, zorder=3.2)[0]
-        mark.set_path_effects([withStroke(linewidth=3.0, foreground="black")])
-        seen = np.isfinite(one.reached).all(axis=1)
+        primitives.plus(ax, one.cell, MARK * dot, zorder=3.2)  # below the points, so that it hides none
+        known = np.isfinite(one.reached).all(axis=1)
         if depth == 1:
-            primitives.lines(ax, one.regular[seen], one.reached[seen], color=color)
-            primitives.points(ax, one.regular[seen], diameter * 0.5, color="white")
-        weights = None if one.weights is None else one.weights[seen]
-        primitives.points(ax, one.reached[seen], diameter, color=color, values=weights, limit=one.full)
+            primitives.lines(ax, one.regular[known], one.reached[known], color=_color(number))
+            primitives.points(ax, one.regular[known], diameter * 0.5, color="white")
+        weights = None if one.weights is None else one.weights[known]
+        primitives.points(ax, one.reached[known], diameter, color=_color(number), values=weights, limit=one.full)
     window.apply(ax)
+    if window.width < backdrop.size[1]:
+        number, one = next(iter(points.items()))
+        inset(ax, backdrop.within(inches * INSET), window, one, _color(number))
 
 
 def inset(ax: Axes, backdrop: Backdrop, window: Window, points: Points, color: str) -> None:
@@ -166,8 +159,8 @@ def inset(ax: Axes, backdrop: Backdrop, window: Window, points: Points, color: s
     corners = [(0.0, 0.0), (0.0, 1 - INSET), (1 - INSET, 0.0), (1 - INSET, 1 - INSET)]
     hidden = [int(((share >= corner) & (share <= np.add(corner, INSET))).all(axis=1).sum()) for corner in corners]
     top, left = corners[int(np.argmin(hidden))]
-    small = ax.inset_axes((left, 1 - top - INSET, INSET, INSET), axes_class=Panel, zorder=6)
-    primitives.photo(small, backdrop.washed(WASH), size=backdrop.size)
+    small = ax.inset_axes((left, 1 - top - INSET, INSET, INSET), zorder=6)
+    primitives.photo(small, backdrop, WASH)
     small.add_patch(
         Rectangle((window.left, window.top), window.width, window.height, fill=False, edgecolor=color, linewidth=1.4)
     )

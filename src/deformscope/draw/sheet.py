@@ -1,29 +1,26 @@
-"""The layout of figures: panels with the photo's aspect ratio, with captions below."""
+"""Figures as sheets of panels with the photo's aspect ratio and captions below, and their files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from .own_settings import own_settings
-from .style import FAINT, INK
+from ..errors import DeformscopeError
+from ..files import whole_file
+from .style import FAINT, INK, own_settings
 from .text import LINE, drawable, families, wrapped, write_line
 
+FORMATS = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
+"""The kinds of files, with the metadata that would differ from run to run."""
 MARGIN, TITLE_INCHES = 0.08, 0.34
-TICKS = ("majorTicks", "minorTicks")
 LEAST_PANEL = 2.6
 """Smallest width of a panel in inches, so that its caption fits below a very tall photo."""
-
-
 WIDEST = 0.4
 """Height over width of photos below which panels are wider, up to MOST_WIDE inches."""
 MOST_WIDE, MOST_TALL = 13.0, 14.0
@@ -49,43 +46,7 @@ class Picture(Figure):
         return held.getvalue()
 
 
-class Panel(Axes):
-    """Axes that make no ticks before they are drawn, which would take most of the time."""
-
-    _made = False
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._made = True
-
-    def _init_axis(self) -> None:
-        super()._init_axis()  # type: ignore[misc]
-        for axis in (self.xaxis, self.yaxis):
-            # Axis would make its ticks to clip them.
-            axis.set_clip_path = partial(Artist.set_clip_path, axis)  # type: ignore[method-assign]
-
-    def grid(self, *arguments: Any, **settings: Any) -> None:
-        """As of any axes."""
-        with self._without_ticks():
-            super().grid(*arguments, **settings)
-
-    def tick_params(self, *arguments: Any, **settings: Any) -> None:
-        """As of any axes."""
-        with self._without_ticks():
-            super().tick_params(*arguments, **settings)
-
-    @contextmanager
-    def _without_ticks(self) -> Iterator[None]:
-        """While the axes are made: settings apply to ticks that are made later, so none is made for them."""
-        lists = [] if self._made else [(axis, name) for axis in (self.xaxis, self.yaxis) for name in TICKS]
-        for axis, name in lists:
-            setattr(axis, name, [])
-        yield
-        for axis, name in lists:
-            axis.__dict__.pop(name, None)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Sheet:
     """A figure and its panels ``[rows][columns]``."""
 
@@ -97,10 +58,32 @@ class Sheet:
     """Height of a panel, inches."""
     title: Text | None = None
     gap: float = 0.06
+    room: float = 0.0
+    """Height of the tallest caption so far, inches."""
 
     def flat(self) -> list[Axes]:
         """The panels, row by row."""
         return [ax for row in self.panels for ax in row]
+
+    def caption(self, ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> float:
+        """Write the caption of a panel: its content, then the units, each wrapped; returns its height in inches.
+
+        It may extend below ``columns`` panels, from this one on; ``beside`` inches at the right stay free.
+        """
+        whole = ax.get_anchor() == "NW"  # captions of very tall photos are wider than they are
+        wide = columns * ax.get_position(original=whole).width * self.figure.get_figwidth()
+        down = 0.05
+        for words, points, color, room in ((text, 8, INK, wide - beside), (detail, 7, FAINT, wide)):
+            for line in wrapped(words, points, room):
+                write_line(ax, line, points, color, down)
+                down += points * LINE / 72
+        self.room = max(self.room, down)
+        return down
+
+    def finished(self) -> Figure:
+        """The figure, as high as its captions need."""
+        self.fit(self.room)
+        return self.figure
 
     def fit(self, caption: float, foot: float = 0.0) -> None:
         """Make the figure as high as it must be with ``caption`` inches below every panel and ``foot`` below all."""
@@ -145,7 +128,7 @@ def sheet(
         caption = 0.42 if panel > 4.5 else 0.62 if panel > 3.4 else 0.88
     total = columns * panel + 2 * MARGIN + (columns - 1) * gap
     figure = Picture(figsize=(total, total), facecolor="white")
-    panels = [[figure.add_axes((0, 0, 1, 1), axes_class=Panel) for _ in range(columns)] for _ in range(rows)]
+    panels = [[figure.add_axes((0, 0, 1, 1)) for _ in range(columns)] for _ in range(rows)]
     above = None
     if title:
         fonts = list(families(title))
@@ -161,19 +144,35 @@ def sheet(
     return result
 
 
-def caption(ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> float:
-    """Write the caption of a panel: its content, then the units, each wrapped; ``beside`` inches at the right stay
-    free. Returns the height of the caption in inches.
+def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
+    """Panels in rows, as evenly as they go: at most four portrait photos per row, or three landscape ones, so that they
+    are large enough to read; one of the widest."""
+    rows = -(-count // (4 if size[0] > size[1] else 3 if size[0] > WIDEST * size[1] else 1))
+    columns = -(-count // rows)
+    result = sheet(rows, columns, size)
+    for ax in result.flat()[count:]:
+        ax.set_axis_off()
+    return result
 
-    ``columns`` is the number of panels, from this one on, below which the caption may extend.
+
+@own_settings()
+def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
+    """Save a figure as PNG, SVG or PDF, by its extension; the file appears whole or not at all.
+
+    The same figure gives the same bytes: no date, fixed ids. Raises DeformscopeError for other extensions, and if the
+    file cannot be written.
+
+    Example:
+        >>> ds.draw.save(ds.draw.figure2(field, "photo.jpg"), "figure2.svg").name
+        'figure2.svg'
     """
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    whole = ax.get_anchor() == "NW"  # captions of very tall photos are wider than they are
-    wide = columns * ax.get_position(original=whole).width * figure.get_figwidth()
-    down = 0.05
-    for words, points, color, room in ((text, 8, INK, wide - beside), (detail, 7, FAINT, wide)):
-        for line in wrapped(words, points, room):
-            write_line(ax, line, points, color, down)
-            down += points * LINE / 72
-    return down
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise DeformscopeError(f"path={str(path)!r}: expected a name ending in one of .{', .'.join(FORMATS)}")
+    # Pillow's default compression takes most of the time and saves a tenth of the bytes.
+    fast: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
+    with whole_file(path) as beside:
+        metadata = {FORMATS[kind]: "deformscope" if kind == "png" else None}
+        figure.savefig(beside, format=kind, dpi=dpi, metadata=metadata, **fast)
+    return path

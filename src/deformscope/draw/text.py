@@ -14,8 +14,21 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 FAMILY = "DejaVu Sans"
-PREFERRED = frozenset({"Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB"})
-"""Tried first of the machine's fonts, since they have most letters."""
+OTHERS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Malgun Gothic",
+    "Nirmala UI",
+    "Noto Sans",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+    "STIXGeneral",
+)
+"""Fonts for letters that matplotlib's own lacks, where they are installed."""
 SYMBOL = re.compile(r"\$([a-zA-Z])_([a-zA-Z])\$")
 NBSP = "\N{NO-BREAK SPACE}"
 SHRUNKEN, LOWERED = 0.7, 0.22
@@ -34,7 +47,7 @@ def escaped(text: str) -> str:
 def drawable(text: str, instead: str = "") -> str:
     """The text on one line, where the figures' fonts have all its letters; otherwise ``instead``.
 
-    Besides matplotlib's own font any installed one counts that has what is missing (:func:`families`).
+    Besides matplotlib's own font, those of :data:`OTHERS` that are installed count.
     """
     line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if families(line) else instead
@@ -49,31 +62,14 @@ def legible(text: str) -> str:
 
 @lru_cache(256)
 def families(text: str) -> tuple[str, ...]:
-    """The fonts by which a text can be written: matplotlib's own, and those of the machine that have what it lacks.
-
-    Empty where some letter is in none of them: it would be drawn as an empty box.
-    """
-    chosen, missing = [FAMILY], _missing(text, _font(False))
-    known = sorted(
-        fontManager.ttflist, key=lambda entry: (entry.name not in PREFERRED, entry.style, entry.weight != 400)
-    )
-    for entry in known if missing else ():
-        if entry.name.startswith("Last Resort"):  # it has every letter, as a box
-            continue
-        try:
-            left = _missing(missing, get_font(entry.fname))
-        except (RuntimeError, OSError):  # bitmap fonts and those of another kind
-            continue
-        if len(left) < len(missing):
-            chosen.append(entry.name)
-            missing = left
-        if not missing:
-            break
-    return () if missing else tuple(chosen)
-
-
-def _missing(text: str, font: FT2Font) -> str:
-    return "".join(sorted({letter for letter in text if letter != " " and not font.get_char_index(ord(letter))}))
+    """The fonts for a text, in matplotlib's order of fallback; empty where none of them has some letter."""
+    missing = {letter for letter in text if letter != " " and not _font(False).get_char_index(ord(letter))}
+    if not missing:
+        return (FAMILY,)
+    installed = {entry.name: entry.fname for entry in fontManager.ttflist}
+    others = {name: get_font(installed[name]) for name in OTHERS if name in installed}
+    known = all(any(font.get_char_index(ord(letter)) for font in others.values()) for letter in missing)
+    return (FAMILY, *others) if known else ()
 
 
 def width(text: str, points: float) -> float:

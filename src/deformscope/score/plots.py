@@ -15,9 +15,8 @@ from matplotlib.lines import Line2D
 
 from ..analysis import Analysis
 from ..draw import boxes, figure2, figure3
-from ..draw.detections import shown_detections
-from ..draw.own_settings import own_settings
-from ..draw.style import FAINT, INK
+from ..draw.primitives import shown_detections
+from ..draw.style import FAINT, INK, own_settings
 from ..metrics.bootstrap import Estimate
 from ..metrics.matching import Pooled, average_precision
 from .mask_scores import BARS, BOXES, OWN, MaskRow

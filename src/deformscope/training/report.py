@@ -11,9 +11,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..detectors.options import OFFSET_MODES
-from ..draw.own_settings import own_settings
-from ..draw.save import save
-from ..draw.style import BOX, FAINT, INK
+from ..draw.sheet import save
+from ..draw.style import BOX, FAINT, INK, own_settings
 from ..errors import DeformscopeError
 from ..files import write_json, write_text
 from .run_folder import Result
