@@ -37,10 +37,10 @@ def test_a_device_that_is_not_there_is_one_line(name, device, command, photo, mo
 def test_the_commands_choices_are_the_librarys():
     from deformscope.cli import look
     from deformscope.draw import batch
-    from deformscope.draw.save import FORMATS
+    from deformscope.draw.sheet import FORMATS
 
     assert get_args(look.View) == batch.CHOICES
-    assert get_args(look.Format) == FORMATS
+    assert get_args(look.Format) == tuple(FORMATS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

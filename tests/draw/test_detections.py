@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.text import Annotation
 
 from deformscope import draw
-from deformscope.draw.detections import shown_detections
+from deformscope.draw.primitives import shown_detections
 from deformscope.draw.sampling_points import centres_of_boxes
 
 CLASSES = ["cow", "horse", "sheep"]

@@ -16,8 +16,8 @@ from PIL import Image
 
 from deformscope import DeformscopeError, OffsetField, Placement, divergence, draw, extent, radius, split
 from deformscope.draw import primitives, style
+from deformscope.draw.panels import FieldView
 from deformscope.draw.sheet import sheet
-from deformscope.draw.view import FieldView
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
 

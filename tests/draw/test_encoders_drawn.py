@@ -8,8 +8,8 @@ import torch
 from matplotlib.text import Text
 
 from deformscope.draw import figure3
-from deformscope.draw.figures import row_of_panels
-from deformscope.draw.view import FieldView
+from deformscope.draw.panels import FieldView
+from deformscope.draw.sheet import row_of_panels
 from deformscope.fields.attention import AttentionField, levels_of
 from deformscope.fields.moments import moments
 

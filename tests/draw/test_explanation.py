@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from deformscope import DeformscopeError, OffsetField, Placement, draw
 from deformscope.backdrop import Backdrop
-from deformscope.draw.attribution import LEAST_SHARE, attributions, contours
-from deformscope.draw.window import Window
+from deformscope.draw.explanation import LEAST_SHARE, attributions, contours
+from deformscope.draw.panels import Window
 from deformscope.explain import Attribution, Explanation, ReceptiveField
 from deformscope.explain.attention import AttentionAttribution
 from deformscope.fields.attention import AttentionField

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from deformscope.draw.jobs import in_processes
+from deformscope.draw.batch import in_processes
 from deformscope.errors import DeformscopeError, DeformscopeWarning
 
 

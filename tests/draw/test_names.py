@@ -6,8 +6,7 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 from deformscope import OffsetField, draw
-from deformscope.draw.batch import MANIFEST
-from deformscope.draw.file_names import file_names, folder_names
+from deformscope.draw.batch import MANIFEST, file_names, folder_names
 from deformscope.draw.text import drawable, families
 
 CHINESE = "\u56fe\u7247"

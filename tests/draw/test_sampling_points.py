@@ -9,7 +9,6 @@ from matplotlib.collections import EllipseCollection
 
 from deformscope import OffsetField, draw
 from deformscope.draw.sampling_points import Points, inset
-from deformscope.draw.sheet import Panel
 
 
 def planted(reduction, photo, spread=0.5, **more):
@@ -81,7 +80,6 @@ def test_the_small_photo_lies_where_it_hides_fewest_points(large):
     window = points.window(large.shape[:2])
     crowd = np.array([[window.top + 1, window.left + 1], [window.top + 2, window.left + 2]])
     ax = draw.figure3(field, large).axes[0]
-    assert isinstance(ax, Panel)
     from deformscope.backdrop import Backdrop
 
     inset(ax, Backdrop.of(large), window, Points(points.cell, points.regular, crowd, None), "red")

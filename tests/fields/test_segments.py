@@ -106,7 +106,7 @@ def test_thousands_of_equal_peaks_take_no_memory_of_all_their_pairs():
 
 
 def test_regions_are_drawn_over_the_photo():
-    from deformscope.draw.regions import segments as draw
+    from deformscope.draw import segments as draw
 
     photo = np.full((192, 272, 3), 200, dtype=np.uint8)
     figure = draw([field_of([(7, 8, 2.0), (15, 24, 4.0)]), field_of([])], photo)

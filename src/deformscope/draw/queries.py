@@ -28,7 +28,7 @@ from ..photo import Photo
 from . import primitives
 from .sheet import MARGIN, Picture, Sheet, sheet
 from .style import BOX, FAINT, INK, own_settings
-from .text import NBSP, drawable, width
+from .text import NBSP, drawable, width as text_width
 
 AttentionLike = AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField]
 """One field, several, or those of a capture."""
@@ -228,9 +228,8 @@ def query_sizes(
         for spine in ax.spines.values():
             spine.set(color="#c4c9cf", linewidth=0.7)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower left", ncols=min(4, len(labels)), fontsize=FONT_POINTS, frameon=False
-    )
+    columns = min(4, len(labels))
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=FONT_POINTS, frameon=False)
     return figure
 
 
@@ -285,7 +284,7 @@ def _key(result: Sheet, layers: Sequence[AttentionField], most: float, found: bo
     entries += [("mean", "weighted mean, spread"), ("heads", "mean of each head")]
     places, x, y = [], 0.0, 0
     for sign, text in entries:
-        wide = (0.62 if sign == "weights" else 0.27) + width(text, 7) + 0.15
+        wide = (0.62 if sign == "weights" else 0.27) + text_width(text, 7) + 0.15
         if x and x + wide > total - 2 * MARGIN:
             x, y = 0.0, y + 1
         places.append((sign, text, x, y))
