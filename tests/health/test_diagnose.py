@@ -16,9 +16,9 @@ ROWS = (-1.0, 0.0, 1.0)
 class Layer(nn.Module):
     """One deformable 3×3 whose offset convolution reads a pull to the centre from its input's first two channels."""
 
-    def __init__(self, modulated=False, stride=1, limit=None, operator=deform_conv2d):
+    def __init__(self, modulated=False, stride=1, limit=None, operator=deform_conv2d, most=1.0):
         super().__init__()
-        self.stride, self.limit, self.operator = stride, limit, operator
+        self.stride, self.limit, self.operator, self.most = stride, limit, operator, most
         self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
         self.conv_offset = nn.Conv2d(3, 27 if modulated else 18, 3, stride, 1)
         with torch.no_grad():
@@ -31,7 +31,7 @@ class Layer(nn.Module):
 
     def forward(self, x):
         raw = self.conv_offset(x)
-        offset, modulation = raw[:, :18], raw[:, 18:].sigmoid() if raw.shape[1] == 27 else None
+        offset, modulation = raw[:, :18], self.most * raw[:, 18:].sigmoid() if raw.shape[1] == 27 else None
         if self.limit is not None:
             offset = self.limit(offset)
         return self.operator(x, offset, self.weight, None, self.stride, 1, 1, modulation)
@@ -144,13 +144,37 @@ def test_an_empty_part_of_the_photo_and_small_maps_are_no_clamp():
         assert diagnose(nn.Sequential(Layer()), batch(2, *size)).findings == ()
 
 
-@pytest.mark.parametrize(("bias", "verdict"), [(-20.0, "broken"), (20.0, "suspect")])
-def test_saturated_modulation_is_found(bias, verdict):
-    layer = Layer(modulated=True)
+@pytest.mark.parametrize(
+    ("most", "bias", "verdict", "said"),
+    [
+        (1.0, -20.0, "broken", "within 0.02 of 0, in a range of 0..1"),
+        (1.0, 20.0, "suspect", "within 0.02 of 1, in a range of 0..1"),
+        (2.0, -20.0, "broken", "within 0.02 of 0, in a range of 0..1"),  # nothing shows that it could be 2
+        (2.0, 20.0, "suspect", "within 0.02 of 2, in a range of 0..2"),
+        (2.0, 0.0, "suspect", "within 0.02 of 1, in a range of 0..1"),
+        (5.0, 20.0, "healthy", ""),
+    ],
+)
+def test_saturated_modulation_is_found_at_the_ends_of_its_range(most, bias, verdict, said):
+    layer = Layer(modulated=True, most=most)
     with torch.no_grad():
         layer.conv_offset.bias[18:] = bias
     found = diagnose(nn.Sequential(layer), batch())
-    assert [(f.ailment, f.verdict) for f in found.findings] == [("saturated", verdict)]
+    assert found.layers[0].verdict == verdict
+    assert [f.ailment for f in found.findings] == ["saturated"] * (verdict != "healthy")
+    assert not said or said in found.findings[0].evidence
+
+
+@pytest.mark.parametrize("most", [1.0, 2.0])
+def test_modulation_that_varies_is_healthy_also_where_nearly_all_of_it_is_above_1(most):
+    layer = Layer(modulated=True, most=most)
+    with torch.no_grad():
+        layer.conv_offset.weight[18:, 1, 1, 1] = 0.2  # along x, which reaches 9
+        layer.conv_offset.bias[18:] = 1.5
+    fields = diagnose(nn.Sequential(layer), batch())
+    values = fields.fields[0]["0"].modulation
+    assert fields.findings == ()
+    assert most == 1 or ((values > 0.98).float().mean() > 0.9 and values.max() < 2)
 
 
 def test_an_offset_convolution_on_another_grid_is_found():

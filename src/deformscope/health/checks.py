@@ -28,7 +28,9 @@ PILED, STUCK, NEAR, SMALLEST = 0.1, 0.3, 1e-3, 7
 within ``NEAR`` (relative) of the largest one, where two channels or signs meet. On a map with a side below ``SMALLEST``
 its first row alone may do that."""
 SATURATED, CLOSE = 0.9, 0.02
-"""Modulation is saturated if this share of it is within ``CLOSE`` of 0, or of 1."""
+"""Modulation is saturated if this share of it is within ``CLOSE`` of 0, of 1, or of 2 where it has a range of 0..2."""
+WIDER = 1.01
+"""A modulation that is larger somewhere is no sigmoid; up to 2, it is taken for 2·sigmoid."""
 CONSTANT = 1e-3
 """Offsets are constant if their variation over positions is below this share of their length."""
 APART = 0.05
@@ -192,22 +194,31 @@ def _pile(values: Float[Tensor, "c cells"]) -> _Pile | None:
 
 
 def saturated(layer: str, fields: Sequence[OffsetField]) -> Finding | None:
-    """Constant modulation: 0 everywhere, which switches the layer off, or 1 everywhere (DCNv1)."""
+    """Constant modulation: 0 everywhere, which switches the layer off, 1 everywhere (DCNv1), or 2, of 2·sigmoid."""
     modulations = [field.modulation.flatten() for field in fields if field.modulation is not None]
     if not modulations:
         return None
     values = torch.cat(modulations)
-    off, on = float((values < CLOSE).float().mean()), float((values > 1 - CLOSE).float().mean())
-    if max(off, on) < SATURATED:
+    largest, smallest = float(values.max()), float(values.min())
+    doubled = WIDER < largest <= 2 * WIDER and smallest >= 0
+    shares = {end: float(((values - end).abs() < CLOSE).float().mean()) for end in ((0, 1, 2) if doubled else (0, 1))}
+    end = max(shares, key=lambda one: shares[one])
+    if shares[end] < SATURATED:
         return None
-    which, share = ("0", off) if off > on else ("1", on)
+    reach = "0..2" if doubled else "0..1" if largest <= WIDER and smallest >= 0 else f"{smallest:.3g}..{largest:.3g}"
+    advice = {
+        0: "the layer is switched off",
+        1: "as it stands (and 2·sigmoid before training), DCNv1 would do the same for less",
+        2: "as it stands, DCNv1 with doubled weights would do the same for less",
+    }
     return Finding(
         layer,
         "saturated",
-        BROKEN if off > on else SUSPECT,
-        f"{share:.0%} of the modulation is within {CLOSE:g} of {which} (mean {float(values.mean()):.3f})",
-        "start the modulation's channels at zero (sigmoid ½) and lower their learning rate; "
-        + ("the layer is switched off" if off > on else "as it stands, DCNv1 would do the same for less"),
+        SUSPECT if end else BROKEN,
+        f"{shares[end]:.0%} of the modulation is within {CLOSE:g} of {end}, in a range of {reach} "
+        f"(mean {float(values.mean()):.3f})",
+        "start the modulation's channels at zero (the middle of the sigmoid) and lower their learning rate; "
+        + advice[end],
     )
 
 
