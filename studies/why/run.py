@@ -25,8 +25,7 @@ from deformscope.explain.faithfulness import candidates
 from deformscope.files import write_json
 from deformscope.metrics import bootstrap
 from deformscope.ops.intercept import Inputs, intercepting
-from deformscope.score.nulls import fresh_copy
-from deformscope.score.passes import probe
+from deformscope.score.passes import fresh_copy, probe
 from deformscope.score.scenes import open_folder
 
 MIN_SCORE = 0.3

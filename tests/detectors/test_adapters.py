@@ -165,24 +165,23 @@ def test_detections_of_transformers_are_explained_by_their_number(saved):
     found = detector(SMALL, min_score=0.2)[0]
     batch, _ = detector.prepare([SMALL])
     mask = {"pixel_mask": torch.ones(1, *batch.shape[-2:], dtype=torch.int64)} if folder.name != "rt_detr" else {}
-    for number in (0, len(found["scores"]) - 1):
-        query, label = int(found["query"][number]), int(found["labels"][number])
-        why = deformscope.explain(detector, SMALL, number, min_score=0.2)
-        leaf = batch.clone().requires_grad_()
-        output = model(pixel_values=leaf, **mask)
-        logit = output.logits[0, query, label]
-        assert why.value == pytest.approx(logit.item(), abs=1e-4)
-        assert float(why.detection["scores"][0]) == pytest.approx(logit.sigmoid().item(), abs=1e-5)
-        (slope,) = torch.autograd.grad(logit, leaf, retain_graph=True)
-        torch.testing.assert_close(why.receptive_field.gradient, slope[0].abs().sum(0), atol=1e-5, rtol=1e-3)
-        last = list(why.reached_attention.values())[-1]
-        assert last.by_query().nonzero()[:, 0].tolist() == [query] and last.strongest_query() == query
-        # The box's sides, and the same detection again, without its number.
-        cx, cy, w, h = output.pred_boxes[0, query].tolist()
-        sides = ((cx - w / 2) * 130, (cy - h / 2) * 90, (cx + w / 2) * 130, (cy + h / 2) * 90)
-        for side, value in zip(("left", "top", "right", "bottom"), sides, strict=True):
-            one = deformscope.explain(detector, SMALL, why.detection, side)
-            assert one.value == pytest.approx(value, abs=1e-3) and int(one.detection["query"][0]) == query
+    number = len(found["scores"]) - 1
+    query, label = int(found["query"][number]), int(found["labels"][number])
+    why = deformscope.explain(detector, SMALL, number, min_score=0.2)
+    leaf = batch.clone().requires_grad_()
+    output = model(pixel_values=leaf, **mask)
+    logit = output.logits[0, query, label]
+    assert why.value == pytest.approx(logit.item(), abs=1e-4)
+    assert float(why.detection["scores"][0]) == pytest.approx(logit.sigmoid().item(), abs=1e-5)
+    (slope,) = torch.autograd.grad(logit, leaf, retain_graph=True)
+    torch.testing.assert_close(why.receptive_field.gradient, slope[0].abs().sum(0), atol=1e-5, rtol=1e-3)
+    last = list(why.reached_attention.values())[-1]
+    assert last.by_query().nonzero()[:, 0].tolist() == [query] and last.strongest_query() == query
+    # The box's sides, and the same detection again, without its number.
+    cx, cy, w, h = output.pred_boxes[0, query].tolist()
+    for side, value in (("left", (cx - w / 2) * 130), ("bottom", (cy + h / 2) * 90)):
+        one = deformscope.explain(detector, SMALL, why.detection, side)
+        assert one.value == pytest.approx(value, abs=1e-3) and int(one.detection["query"][0]) == query
     with pytest.raises(DeformscopeError, match="of='iou': expected one of 'score', 'left'"):
         deformscope.explain(detector, SMALL, of="iou", min_score=0.2)
     # Traces are no part of what a detector gives to others.

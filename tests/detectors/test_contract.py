@@ -118,22 +118,17 @@ def test_it_is_kept_in_one_file_and_comes_back_as_it_was(detector, tmp_path):
         assert all(torch.equal(one[key], other[key]) for key in other)
 
 
-def test_it_knows_the_file_that_its_weights_came_from(detector, tmp_path):
-    path = tmp_path / "kept.safetensors"
+def test_it_knows_the_file_that_its_weights_came_from_and_loading_draws_no_random_numbers(tmp_path):
+    path, detector = tmp_path / "kept.safetensors", SmallDetector(DenseConfig(NAMES, channels=16))
     detector.save(path)
     assert detector.weights_sha256 is None
+    before = torch.get_rng_state()
     again, other = deformscope.load(path), deformscope.load(path)
+    assert torch.equal(torch.get_rng_state(), before)
     assert again.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes() + b" ")
     assert again.weights_sha256 is not None  # of what it was loaded from
     assert other.weights_sha256 is None  # not of what is there now
-
-
-def test_loading_a_file_draws_no_random_numbers(detector, tmp_path):
-    detector.save(tmp_path / "kept.safetensors")
-    before = torch.get_rng_state()
-    deformscope.load(tmp_path / "kept.safetensors")
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

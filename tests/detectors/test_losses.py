@@ -6,7 +6,6 @@ import pytest
 import torch
 import torchvision
 
-from deformscope.detectors import deform
 from deformscope.detectors.checkpoints.mmdet import to_theirs
 from deformscope.detectors.detector import Batch
 from deformscope.detectors.rcnn.boxes import BACKGROUND, IGNORED, STRIDES, Sample, assign, draw, grid_anchors
@@ -31,11 +30,9 @@ def samples_of(oracle) -> Samples:
     return Samples(drawn("rpn_assign"), drawn("rcnn_assign"), proposed)
 
 
-@pytest.mark.parametrize(("operator", "tolerance"), [("ours", 5e-3), ("torchvision's", 5e-3)])
-def test_losses_and_gradients_are_the_recorded_ones(oracle, monkeypatch, operator, tolerance):
+def test_losses_and_gradients_are_the_recorded_ones(oracle):
     """Operators and thread counts differ in the sixth digit, which turns a few ReLUs and bilinear cells over."""
-    if operator != "ours":
-        monkeypatch.setattr(deform, "deform_conv2d", torchvision.ops.deform_conv2d)
+    tolerance = 5e-3
     detector = oracle.load().train()
     losses = detector.losses(batch_of(oracle), samples_of(oracle))
     assert {f"train/loss_sum/{k}" for k in losses} == {k for k in oracle.numbers if k.startswith("train/loss_sum/loss")}
@@ -117,21 +114,3 @@ def test_what_is_drawn_is_positive_at_most_in_its_share_and_fills_up_with_negati
     assert len(set(sample.negative.tolist())) == 48
     few = draw(matched, 256, 0.25, generator)
     assert len(few.positive) == 40 and len(few.negative) == 216
-
-
-def test_a_few_steps_of_training_lower_the_loss(oracles):
-    """On its own photos with its own random samples: gradients point the right way, the offsets' included."""
-    oracle = oracles["faster"]
-    torch.manual_seed(3)
-    detector = oracle.load().train()
-    optimiser = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
-    before = detector.backbone.layer3[1].conv2.conv_offset.weight.clone()
-    totals = []
-    for _ in range(8):
-        loss = sum(detector.losses(batch_of(oracle)).values())
-        totals.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert totals[-1] < 0.8 * totals[0]
-    assert not torch.equal(before, detector.backbone.layer3[1].conv2.conv_offset.weight)

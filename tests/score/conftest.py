@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from deformscope.detectors.dense.config import DenseConfig
-from deformscope.detectors.dense.dense import DenseDetector
+from deformscope.detectors.dense.dense import SmallDetector
 from deformscope.score import Scores, Settings, score
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
 class Run:
     """A run that is done: nothing of it is to be changed."""
 
-    detector: DenseDetector
+    detector: SmallDetector
     folder: Path
     out: Path
     scores: Scores
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 def build_detector():
     torch.manual_seed(0)
-    detector = DenseDetector(DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=96), "small")
+    detector = SmallDetector(DenseConfig(("cat", "dog"), channels=16, shorter_side=64, longer_side=96))
     for head in detector.heads.values():
         torch.nn.init.normal_(head.deform.conv_offset.weight, std=0.1)
     return detector.eval()

@@ -20,10 +20,9 @@ from deformscope import Analysis, DeformscopeError, OffsetField, load
 from deformscope.fields.fields import Fields
 from deformscope.metrics.bootstrap import Estimate
 from deformscope.score import Scores, Settings, read_scores, runner, score, write_report
-from deformscope.score.metrics import METRICS
 from deformscope.score.records import Matched, Measured, Record, View, read_records
-from deformscope.score.run_folder import Kept, claimed, kept
-from deformscope.score.scores import Part, Row, as_markdown, as_text, verdicts
+from deformscope.score.runner import Kept, claimed, kept
+from deformscope.score.scores import METRICS, Part, Row, as_markdown, as_text, verdicts
 from deformscope.score.summary import summarise
 
 
@@ -214,7 +213,7 @@ def test_the_report_holds_everything_in_one_file(run):
     assert page.count("data:image/png;base64,") == 3 + 5  # a picture for each claim, and the plots
     assert page.count("data:image/jpeg;base64,") == 18  # two figures each of nine photos
     assert "http" not in page.replace("http-equiv", "")
-    for words in ("Whole photos: 11 photos", "beats every null", "03.png", "Spearman", "size S", "default-src 'none'"):
+    for words in ("Whole photos: 11 photos", "does not beat", "03.png", "Spearman", "size S", "default-src 'none'"):
         assert words in page
     # Metrics stand with their number of photos or objects, and their unit.
     assert "objects" in page
@@ -225,17 +224,18 @@ def test_the_report_holds_everything_in_one_file(run):
     assert "<table" not in opening
 
 
-def test_a_report_can_be_written_later_from_the_folder_alone(run, tmp_path):
+def test_a_report_is_written_later_from_the_folder_alone_and_looks_the_same_under_any_settings(run, tmp_path):
     later = tmp_path / "moved"
     shutil.copytree(run.out, later)
-    (later / "report.html").unlink(missing_ok=True)
+    shutil.rmtree(later / "photos")  # as in folders of runs before
     scores = read_scores(later)
     assert scores.to_json() == run.scores.to_json()
     assert str(scores) == str(run.scores)
     rounded = Scores.from_json(run.scores.to_json(), run.scores.views)  # to six digits, as the file has them
-    assert write_report(scores, later).read_text() == write_report(rounded, run.out).read_text()
-    shutil.rmtree(later / "photos")  # as in folders of runs before
-    assert "data:image/jpeg" not in write_report(scores, later).read_text()
+    usual = write_report(rounded, later).read_text()
+    assert "data:image/jpeg" not in usual
+    with matplotlib.rc_context({"font.family": "serif", "font.size": 23, "axes.facecolor": "red", "savefig.dpi": 300}):
+        assert write_report(scores, later).read_text() == usual
     (later / "scores.json").write_text('{"run": {"limit": 3}, "parts": [{"name": "whole"}], "problems": {}}')
     with pytest.raises(DeformscopeError, match=r"scores\.json: no scores of a finished run"):
         read_scores(later)
@@ -278,12 +278,6 @@ def test_best_and_worst_photos_are_kept_however_the_run_was_shared_out_or_broken
     # Of each share, layer, kind of photo and end three, and the first twelve.
     assert len(list((tmp_path / "photos").iterdir())) <= 2 * 2 * 2 * 2 * 3 + 12
     assert kept(tmp_path, 0, "a").fields["a"].offset.dtype == torch.float32
-
-
-def test_a_report_looks_the_same_under_any_settings_of_matplotlib(run, tmp_path):
-    usual = write_report(run.scores, tmp_path).read_bytes()
-    with matplotlib.rc_context({"font.family": "serif", "font.size": 23, "axes.facecolor": "red", "savefig.dpi": 300}):
-        assert write_report(run.scores, tmp_path).read_bytes() == usual
 
 
 def test_a_terminal_gets_a_verdict_for_each_claim_and_the_file_the_tables(run):
@@ -341,17 +335,6 @@ def test_a_claim_holds_where_the_offsets_beat_every_null(lows, answer):
     assert unseen[0].rows["whole"].layer == "unseen"
     assert "Few" not in as_text(unseen)
     assert ("Few whole photos" in as_text([verdict])) == ("whole" in lows)
-
-
-def test_records_hold_what_was_measured_of_the_photo_alone(run):
-    """Every number of a record is finite or NaN for a reason that the record shows."""
-    for record in lines(run.out).values():
-        for view in record.views.values():
-            for name, sources in view.layers.items():
-                for measured in sources.values():
-                    assert len(measured.things["cosine"]) == len(view.things)
-                    assert np.isfinite(measured.image["auroc"])
-                    assert len(measured.segments.scores) <= 100, name
 
 
 def test_the_best_layer_is_chosen_on_one_half_and_measured_on_the_other(run):

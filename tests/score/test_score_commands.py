@@ -3,13 +3,6 @@
 import sys
 
 
-def test_diagnose_prints_a_verdict_a_layer_and_leaves_with_0_when_nothing_is_broken(command, cat):
-    code, table, complaints = command("diagnose", cat)
-    assert (code, complaints) == (0, "")
-    assert "heads.stride16.deform" in table
-    assert "healthy" in table
-
-
 def test_score_names_a_folder_that_is_none(command, tmp_path):
     code, _, complaints = command("score", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert code == 2
@@ -22,12 +15,6 @@ def test_masks_are_asked_for_before_anything_is_measured(command, tmp_path, monk
     code, _, complaints = command("score", tmp_path, "--masks", "--out", tmp_path / "out")
     assert code == 2 and "GrabCut needs OpenCV" in complaints and complaints.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_segments_are_a_view_of_figures(command, cat, tmp_path):
-    code, _, _ = command("figures", cat, "--view", "segments", "--out", tmp_path, "--dpi", 50)
-    assert code == 0
-    assert (tmp_path / "chelsea/segments.png").exists()
 
 
 def test_score_with_masks_reads_the_annotations_once(command, folder, tmp_path, monkeypatch):

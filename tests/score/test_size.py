@@ -5,15 +5,14 @@ import pytest
 from scipy import stats
 
 from deformscope.metrics import bootstrap
-from deformscope.score import metrics
-from deformscope.score.metrics import Objects
+from deformscope.score import summary
 from deformscope.score.records import Table
 
 ONES = np.ones((1, 300))
 
 
 def spearman(a, b, weights):
-    return metrics.correlation(metrics.ranks(a, weights), metrics.ranks(b, weights), weights)
+    return summary.correlation(summary.ranks(a, weights), summary.ranks(b, weights), weights)
 
 
 @pytest.fixture
@@ -28,8 +27,8 @@ def test_circles_that_grow_with_objects_are_perfect():
     true = np.random.default_rng(0).uniform(10, 300, 300)
     half = np.arange(300) % 2 == 0
     assert spearman(true / 3.7, true, ONES)[0] == pytest.approx(1)
-    assert metrics.fit(true / 3.7, true, ONES)[0] == pytest.approx(3.7)
-    assert metrics.crossed(true / 3.7, true, half, ONES)[0] == pytest.approx(0, abs=1e-12)
+    assert summary.fit(true / 3.7, true, ONES)[0] == pytest.approx(3.7)
+    assert summary.crossed(true / 3.7, true, half, ONES)[0] == pytest.approx(0, abs=1e-12)
 
 
 def test_spearman_is_scipys(pairs):
@@ -41,7 +40,7 @@ def test_a_weight_counts_like_so_many_copies(pairs):
     radius, true = pairs
     weights = np.random.default_rng(8).integers(0, 4, (3, 300)).astype(float)
     half = np.arange(300) % 3 == 0
-    rho, error = spearman(radius, true, weights), metrics.crossed(radius, true, half, weights)
+    rho, error = spearman(radius, true, weights), summary.crossed(radius, true, half, weights)
     for row, counts in enumerate(weights.astype(int)):
         r, s, side = (np.repeat(values, counts) for values in (radius, true, half))
         assert rho[row] == pytest.approx(stats.spearmanr(r, s).statistic)
@@ -56,7 +55,7 @@ def test_circles_that_do_not_vary_have_no_correlation():
     true = np.random.default_rng(0).uniform(10, 300, 300)
     assert np.isnan(spearman(np.full(300, 5.0), true, ONES)[0])
     assert np.isnan(spearman(np.zeros(300), true, ONES)[0])
-    assert np.isnan(metrics.crossed(np.zeros(300), true, np.arange(300) % 2 == 0, ONES)[0])
+    assert np.isnan(summary.crossed(np.zeros(300), true, np.arange(300) % 2 == 0, ONES)[0])
 
 
 def test_the_first_draw_is_the_sample_itself_and_intervals_cover_the_mean():
@@ -101,7 +100,7 @@ def test_objects_without_a_value_are_left_out_of_a_correlation():
         np.arange(20), names, *[np.zeros(20, dtype=bool)] * 3, np.zeros(20), owner, ("a",) * 40, ("M",) * 40, sizes, {}
     )
     weights = random.integers(0, 3, (5, 20)).astype(float)
-    objects = Objects.of(table, weights, np.zeros(20, dtype=bool))
+    objects = summary.Objects.of(table, weights, np.zeros(20, dtype=bool))
     values = sizes[:, 0] + random.normal(0, 40, 40)
     values[::7] = np.nan
     seen = np.isfinite(values)

@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from .mask_scores import MaskScores as MaskScores
     from .masks import MaskSettings as MaskSettings, measure_masks as measure_masks, read_masks as read_masks
     from .report import write_report as write_report
-    from .run_folder import read_scores as read_scores
-    from .runner import Progress as Progress, Settings as Settings, score as score
+    from .runner import Progress as Progress, Settings as Settings, read_scores as read_scores, score as score
     from .scores import Scores as Scores
 
 _HOMES = {
@@ -19,7 +18,7 @@ _HOMES = {
     "Settings": "runner",
     "measure_masks": "masks",
     "read_masks": "masks",
-    "read_scores": "run_folder",
+    "read_scores": "runner",
     "score": "runner",
     "write_report": "report",
 }

@@ -16,7 +16,7 @@ from ..datasets.values import Identifier
 from ..metrics import bootstrap
 from ..metrics.bootstrap import Estimate
 from ..metrics.matching import IOUS, Matches, Pooled, average_precision
-from .records import Matched
+from .records import Bits, Matched
 
 BARS = {
     "filled": "filled box",
@@ -38,8 +38,6 @@ COLUMNS = {
     "any_ap": ("AP without classes", 1),
 }
 """Of the table: metrics with their headings and digits."""
-Bits = tuple[tuple[int, ...], tuple[int, ...]]
-"""Of each detection, as bit masks over the IoU thresholds: whether it is a hit, and whether it is ignored."""
 
 
 @dataclass(frozen=True)

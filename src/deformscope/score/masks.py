@@ -28,10 +28,11 @@ from ..fields.segments import segments
 from ..fields.stack import DEEPEST, composed, upstream
 from ..files import write_json, write_text
 from ..metrics.coco import same_classes
-from ..metrics.matching import IOUS, Matches, iou_of_areas, mask_iou, match
+from ..metrics.matching import iou_of_areas, mask_iou, match
 from ..recording.capture import capture
-from .mask_scores import BARS, BOXES, Bits, MaskRecord, MaskScores, Source, read_mask_records, summarise_masks
-from .run_folder import NAMES_ONLY, appending, claimed, describe
+from .mask_scores import BARS, BOXES, MaskRecord, MaskScores, Source, read_mask_records, summarise_masks
+from .records import Bits, bits, short
+from .runner import NAMES_ONLY, appending, claimed, describe
 from .scenes import Photos, Scene, open_folder
 
 RECORDS, NUMBERS, TABLE = "masks.jsonl", "masks.json", "masks.md"
@@ -192,24 +193,24 @@ def _record(detector: nn.Module, names: Sequence[str], scene: Scene, settings: M
     counted = len(scene.counted)
 
     def compared(overlap: Array) -> tuple[Bits, Bits]:
-        return _bits(match(overlap, scores, ignored)), _by_class(overlap, scores, labels, classes, ignored)
+        return bits(match(overlap, scores, ignored)), _by_class(overlap, scores, labels, classes, ignored)
 
     corners = np.array([thing.box for thing in things]).reshape(-1, 4)
     sources = {BOXES: Source(*compared(_box_iou(boxes, corners, ignored)))}
     for source, made in _sources(scene.photo, boxes, found, settings).items():
         overlap = mask_iou(made.reshape(len(boxes), pixels), objects, ignored)
-        iou = tuple(None if d is None else _short(overlap[d, o]) for o, d in enumerate(finder[:counted]))
+        iou = tuple(None if d is None else short(overlap[d, o]) for o, d in enumerate(finder[:counted]))
         true: tuple[float, ...] = ()
         if source in BARS:
             flat = _made(source, scene.photo, corners[:counted]).reshape(counted, pixels)
             true = tuple(
-                _short((a & b).sum() / max((a | b).sum(), 1)) for a, b in zip(flat, objects[:counted], strict=True)
+                short((a & b).sum() / max((a | b).sum(), 1)) for a, b in zip(flat, objects[:counted], strict=True)
             )
         sources[source] = Source(*compared(overlap), iou, true)
     if settings.segments:
         for layer, (regions, inflow) in _segments(fields, scene.size).items():
             matched = match(mask_iou(regions.reshape(len(regions), pixels), objects, ignored), inflow, ignored)
-            sources[layer] = Source(_bits(matched), scores=tuple(_short(s) for s in matched.scores))
+            sources[layer] = Source(bits(matched), scores=tuple(short(s) for s in matched.scores))
     rounded = tuple(round(score, 6) for score in scores.tolist())
     return MaskRecord("", "", tuple(classes[:counted]), tuple(labels), rounded, sources)
 
@@ -272,17 +273,8 @@ def _by_class(overlap: Array, scores: Array, labels: Sequence[str], classes: Seq
     for name in set(labels):
         rows = [i for i, label in enumerate(labels) if label == name]
         columns = [i for i, other in enumerate(classes) if other == name]
-        bits = _bits(match(overlap[np.ix_(rows, columns)], scores[rows], ignored[columns]))
+        own = bits(match(overlap[np.ix_(rows, columns)], scores[rows], ignored[columns]))
         # Detections come best first, so those of a class are in the order of its matches.
-        for row, one, other in zip(rows, *bits, strict=True):
+        for row, one, other in zip(rows, *own, strict=True):
             hit[row], skipped[row] = one, other
     return tuple(hit), tuple(skipped)
-
-
-def _bits(matched: Matches) -> Bits:
-    powers = 2 ** np.arange(len(IOUS))
-    return tuple((powers @ matched.hit).tolist()), tuple((powers @ matched.skipped).tolist())
-
-
-def _short(value: float) -> float:
-    return float(f"{float(value):.5g}")

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 from ..fields.cell_maps import CellMaps, sample_each, sample_grid
 from ..fields.segments import places_of, regions_of
 from ..metrics import matching
-from .records import IMAGE, LEVELS, THINGS, Matched, Measured
+from .records import IMAGE, LEVELS, THINGS, Matched, Measured, bits, short
 from .scenes import Marks, Thing
 
 
@@ -213,9 +213,9 @@ def measure(maps: Sequence[CellMaps], marks: Marks, segments: Sequence[Overlaps 
         image["corloc_segment"] = corloc[source]
         measured.append(
             Measured(
-                image={name: _short(image[name]) for name in IMAGE},
-                things={name: tuple(_short(value) for value in things[name][source]) for name in THINGS},
-                iou=tuple(_short(value) for value in iou),
+                image={name: short(image[name]) for name in IMAGE},
+                things={name: tuple(short(value) for value in things[name][source]) for name in THINGS},
+                iou=tuple(short(value) for value in iou),
                 segments=_matched(marks, found),
             )
         )
@@ -323,11 +323,4 @@ def _matched(marks: Marks, segments: Overlaps | None) -> Matched:
     if segments is None:
         return Matched((), (), ())
     result = matching.match(segments.iou, segments.scores, marks.are_ignored)
-    bits = 2 ** np.arange(len(matching.IOUS))
-    scores = tuple(_short(score) for score in result.scores)
-    return Matched(scores, tuple((bits @ result.hit).tolist()), tuple((bits @ result.skipped).tolist()))
-
-
-def _short(value: float) -> float:
-    """Round to five digits, which keeps records small."""
-    return float(f"{value:.5g}")
+    return Matched(tuple(short(score) for score in result.scores), *bits(result))

@@ -20,8 +20,7 @@ from ..draw.style import FAINT, INK, own_settings
 from ..metrics.bootstrap import Estimate
 from ..metrics.matching import Pooled, average_precision
 from .mask_scores import BARS, BOXES, OWN, MaskRow
-from .nulls import NAMES, NULLS
-from .records import Table
+from .records import NAMES, NULLS, Table
 from .scenes import LARGE, SMALL
 from .scores import VIEWS, Row
 
@@ -64,7 +63,7 @@ def distances(table: Table, layer: str) -> Drawing:
 
 @own_settings()
 def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
-    """Circles against sizes, one dot per object, with the one-parameter fit; ``place`` is centre, sink or largest."""
+    """Circles against sizes, one dot per object, with the one-parameter fit: ``place`` is centre or largest."""
     figure, ax = _axes("√(width · height) of the object's box (px)", "radius r of the circle (px)")
     column = table.column(layer, "field")
     assert column is not None
@@ -84,7 +83,7 @@ def sizes(table: Table, layer: str, place: str = "largest") -> Drawing:
         for bound in (math.sqrt(SMALL), math.sqrt(LARGE)):
             ax.axvline(bound, color=FAINT, lw=0.6, ls=":")
         ax.legend(frameon=False, fontsize=8)
-    words = {"centre": "at the box's centre", "sink": "at the sink", "largest": "the largest on the object"}[place]
+    words = {"centre": "at the box's centre", "largest": "the largest on the object"}[place]
     _title(ax, layer, f"circles {words}; {int(seen.sum())} objects" + (f", {none} more with r = 0" if none else ""))
     return figure
 

@@ -22,6 +22,42 @@ THINGS = ("sink_distance", "cosine", "moved_distance", "r_centre", "r_largest")
 LEVELS = tuple(np.round(np.arange(-1.0, 4.01, 0.25), 2).tolist())
 """Thresholds of the divergence, in units of its rms in the image; 0 is the published one."""
 PUBLISHED = LEVELS.index(0.0)
+NULLS = ("fresh", "shuffled", "noise", "centre", "zero", "filled")
+"""Fresh offset convolutions, or attention as it begins training; another image's offsets; noise of the same spectrum;
+the photo's centre; no offsets; the detected boxes, filled."""
+NAMES = {
+    "field": "the offsets",
+    "fresh": "fresh offsets",
+    "shuffled": "another photo's offsets",
+    "noise": "noise",
+    "centre": "the photo's centre",
+    "zero": "no offsets",
+    "filled": "the detected boxes, filled",
+}
+MEANING = {
+    "field": "the offsets",
+    "fresh": "the same network with freshly drawn offset convolutions; attention as it begins training",
+    "shuffled": "the offsets that another image had",
+    "noise": "noise with the offsets' own spectrum",
+    "centre": "the photo's centre, whatever is on it",
+    "zero": "no offsets at all: chance",
+    "filled": "the detected boxes, filled; for comparison",
+}
+
+
+Bits = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of each detection, as bit masks over the IoU thresholds: whether it is a hit, and whether it is ignored."""
+
+
+def bits(matched: Matches) -> Bits:
+    """The bits of each detection, in order."""
+    powers = 2 ** np.arange(len(IOUS))
+    return tuple((powers @ matched.hit).tolist()), tuple((powers @ matched.skipped).tolist())
+
+
+def short(value: float) -> float:
+    """Round to five digits, which keeps records small."""
+    return float(f"{float(value):.5g}")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from ..files import write_text
 from . import plots
 from .mask_scores import BARS, MaskScores
 from .masks import NUMBERS, read_masks
-from .metrics import METRICS
-from .nulls import MEANING, NAMES
-from .records import Table, read_records, table
-from .run_folder import AT_RANDOM, SHOWN, WEIGHTS, kept
-from .scores import HEADINGS, HOLDS, VIEWS, Part, Scores, Verdict, caption, caveat, headline, row_cells, title
+from .records import MEANING, NAMES, Table, read_records, table
+from .runner import AT_RANDOM, SHOWN, WEIGHTS, kept
+from .scores import HEADINGS, HOLDS, METRICS, VIEWS, Part, Scores, Verdict, caption, caveat, headline, row_cells, title
 
 REPORT = "report.html"
 

@@ -9,9 +9,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..metrics.bootstrap import Estimate
-from .metrics import CONDENSATION, METRICS, SEGMENTATION, SIZE, Metric
-from .nulls import NAMES, NULLS
-from .records import Table
+from .records import NAMES, NULLS, Table
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: the claim it belongs to, its text and unit, and whether higher is better."""
+
+    name: str
+    claim: str
+    text: str
+    unit: str = "share"
+    higher: bool = True
+    of: str = "photos"
+    """What n counts: ``photos`` or ``objects``."""
+
+
+CONDENSATION, SEGMENTATION, SIZE = "features condense on objects", "divergence segments", "circles tell size"
+METRICS = (
+    Metric("pointing", CONDENSATION, "strongest sink lies on an object"),
+    Metric("pointing_ring", CONDENSATION, "… less chance at its distance from the photo's centre", "difference"),
+    Metric("sink_distance", CONDENSATION, "object's sink to its centre", "√area", False, "objects"),
+    Metric("cosine", CONDENSATION, "cosine of d_f with the direction to the centre", "cosine", of="objects"),
+    Metric("moved_distance", CONDENSATION, "cells to the centre after moving by d_f", "√area", False, "objects"),
+    Metric("iou", SEGMENTATION, "IoU of divergence < 0", "IoU"),
+    Metric("iou_best", SEGMENTATION, "IoU at the other half's best threshold", "IoU"),
+    Metric("auroc", SEGMENTATION, "AUROC of −divergence", "AUROC"),
+    Metric("auroc_ring", SEGMENTATION, "AUROC at equal distance from the photo's centre", "AUROC"),
+    Metric("corloc_segment", SEGMENTATION, "CorLoc of the best segment"),
+    Metric("mask_ap50", SEGMENTATION, "segments, class-agnostic AP 50", "AP", of="objects"),
+    Metric("spearman_centre", SIZE, "Spearman ρ of r with √(wh), the box's centre", "ρ", of="objects"),
+    Metric("error_centre", SIZE, "median relative error of a·r, the box's centre", "share", False, "objects"),
+    Metric("spearman_largest", SIZE, "Spearman ρ of r with √(wh), the largest circle", "ρ", of="objects"),
+)
 
 VIEWS = {"whole": "whole photos", "crop": "off-centre crops"}
 """Parts with all photos."""
@@ -283,31 +313,10 @@ def caption(part: Part) -> str:
 
 def row_cells(row: Row) -> list[str]:
     """The cells of a row, for the columns :data:`HEADINGS`."""
-    unit = (
-        "" if row.metric.unit == "share" else f" ({row.metric.unit}{'' if row.metric.higher else ', less is better'})"
-    )
-    if row.metric.unit == "share" and not row.metric.higher:
-        unit = " (less is better)"
+    notes = [row.metric.unit] * (row.metric.unit != "share") + ["less is better"] * (not row.metric.higher)
+    unit = f" ({', '.join(notes)})" if notes else ""
     nulls = [row.sources[name].text(interval=False) if name in row.sources else "–" for name in NULLS]
     return [row.metric.text + unit, row.layer, str(row.n), row.sources["field"].text(), *nulls, row.verdict]
-
-
-def layer_headings() -> list[str]:
-    """Headings of the table of layers."""
-    return ["layer", *SHORT]
-
-
-def layer_rows(part: Part) -> list[list[str]]:
-    """One row per layer: its metrics with intervals."""
-    layers = list(dict.fromkeys(row.layer for row in part.rows))
-    found = {(row.layer, row.metric.name): row for row in part.rows}
-    return [
-        [
-            layer,
-            *(found[layer, name].sources["field"].text() if (layer, name) in found else "–" for name in SHORT),
-        ]
-        for layer in layers
-    ]
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
@@ -328,9 +337,15 @@ def as_markdown(parts: Sequence[Part]) -> str:
         lines.append("")
     whole = named.get("whole")
     if whole is not None:
-        lines += ["### Layers, all photos", "", "| " + " | ".join(layer_headings()) + " |"]
-        lines.append("|" + "---|" * len(layer_headings()))
-        lines += ["| " + " | ".join(cells) + " |" for cells in layer_rows(whole)]
+        found = {(row.layer, row.metric.name): row.sources["field"].text() for row in whole.rows}
+        lines += [
+            "### Layers, all photos",
+            "",
+            "| " + " | ".join(("layer", *SHORT)) + " |",
+            "|" + "---|" * (1 + len(SHORT)),
+        ]
+        for layer in dict.fromkeys(row.layer for row in whole.rows):
+            lines.append("| " + " | ".join([layer, *(found.get((layer, name), "–") for name in SHORT)]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """Faster and Mask R-CNN with deformable convolutions: the detectors of Zhang et al. (ICPRAM 2021), Table 1.
 
-The stages are methods, so that each can be run separately: :meth:`RCNN.pyramid`, :meth:`RCNN.proposals`,
-:meth:`RCNN.box_predictions`, :meth:`RCNN.detections`.
+The stages are methods, so that each can be run separately: :meth:`RCNN.pyramid`, :meth:`RCNN.box_predictions`,
+:meth:`RCNN.mask_predictions`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..preparation import prepare
 from .boxes import Sample
 from .config import BLOCKS, STAGES, RCNNConfig, numbered_class_names
 from .roi import BOX_GRID, MASK_GRID, BoxHead, MaskHead, object_masks, paste, pool, with_image
-from .rpn import RPN, Proposals
+from .rpn import RPN
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
 
@@ -74,19 +74,13 @@ class RCNN(TrainableDetector):
         maps = OrderedDict((name, m) for name, m in zip(LEVELS, self.backbone(batch), strict=False))
         return list(self.neck(maps).values())
 
-    def proposals(self, maps: Sequence[Tensor], placements: Sequence[Placement]) -> list[Proposals]:
-        """The proposals of each image."""
-        logits, deltas = self.rpn(maps)
-        return self.rpn.propose(logits, deltas, placements)
-
     def box_predictions(self, maps: Sequence[Tensor], rois: Float[Tensor, "r 5"]) -> tuple[Tensor, Tensor]:
         """Class logits and box deltas of RoIs (image, xyxy in network px)."""
         return self.box_head(pool(maps, rois, BOX_GRID))
 
     def mask_predictions(self, maps: Sequence[Tensor], rois: Float[Tensor, "r 5"]) -> Tensor:
         """Mask logits of RoIs ``[r k 28 28]``."""
-        if self.mask_head is None:
-            raise DeformscopeError(f"{self.name}: a Faster R-CNN has no masks; load a Mask R-CNN")
+        assert self.mask_head is not None
         return self.mask_head(pool(maps, rois, MASK_GRID))
 
     def detect(
@@ -100,18 +94,8 @@ class RCNN(TrainableDetector):
     ) -> list[Detection]:
         """The best detections after suppression at IoU ``nms``, in photo px."""
         maps = self.pyramid(batch)
-        return self.detections(maps, self.proposals(maps, placements), placements, min_score, nms, max_detections)
-
-    def detections(
-        self,
-        maps: Sequence[Tensor],
-        proposals: Sequence[Proposals],
-        placements: Sequence[Placement],
-        min_score: float = 0.05,
-        nms: float = 0.5,
-        max_detections: int = 100,
-    ) -> list[Detection]:
-        """The detections of each image, from P2..P6 and its proposals."""
+        logits, deltas = self.rpn(maps)
+        proposals = self.rpn.propose(logits, deltas, placements)
         logits, deltas = self.box_predictions(maps, with_image([p.boxes for p in proposals]))
         counts = [len(p.boxes) for p in proposals]
         found, regions = [], []
