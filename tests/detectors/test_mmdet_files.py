@@ -41,7 +41,7 @@ def refused(path, *said: str) -> None:
     [
         ("dconv_c3-c5", 50, False),
         ("mdconv_c3-c5_group4", 50, True),
-        ("dconv_c3-c5_group4", 101, False),
+        ("dconv_c3-c5_group4", 50, False),
         ("dconv_c2,c4", 50, True),
         ("mdconv_c5_group2", 50, False),
         (None, 50, True),

@@ -67,12 +67,6 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_records(run, tmp_p
     assert again.to_json() == scores.to_json()
 
 
-@pytest.mark.slow  # of one worker: tests/score/test_encoders.py
-def test_workers_give_the_same_records(run, tmp_path):
-    score(run.detector, run.folder, tmp_path / "workers", Settings(draws=40, workers=2))
-    assert lines(tmp_path / "workers") == lines(run.out)
-
-
 def test_shares_of_two_processes_are_the_whole(run, tmp_path, monkeypatch):
     for name in ("process_group", "wait"):
         monkeypatch.setattr(runner, name, lambda world: nullcontext())
@@ -132,15 +126,6 @@ def test_nan_offsets_are_counted_named_and_not_fatal(small, folder, tmp_path):
     assert "not measured" in str(scores)
     assert f"{len(scored)} photos: offsets not finite" in str(scores)
     assert "not measured" in write_report(scores, tmp_path / "all").read_text()
-
-
-def test_more_photos_later_keep_those_that_are_measured(small, folder, tmp_path):
-    out = tmp_path / "grown"
-    score(small, folder, out, Settings(draws=40, max_photos=3))
-    few = lines(out)
-    score(small, folder, out, Settings(draws=40, max_photos=6))
-    assert {index: record for index, record in lines(out).items() if index < 3} == few
-    assert sorted(lines(out)) == list(range(6))
 
 
 def test_a_folder_of_the_version_with_more_metrics_is_read_and_goes_on(run, tmp_path):
