@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test slow coverage lint lint-js browser docs docs-serve pictures clean
+.PHONY: demo test slow coverage lint lint-js size browser docs docs-serve pictures clean
 
 demo: $(VENV)/.base
 	$(BIN)/deformscope demo --out $(OUT)
@@ -43,6 +43,10 @@ lint: $(VENV)/.test
 lint-js:
 	npm install --no-audit --no-fund --no-package-lock
 	npx eslint src/deformscope/explorer
+
+# Lines and files of Python, by room, and files past 400 lines.
+size:
+	@sh tools/size.sh
 
 # The site, in build/docs: opened from there it works without a network, search included.
 docs: $(VENV)/.docs

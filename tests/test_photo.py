@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from deformscope import DeformscopeError
 from deformscope.datasets.photos import header
@@ -214,10 +214,17 @@ def test_what_is_transparent_lies_on_white(ramp, tmp_path):
     np.testing.assert_array_equal(array[20:], ramp[20:])
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "webp", "tiff", "bmp", "gif"])
-def test_other_formats_are_read(suffix, ramp, tmp_path):
+FORMATS = "jpg jfif jpe webp avif tiff bmp dib gif jp2 j2k jpx apng ppm pnm tga pcx sgi qoi dds mpo"
+
+
+@pytest.mark.parametrize("suffix", FORMATS.split())
+def test_other_formats_are_read_and_found_in_folders(suffix, ramp, tmp_path):
     smooth = Image.fromarray(ramp)
-    smooth.save(tmp_path / f"photo.{suffix}")
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("needs a Pillow with AVIF")
+    smooth.save(tmp_path / f"photo.{suffix.upper()}")
+    (tmp_path / f"photo.{suffix.upper()}").rename(tmp_path / f"photo.{suffix}")
+    assert find([tmp_path]) == [tmp_path / f"photo.{suffix}"]
     assert np.abs(read(tmp_path / f"photo.{suffix}").astype(int) - ramp).mean() < 12
 
 
@@ -276,8 +283,39 @@ def test_folders_stand_for_the_photos_in_them(tmp_path, ramp):
     for name in ("b.JPG", "a.png", "inner/c.webp"):
         Image.fromarray(ramp).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no photo")
+    (tmp_path / ".thumbnails").mkdir()
+    for hidden in ("._a.png", "inner/._c.webp", ".thumbnails/a.png"):  # of macOS, and of viewers
+        (tmp_path / hidden).write_bytes(b"Mac OS X")
     assert [p.name for p in find([tmp_path])] == ["a.png", "b.JPG", "c.webp"]
     assert find([tmp_path / "any.jpg"]) == [tmp_path / "any.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DeformscopeError, match="no photo in this folder"):
         find([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("kind", ["photo.jpg", "progressive.jpg", "grey.jpg", "turned.jpg", "photo.png", "16 bits.png"])
+def test_large_files_have_the_same_pixels_as_small_ones(kind, tmp_path, monkeypatch, ramp):
+    random = np.random.default_rng(0).integers(0, 60, ramp.shape, dtype=np.uint8)
+    image, exif = Image.fromarray(ramp // 2 + random), Image.Exif()
+    exif[0x0112] = 6 if kind == "turned.jpg" else 1
+    if kind == "grey.jpg":
+        image = image.convert("L")
+    if kind == "16 bits.png":
+        image = Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
+    options = {"exif": exif, "quality": 80, "progressive": kind == "progressive.jpg"} if "jpg" in kind else {}
+    image.save(tmp_path / kind, **options)
+    small = read(tmp_path / kind)
+    monkeypatch.setattr("deformscope.photo.LARGE", 100)
+    large = read(tmp_path / kind)
+    assert large.flags.c_contiguous and large.flags.writeable
+    np.testing.assert_array_equal(large, small)
+
+
+def test_a_large_file_that_is_cut_off_is_named(tmp_path, monkeypatch, ramp):
+    monkeypatch.setattr("deformscope.photo.LARGE", 100)
+    for suffix in ("jpg", "png"):
+        Image.fromarray(ramp).save(tmp_path / f"photo.{suffix}")
+        content = (tmp_path / f"photo.{suffix}").read_bytes()
+        (tmp_path / f"photo.{suffix}").write_bytes(content[: len(content) * 3 // 4])
+        with pytest.raises(DeformscopeError, match=r"photo.*damaged or cut off"):
+            read(tmp_path / f"photo.{suffix}")

@@ -16,7 +16,7 @@ from .fields.attention import AttentionField
 from .fields.field import OffsetField
 from .fields.fields import Fields
 from .fields.places import Pair, Placement, sides
-from .photo import Photo, read
+from .photo import Photo, as_rgb
 
 AnyField = TypeVar("AnyField", bound=OffsetField | AttentionField)
 STRIP_ROWS = 512
@@ -43,8 +43,7 @@ class Backdrop:
         """A photo with all its px; RGB uint8 ``[h w 3]`` is not copied."""
         if isinstance(photo, Backdrop):
             return photo
-        ready = isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.shape[2:] == (3,) and photo.size
-        array = photo if isinstance(photo, np.ndarray) and ready else read(photo)
+        array = as_rgb(photo)
         return cls(array, (array.shape[0], array.shape[1]))
 
     def within(self, inches: float) -> Backdrop:

@@ -18,10 +18,19 @@ Photo = Union[str, "os.PathLike[str]", "Image.Image", np.ndarray, "Tensor"]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to many gigabytes."""
+LARGE = 10_000_000
+"""Pixels above which JPEG and PNG files are decoded by torchvision: the same values, without a second copy."""
 STRIP_ROWS = 512
 ORIENTATION, SAMPLE_FORMAT = 0x0112, 339
 """Tags of EXIF and TIFF."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# fmt: off
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif", ".tif", ".tiff",
+    ".bmp", ".dib", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga",
+    ".pcx", ".sgi", ".qoi", ".psd", ".dds",
+)
+# fmt: on
+"""Of the files in a folder that are photos: what Pillow reads, but for icons, drawings, documents and data."""
 
 
 def read(photo: Photo) -> np.ndarray:
@@ -55,15 +64,31 @@ def read(photo: Photo) -> np.ndarray:
     )
 
 
+def as_rgb(photo: Photo) -> np.ndarray:
+    """:func:`read`, but an RGB uint8 array ``[h w 3]`` is returned itself, where :func:`read` copies it."""
+    ready = isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.shape[2:] == (3,) and photo.size
+    return photo if isinstance(photo, np.ndarray) and ready and photo.flags.writeable else read(photo)
+
+
 def find(paths: list[Path]) -> list[Path]:
-    """The photos that ``paths`` name: files as they are, folders as the photos inside them (sorted, recursively)."""
+    """The photos that ``paths`` name: files as they are, folders as the photos inside them (sorted, recursively).
+
+    Hidden files and folders are left out; so are, by their name, the ``._photo.jpg`` that macOS puts beside a photo on
+    other systems' disks.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+                and p.is_file()
+            )
             if not inside:
                 raise DeformscopeError(
-                    f"{path}: no photo in this folder; expected files ending in {', '.join(SUFFIXES)}"
+                    f"{path}: no photo in this folder; expected files ending in {', '.join(SUFFIXES[:9])} …"
                 )
             found += inside
         else:
@@ -80,7 +105,9 @@ def _from_file(path: Path) -> np.ndarray:
         raise DeformscopeError(f"{path}: no such file; check the path")
     try:
         with warnings_ignored(), Image.open(path) as image:  # of damage beside the pixels, such as in EXIF
-            return _from_image(image)
+            large = LARGE < image.width * image.height <= MOST_PIXELS
+            decoded = _decoded(path, image) if large else None
+            return _from_image(image) if decoded is None else decoded
     except DeformscopeError as error:
         raise DeformscopeError(f"{path}: {error}") from None
     except UnidentifiedImageError:
@@ -92,6 +119,23 @@ def _from_file(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DeformscopeError(f"{path}: damaged or cut off ({reason}); get the file again") from None
+
+
+def _decoded(path: Path, image: Image.Image) -> np.ndarray | None:
+    """A large upright RGB file of a JPEG or PNG, decoded without a copy; None for others, and for damaged ones."""
+    plain = image.mode == "RGB" and "transparency" not in image.info and _turn(image) is None
+    if not plain or image.format not in ("JPEG", "MPO", "PNG"):
+        return None
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+    decode = decode_png if image.format == "PNG" else decode_jpeg
+    try:
+        pixels = decode(torch.from_numpy(np.fromfile(path, np.uint8)), ImageReadMode.UNCHANGED)
+    except RuntimeError:  # Pillow says what is wrong; or torchvision was built without this format
+        return None
+    array = pixels.permute(1, 2, 0).numpy()
+    return array if array.dtype == np.uint8 and array.shape == (image.height, image.width, 3) else None
 
 
 def _from_image(image: Image.Image) -> np.ndarray:
@@ -117,8 +161,8 @@ def _from_image(image: Image.Image) -> np.ndarray:
     return array
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as the camera's orientation turns it; as it is where that cannot be read."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the camera's orientation turns the image; None: not, or that cannot be read."""
     from PIL import Image
 
     turns = {
@@ -130,12 +174,17 @@ def _upright(image: Image.Image) -> Image.Image:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
-    image.load()  # which turns a TIFF, and takes the tag away
     try:
         # Not ImageOps.exif_transpose, which writes all tags anew and fails where one of them is badly typed.
-        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+        return turns.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # hostile tags raise errors of any kind, and the pixels can still be shown
-        turn = None
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as the camera's orientation turns it."""
+    image.load()  # which turns a TIFF, and takes the tag away
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

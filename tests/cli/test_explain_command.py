@@ -23,7 +23,7 @@ def test_a_detection_is_drawn_and_its_layers_listed(command, cat, tmp_path):
         (("--at", "here"), "expected X,Y in photo px"),
         (("--detection", "500"), "deformscope: --detection 500: expected 0 to"),
         (("--layer", "head9"), "head9"),
-        (("--at", "1,1", "--min-score", "0.6"), "deformscope: --at (y=1, x=1): in none of"),
+        (("--at", "1,1", "--min-score", "0.6"), "deformscope: --at 1,1: in none of"),
         (("--out", "why.jpg"), 'Invalid value "why.jpg" for --out. Expected a file ending in .png, .svg, .pdf.'),
     ],
 )

@@ -139,6 +139,11 @@ def test_jobs_draw_the_same_pictures_and_print_them_in_the_same_order(command, p
             'Invalid value "figure9" for --view. Choose from: "figure1", "figure2"',
         ),
         (["{photo}", "--format", "bmp"], 'Invalid value "bmp" for --format. Choose from: "png", "svg", "pdf".'),
+        (
+            ["{photo}", "--layer", "heads.strid16.deform"],
+            "no deformable call named 'heads.strid16.deform'; nearest: 'heads.stride16.deform'",
+        ),
+        (["{photo}", "--layer", "*Stride8*"], "no deformable call named '*Stride8*'; nearest: 'heads.stride8.deform'"),
         (["{photo}", "--layer", "layer9"], "no deformable call named 'layer9'; captured: 'heads.stride8.deform'"),
         (["{photo}", "--cell-step", "0"], 'Invalid value "0" for --cell-step. Must be >= 1.'),
         (["{photo}", "--jobs", "0"], 'Invalid value "0" for --jobs. Must be >= 1.'),

@@ -160,3 +160,20 @@ def test_figures_draws_what_the_chosen_layers_have(command, photo, tmp_path):
         code, _, complaints = command(*arguments)
         assert (code, complaints) == (0, "")
         assert sorted(path.name for path in (out / photo.stem).iterdir()) == wanted
+
+
+def test_a_network_without_deformable_convolutions_is_named_as_it_was_given(command, photo, tmp_path):
+    for arguments in (["layers"], ["figures", photo, "--out", tmp_path], ["diagnose", photo], ["explore", photo]):
+        code, _, complaints = command(*arguments, "--detector", "python:torchvision.models:squeezenet1_1")
+        assert code == 2
+        assert complaints.startswith("deformscope: squeezenet1_1: no deformable convolution or attention in it")
+        assert "AdaptedDetector" not in complaints and "block" not in complaints
+
+
+def test_a_photo_that_cannot_be_read_is_code_2_alike(command, photo, weights, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no photo")
+    for arguments in (["figures", "--out", tmp_path], ["explore", "--out", tmp_path / "page.html"], ["diagnose"]):
+        detector = "packaged" if arguments == ["diagnose"] else weights  # healthy
+        code, _, complaints = command(*arguments, photo, bad, "--detector", detector)
+        assert (code, complaints.count("\n")) == (2, 1) and "bad.jpg: not an image" in complaints

@@ -102,3 +102,21 @@ def until_answered(url: str, server: subprocess.Popen) -> str:
             if not isinstance(error.reason, ConnectionError):
                 raise
             time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the peak of a process's memory")
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("command", ["layers", "diagnose", "explain --min-score 0.001"])
+def test_a_photo_of_100_megapixels_takes_at_most_400_mb(command, suffix, cat, tmp_path):
+    def peak(size):
+        Image.open(cat).convert("RGB").resize(size).save(tmp_path / f"photo.{suffix}")
+        measure = (
+            "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)"
+        )
+        measure += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        name, *options = command.split()
+        line = [sys.executable, "-m", "deformscope.cli", name, f"photo.{suffix}", *options]
+        return int(subprocess.check_output([sys.executable, "-c", measure, *line], cwd=tmp_path)) / 1024
+
+    assert peak((12000, 8300)) - peak((600, 415)) < 400

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 from deformscope.detectors.preparation import resize_opencv, target_size
 from deformscope.detectors.rcnn.config import DETECTRON2, MMDETECTION
@@ -42,3 +43,12 @@ def test_no_side_is_longer_than_allowed_and_one_reaches_its_limit(h, w):
         size = target_size((h, w), how)
         assert min(size) <= 800 and max(size) <= 1333
         assert min(size) == 800 or max(size) == 1333
+
+
+@pytest.mark.parametrize("size", [(64, 33), (700, 90), (1100, 41)])
+def test_resizing_in_strips_is_pillows_to_the_bit(size):
+    from deformscope.detectors.preparation import resize_pillow
+
+    photo = np.random.default_rng(2).integers(0, 255, (1100, 57, 3), dtype=np.uint8)
+    whole = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resize_pillow(photo, size), np.asarray(whole))

@@ -90,6 +90,8 @@ def test_contours_hold_their_share():
     y, x = np.mgrid[:40, :60]
     one = field(np.exp(-((y - 20) ** 2 + (x - 30) ** 2) / 50), size=(40, 60))
     heat = one.heatmap()
+    thin = one.heatmap(3)
+    np.testing.assert_allclose(thin, heat[1::3, 1::3] / heat[1::3, 1::3].max(), rtol=1e-6)
     assert heat[heat >= one.level(0.5, heat)].sum() / heat.sum() == pytest.approx(0.5, abs=0.02)
     # Of a Gaussian of σ = 5 half lies within σ √(2 ln 2), and 95 % within σ √(2 ln 20).
     assert one.radius(0.5) == pytest.approx(5 * np.sqrt(2 * np.log(2)), abs=0.3)

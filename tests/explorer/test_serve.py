@@ -158,15 +158,37 @@ def test_a_dropped_photo_becomes_its_page(watch, address, tmp_path):
     assert not re.search(r"/(tmp|home|root|work)/", seen.page.content() + frame.locator("html").inner_text())
 
 
-def test_a_file_that_is_no_photo_is_named_without_its_folder(watch, address, tmp_path):
-    photo = tmp_path / "broken.jpg"
-    photo.write_bytes(jpeg()[:900])
+def test_the_app_opens_with_its_name_a_sentence_and_an_example(watch, address):
     seen = watch()
     seen.page.goto(address)
-    seen.page.locator("input[type=file]").set_input_files(str(photo), timeout=60_000)
-    words = seen.page.get_by_text("broken.jpg:")
+    seen.page.get_by_role("heading", name="deformscope").wait_for(timeout=60_000)
+    assert "deformable convolutions" in seen.page.get_by_text("Drop a photo").inner_text()
+    seen.page.get_by_role("button", name="example").click()
+    frame = seen.page.frame_locator("iframe[title='deformscope explorer']")
+    frame.locator("#legend .words").wait_for(state="attached", timeout=60_000)
+    assert "cat" in frame.locator("h1").inner_text()
+
+
+@pytest.mark.parametrize("name", ["broken.jpg", "notes.txt"])
+def test_a_bad_file_takes_the_place_of_the_page_and_leaves_no_traceback(name, watch, address, tmp_path, capfd):
+    bad, good = tmp_path / name, tmp_path / "good.jpg"
+    bad.write_bytes(jpeg()[:900] if name == "broken.jpg" else b"no photo")
+    good.write_bytes(jpeg())
+    seen = watch()
+    seen.page.goto(address)
+    page = seen.page.locator("iframe[title='deformscope explorer']")
+    seen.page.locator("input[type=file]").set_input_files(str(good), timeout=60_000)
+    page.wait_for(timeout=60_000)
+    seen.page.locator("input[type=file]").set_input_files(str(bad), timeout=60_000)
+    words = seen.page.get_by_role("alert").filter(has_text=f"{name}:")
     words.wait_for(timeout=60_000)
     assert "/" not in words.inner_text()
+    assert page.count() == 0
+    assert seen.page.locator(".toast-body, .error").count() == 0
+    seen.page.locator("input[type=file]").set_input_files(str(good), timeout=60_000)
+    page.wait_for(timeout=60_000)
+    assert words.count() == 0
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_folder_of_transformers_is_shown_without_the_folders_around_it(tmp_path):

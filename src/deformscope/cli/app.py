@@ -1,10 +1,16 @@
-"""The application: options that several commands share, and errors as one line on stderr."""
+"""The application: options that several commands share, errors as one line on stderr, and exit codes.
+
+0: done; 1: ``diagnose`` found a broken layer; 2: bad input, or output that could not be written; 70: a fault of the
+program, with its traceback; 130: interrupted.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,15 +83,56 @@ Device = Annotated[str, Parameter(help="Device to run on: cpu, cuda or cuda:N.",
 POSITIVE = Number(gte=1)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to :func:`main`: rich would exit with 1, which for ``diagnose`` means broken offsets."""
-        raise BrokenPipeError
+FAULT = 70
+"""Exit code of an unexpected error (``EX_SOFTWARE``): Python's own, 1, means broken offsets."""
+
+
+class Output(io.TextIOWrapper):
+    """A standard stream that never ends the work: characters that its encoding lacks are escaped, and what cannot be
+    written is dropped. :attr:`lost` then holds the error."""
+
+    lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        self.lost = self.lost or error
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())  # for what is buffered, too
+        os.close(null)
+
+
+def make_output(stream: Any) -> Any:
+    """A standard stream as :class:`Output`; for a closed one, the null device. Others, such as a test's, stay."""
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if type(stream) is not io.TextIOWrapper:
+        return stream
+    return Output(
+        stream.buffer,
+        stream.encoding,
+        "backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def console() -> Console:
     """The console for tables on stdout; 160 columns wide where that is not a terminal."""
-    return _Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def complain(message: str) -> None:
@@ -93,12 +140,17 @@ def complain(message: str) -> None:
     print("deformscope: " + in_flags(" ".join(message.split()), sys.argv[1:]), file=sys.stderr)
 
 
+PLACE = re.compile(r"^(?:at=\(y=|place \(y, x\) = \()([^,]+), (?:x=)?([^)]+)\)")
+"""With which the library's errors about a place begin."""
+
+
 def in_flags(message: str, tokens: Sequence[str]) -> str:
     """Replace the arguments with which an error of the library begins by the flags of the command in ``tokens``.
 
-    ``cell_step=0: expected …`` becomes ``--cell-step 0: expected …``, and ``composed=True`` ``--composed``. The rest,
-    with file names in it, stays.
+    ``cell_step=0: expected …`` becomes ``--cell-step 0: expected …``, ``composed=True`` ``--composed`` and places are
+    X,Y. The rest, with file names in it, stays.
     """
+    message = re.sub(PLACE, lambda found: f"at={found[2]},{found[1]}", message, count=1)
     command = next((app[token] for token in tokens[:1] if token in app), None)
     if command is None or not re.match(r"\w+=", message):
         return message
@@ -112,9 +164,10 @@ def in_flags(message: str, tokens: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Run the command line. Bad input gives one line on stderr and exit code 2."""
+    """Run the command line, and exit with one of this module's codes."""
     # Before torch is loaded: threads that spin while they wait make a busy machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.stdout, sys.stderr = make_output(sys.stdout), make_output(sys.stderr)
     code: Any = 2
     try:
         with warnings.catch_warnings():
@@ -124,8 +177,7 @@ def main() -> None:
             warnings.showwarning = lambda text, kind, *place: (
                 complain(str(text)) if issubclass(kind, DeformscopeWarning) else shown(text, kind, *place)
             )
-            code = app(sys.argv[1:], exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+            code = app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except UnknownOptionError as error:
         given = (error.token.keyword or error.token.value).partition("=")[0]
         renamed = f"{given} is now called {RENAMED[given]}" if given in RENAMED else str(error)
@@ -137,7 +189,12 @@ def main() -> None:
     except KeyboardInterrupt:
         complain("interrupted")
         code = 130
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except Exception:
+        traceback.print_exc()
+        code = FAULT
+    sys.stdout.flush()
+    lost = getattr(sys.stdout, "lost", None)
+    if lost and not isinstance(lost, BrokenPipeError):  # which is a reader, such as head, that needs no more
+        complain(f"output: cannot be written ({lost.strerror}); make room, or give another place")
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from rich.table import Table
 
 from ..terminal.progress import ProgressBar
-from .app import POSITIVE, Composed, Detector, Fit, Layers, app, complain, console
+from .app import POSITIVE, Composed, Detector, Device, Fit, Layers, app, complain, console
 
 View = Literal["figure1", "figure2", "figure3", "sampling", "overview", "segments", "queries"]
 Format = Literal["png", "svg", "pdf"]
@@ -92,6 +92,7 @@ def figures(
     jobs: Annotated[
         int, Parameter(help="Photos drawn at once, each in a process (of about 0.9 GB).", validator=POSITIVE)
     ] = 1,
+    device: Device = "cpu",
 ) -> int:
     """Draw the paper's figures for photos.
 
@@ -119,7 +120,7 @@ def figures(
         dpi=dpi,
     )
     check(settings)
-    return _draw(find(photos), load(detector, fit=fit), out, settings, jobs)
+    return _draw(find(photos), load(detector, fit=fit).to(device), out, settings, jobs)
 
 
 @app.command
@@ -129,6 +130,7 @@ def layers(
     *,
     detector: Detector = "packaged",
     fit: Fit = None,
+    device: Device = "cpu",
 ) -> int:
     """List the deformable convolutions and attention of a detector and, given a photo, statistics of their offsets."""
     import numpy as np
@@ -136,7 +138,7 @@ def layers(
     from .. import analyse, load
 
     blank = np.full((256, 320, 3), 127, dtype=np.uint8)
-    analysis = analyse(load(detector, fit=fit), blank if photo is None else photo)
+    analysis = analyse(load(detector, fit=fit).to(device), blank if photo is None else photo)
     title = f"{analysis.detector}" + (f" on {photo}" if photo else "")
     if analysis.fields:
         console().print(_convolutions(analysis.fields.values(), title, bool(photo)))

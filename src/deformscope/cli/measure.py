@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +103,7 @@ def diagnose(
 ) -> int:
     """Check every deformable convolution and attention for faults. The exit code is 1 if a layer is broken.
 
-    A file that cannot be read is named on stderr, and left out.
+    A file that cannot be read is named on stderr and left out; the exit code is then 2, unless a layer is broken.
     """
     from .. import load
     from ..health.diagnose import diagnose as examine
@@ -114,7 +115,9 @@ def diagnose(
     for problem in found.unreadable:
         complain(problem)
     if json_:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        # JSON's own escapes, where the output's encoding lacks a character.
+        plain = not str(sys.stdout.encoding).lower().startswith("utf")
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=plain))
     else:
         console().print(as_table(found, f"{model.name}: offsets"))
-    return int(found.broken)
+    return 1 if found.broken else 2 if found.unreadable else 0

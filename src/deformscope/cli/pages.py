@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from ..errors import DeformscopeError
 from ..terminal.progress import track
-from .app import DETECTOR_HELP, Detector, Fit, app, complain
+from .app import DETECTOR_HELP, Detector, Device, Fit, app, complain
 
 
 @app.command
@@ -33,6 +33,7 @@ def explore(
         ),
     ] = 0,
     out: Annotated[Path, Parameter(help="HTML file to write.")] = Path("deformscope.html"),
+    device: Device = "cpu",
 ) -> int:
     """Write an HTML page to explore the offsets on photos interactively. The page is one file and works offline."""
     from .. import analyse, explain, load
@@ -40,7 +41,7 @@ def explore(
     from ..photo import find
 
     found = find(photos)
-    loaded = load(detector, fit=fit)
+    loaded = load(detector, fit=fit).to(device)
     analyses, titles, whys, failed = [], [], [], 0
     for photo in track(found, "photos", len(found)):
         try:

@@ -68,7 +68,8 @@ class AdaptedDetector(Detector):
     def prepare(self, photos: Sequence[np.ndarray], shorter_side: int | None = None) -> tuple[Tensor, list[Placement]]:
         if shorter_side is not None:
             raise DeformscopeError(f"shorter_side={shorter_side}: {self.name} chooses the size itself; leave it out")
-        return self._prepare(list(photos), self.fit)
+        copies = [photo.copy() for photo in photos]  # into which others' code may write
+        return self._prepare(copies, self.fit)
 
     def detect(
         self,
@@ -175,7 +176,7 @@ def told(error: BaseException) -> str:
 
 
 def _as_they_are(photos: list[np.ndarray]) -> Prepared:
-    images = [torch.from_numpy(photo.copy()).permute(2, 0, 1).float() / 255 for photo in photos]
+    images = [torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in photos]
     return padded(images), [Placement((photo.shape[0], photo.shape[1])) for photo in photos]
 
 

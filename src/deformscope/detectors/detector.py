@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from ..errors import DeformscopeError
 from ..fields.places import Placement
 from ..files import sha256, write_tensors
-from ..photo import Photo, read
+from ..photo import Photo, as_rgb
 from ..recording.capture import placed
 
 Detection = dict[str, Tensor]
@@ -127,7 +127,7 @@ class Detector(nn.Module):
                 "expected two numbers from 0 to 1 and at least one detection"
             )
         with torch.inference_mode():
-            batch, placements = self.prepare([read(photo) for photo in several])
+            batch, placements = self.prepare([as_rgb(photo) for photo in several])
             with placed(placements):
                 batch = batch.to(next(self.parameters()).device)
                 found = self.detect(batch, placements, min_score=min_score, nms=nms, max_detections=max_detections)

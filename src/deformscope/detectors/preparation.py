@@ -16,6 +16,7 @@ from .options import chosen_sides
 
 Colour = tuple[float, float, float]
 
+STRIP_ROWS = 512
 FIXED_POINT = 2048
 """OpenCV's bilinear weights on uint8 are multiples of 1/2048."""
 
@@ -107,7 +108,12 @@ def resize_pillow(image: np.ndarray, size: Pair) -> np.ndarray:
 
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    # Rows first, in strips, as Pillow does it with the whole: a large photo would be copied into its memory.
+    strips = (Image.fromarray(image[top : top + STRIP_ROWS]) for top in range(0, len(image), STRIP_ROWS))
+    narrow = np.concatenate(
+        [np.asarray(one.resize((size[1], one.height), Image.Resampling.BILINEAR)) for one in strips]
+    )
+    return np.asarray(Image.fromarray(narrow).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _corners(before: int, after: int, at_border: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

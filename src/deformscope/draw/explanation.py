@@ -276,12 +276,10 @@ def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
     """Contours around 50 and 95 % of a receptive field's mass, smoothed, and a dot at its centre. None without mass."""
     from scipy.ndimage import gaussian_filter
 
-    heat = field.heatmap()
+    step = max(1, max(field.placement.size) // 512)  # enough for a contour of a large photo
+    heat = field.heatmap(step)
     if not np.isfinite(heat).all():
         return None
-    height, width = heat.shape
-    step = max(1, max(height, width) // 512)  # enough for a contour of a large photo
-    heat = heat[step // 2 :: step, step // 2 :: step]
     smooth = gaussian_filter(heat, max(heat.shape) / 50)
     inner, outer = (field.level(share, smooth) for share in SHARES)
     y, x = (np.arange(size) * step + step // 2 + 0.5 for size in smooth.shape)

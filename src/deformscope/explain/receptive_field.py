@@ -87,9 +87,9 @@ class ReceptiveField:
         distance = np.hypot(self.centre[0] - (y0 + y1) / 2, self.centre[1] - (x0 + x1) / 2)
         return float(distance / max((x1 - x0) * (y1 - y0), 1e-12) ** 0.5)
 
-    def heatmap(self) -> Float[Array, "h w"]:
-        """E resampled to the photo's px, divided by its maximum."""
-        return on_photo(torch.from_numpy(self.mass), self.placement)
+    def heatmap(self, step: int = 1) -> Float[Array, "h w"]:
+        """E resampled to every ``step``-th row and column of the photo, divided by its maximum."""
+        return on_photo(torch.from_numpy(self.mass), self.placement, step)
 
     def level(self, share: float, heat: Float[Array, "h w"]) -> float:
         """The value of a map such as :meth:`heatmap` above which lies this share of its sum: a contour's level."""
@@ -116,11 +116,12 @@ class ReceptiveField:
         return covered
 
 
-def on_photo(map: Float[Tensor, "h w"], placement: Placement) -> Float[Array, "height width"]:
-    """A map over the network's px, resampled (bilinear) to the photo's px and divided by its largest magnitude."""
+def on_photo(map: Float[Tensor, "h w"], placement: Placement, step: int = 1) -> Float[Array, "height width"]:
+    """A map over the network's px, resampled (bilinear) to every ``step``-th of the photo's px and divided by its
+    largest magnitude."""
     height, width = placement.size
     y, x = (
-        ((torch.arange(size, dtype=torch.float64) + 0.5) * scale + shift) * 2 / cells - 1
+        ((torch.arange(step // 2, size, step, dtype=torch.float64) + 0.5) * scale + shift) * 2 / cells - 1
         for size, scale, shift, cells in zip((height, width), placement.scale, placement.shift, map.shape, strict=True)
     )
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]

@@ -7,6 +7,7 @@ upload, which is removed once it is read.
 from __future__ import annotations
 
 import atexit
+import html
 import os
 import secrets
 import shutil
@@ -40,6 +41,9 @@ POLICY = (
     # Gradio's own program needs inline and evaluated scripts; what matters here is that nothing leaves the machine.
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'"
 )
+INTRODUCTION = """# deformscope
+Drop a photo to see where the detector's deformable convolutions look: their offsets, cell by cell, and its detections.
+Nothing leaves this machine."""
 STYLE = "footer {display: none !important} .gradio-container {max-width: none !important}"
 
 
@@ -112,33 +116,43 @@ def app(
     ready = lru_cache(maxsize=1)(load or _load)
     pages, uploads = Pages(), Uploads()
 
+    # An error takes the place of the page. As gr.Error it would lie on the old one, and be a traceback in the terminal.
     def explored(photo: np.ndarray, title: str, choice: str) -> str:
         try:
             text = page([analyse(ready(shown[choice]), photo)], [title])
         except DeformscopeError as error:
-            raise gr.Error(without_folder(str(error), shown[choice])) from None
+            return _alert(without_folder(str(error), shown[choice]))
         return _frame(pages.add(text))
 
-    def dropped(upload: str, choice: str) -> tuple[str, tuple[np.ndarray, str], None]:
+    def dropped(upload: str, choice: str) -> tuple[str, tuple[np.ndarray, str] | None, None]:
         try:
             photo = uploads.read(upload)
         except DeformscopeError as error:
-            raise gr.Error(without_folder(str(error), upload)) from None
+            return _alert(without_folder(str(error), upload)), None, None
         name = Path(upload).name
         return explored(photo, name, choice), (photo, name), None
+
+    def example(choice: str) -> tuple[str, tuple[np.ndarray, str]]:
+        import skimage.data
+
+        photo = read(Path(skimage.data.__file__).parent / "chelsea.png")
+        return explored(photo, "cat", choice), (photo, "cat")
 
     def changed(kept: tuple[np.ndarray, str] | None, choice: str) -> Any:
         return explored(*kept, choice) if kept else gr.skip()
 
     with gr.Blocks(title="deformscope", analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as blocks:
         kept = gr.State(None, time_to_live=1800)
+        gr.Markdown(INTRODUCTION)
         with gr.Row():
-            file = gr.File(
-                label=f"Photo (at most {max_megabytes} MB)", file_types=["image"], type="filepath", height=140
-            )
-            choice = gr.Dropdown(list(shown), value=next(iter(shown)), label="Detector", interactive=True)
+            # Of any type: what is no photo gets an answer that says so.
+            file = gr.File(label=f"Photo (at most {max_megabytes} MB)", type="filepath", height=140)
+            with gr.Column():
+                choice = gr.Dropdown(list(shown), value=next(iter(shown)), label="Detector", interactive=True)
+                button = gr.Button("Show an example")
         view = gr.HTML(label="Explorer", padding=False)
         file.upload(dropped, [file, choice], [view, kept, file], api_visibility="private")
+        button.click(example, [choice], [view, kept], api_visibility="private")
         choice.change(changed, [kept, choice], view, api_visibility="private")
     blocks.queue(default_concurrency_limit=1, max_size=8)
 
@@ -227,6 +241,10 @@ def _load(name: str) -> nn.Module:
     from .. import load
 
     return load(name)
+
+
+def _alert(message: str) -> str:
+    return f'<p role="alert" style="padding:1em">{html.escape(message)}</p>'
 
 
 def _frame(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,9 +35,11 @@ class Fields(Mapping[str, OffsetField]):
         try:
             return self._fields[name]
         except KeyError:
+            near = _nearest(name, (*self, *self.attention))
             attention = f"; attention: {', '.join(map(repr, self.attention))}" if self.attention else ""
-            captured = ", ".join(map(repr, self._fields)) or "none"
-            raise NoDeformableCall(f"no deformable call named {name!r}; captured: {captured}{attention}") from None
+            captured = f"captured: {', '.join(map(repr, self._fields)) or 'none'}{attention}"
+            known = f"nearest: {', '.join(map(repr, near))}" if near else captured
+            raise NoDeformableCall(f"no deformable call named {name!r}; {known}") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -129,6 +132,17 @@ def _cells(field: OffsetField) -> list[str]:
         "no" if field.modulation is None else "yes",
         "" if field.source is None else ", ".join(field.source.convolutions),
     ]
+
+
+def _nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:
+    """Of ``names`` those most like a mistyped name, part of one, or pattern; best first."""
+    wanted = str(name).strip("*").casefold()
+    shares = {}
+    for one in names:
+        parts = one.casefold().split(".")
+        spans = [".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
+        shares[one] = max(difflib.SequenceMatcher(None, wanted, span).ratio() for span in spans)
+    return sorted((one for one in names if shares[one] >= 0.75), key=lambda one: -shares[one])[:most]
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:

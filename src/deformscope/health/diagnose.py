@@ -157,7 +157,7 @@ def diagnose(model: nn.Module, images: Any, forward: Callable[[Any], Any] | None
             if maps
             else "no deformable convolution or attention, and nothing else has offsets"
         )
-        raise NoDeformableCall(f"{type(model).__name__}: diagnose found {found}")
+        raise NoDeformableCall(f"{getattr(model, 'name', type(model).__name__)}: diagnose found {found}")
     return Diagnosis(layers, len(seen), tuple(seen), tuple(unreadable))
 
 

@@ -122,7 +122,9 @@ def _eager() -> AbstractContextManager[Any]:
 
 
 def _nothing_seen(model: nn.Module, ran: bool) -> str:
-    name, kinds = type(model).__name__, {type(module).__name__ for module in model.modules()}
+    detector = getattr(model, "name", None)  # which its user chose by this name, or made
+    name = detector if isinstance(detector, str) else type(model).__name__
+    kinds = {type(module).__name__ for module in model.modules()}
     plain = sum(getattr(module, "offset_mode", None) == "none" for module in model.modules())
     if "OptimizedModule" in kinds and not ran:
         return (
@@ -136,5 +138,7 @@ def _nothing_seen(model: nn.Module, ran: bool) -> str:
             f", since with offset_mode='none' the model's {plain} deformable layers run as plain convolutions; "
             "set_offset_mode(model, 'full') of deformscope.detectors.deform gives them their offsets back"
         )
+    if isinstance(detector, str) and ran and not plain:
+        return f"{name}: no deformable convolution or attention in it; expected a sampler of docs/samplers.md"
     how = ", in which the model ran" if ran else ", and the model did not run in it"
     return f"{name}: no deformable convolution was called inside the block{'' if ran and plain else how}{why}"

@@ -13,7 +13,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import (
     FeaturePyramidNetwork,
@@ -29,7 +28,7 @@ from ...fields.places import Placement
 from ...ops.pointwise import make_pointwise
 from ...recording.capture import placed
 from ..detector import Batch, Detection, TrainableDetector
-from ..preparation import padded
+from ..preparation import padded, resize_pillow
 from .config import DenseConfig, TrunkConfig
 from .heads import LevelHead, decoded, share
 from .masks import MaskBranch, in_photo
@@ -89,8 +88,7 @@ class DenseDetector(TrainableDetector):
             height, width = photo.shape[:2]
             scale = min(shorter_side / min(height, width), self.config.longer_side / max(height, width))
             size = max(1, round(height * scale)), max(1, round(width * scale))
-            resized = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR)
-            images.append((torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std)
+            images.append((torch.from_numpy(np.array(resize_pillow(photo, size))).permute(2, 0, 1) / 255 - mean) / std)
             placements.append(Placement((height, width), (size[0] / height, size[1] / width)))
         return padded(images, 32), placements
 
