@@ -200,7 +200,7 @@ def test_layers_lists_geometry_and_with_a_photo_the_offsets(command, photo, weig
 
 def test_layers_writes_strides_as_kernels_are_written_down_by_across(command, make_field, monkeypatch):
     found = Analysis(np.zeros((112, 40, 3), np.uint8), Fields({"layer": make_field()}))
-    monkeypatch.setattr(deformscope, "load", lambda name, fit: None)
+    monkeypatch.setattr(deformscope, "load", lambda name, fit: torch.nn.Identity())
     monkeypatch.setattr(deformscope, "analyse", lambda detector, photo: found)
     code, table, _ = command("layers")
     (row,) = [line for line in table.splitlines() if "layer " in line and "×" in line]
