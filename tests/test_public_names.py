@@ -70,3 +70,8 @@ def test_the_command_lets_waiting_threads_sleep_unless_the_user_says_otherwise(g
         "try:\n    cli.main()\nexcept SystemExit:\n    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     )
     assert run(program).splitlines()[-1] == f"{expected} False"
+
+
+def test_the_room_of_photos_answers_in_a_fresh_process():
+    code = "import deformscope as ds; assert ds.photo.read"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -46,7 +46,19 @@ _HOMES = {
 }
 """Where the public names are defined. They are imported when they are first asked for: help needs no torch."""
 __all__ = ["DeformscopeError", "NoDeformableCall", "draw", *_HOMES]  # noqa: PLE0604  (its names are strings)
-_ROOMS = ("datasets", "detectors", "draw", "explorer", "fields", "health", "metrics", "ops", "score", "training")
+_ROOMS = (
+    "datasets",
+    "detectors",
+    "draw",
+    "explorer",
+    "fields",
+    "health",
+    "metrics",
+    "ops",
+    "photo",
+    "score",
+    "training",
+)
 
 
 class _Package(ModuleType):

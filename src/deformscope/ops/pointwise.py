@@ -23,12 +23,12 @@ class Pointwise(nn.Conv2d):
         large = input.dim() == 4 and (len(input) > 1 or input.numel() > LEAST)
         fitting = input.is_cpu and input.dtype == torch.float32 and weight.shape[-2:] == (1, 1)
         plain = not large or not fitting or self.padding_mode != "zeros" or torch.compiler.is_compiling()
-        if plain or not dilation_decides():
+        if plain or not _dilation_decides():
             return super()._conv_forward(input, weight, bias)
         return F.conv2d(input, weight, bias, self.stride, self.padding, 2, self.groups)
 
 
-def dilation_decides() -> bool:
+def _dilation_decides() -> bool:
     """Whether dilation alone decides who computes this thread's float32 convolutions of kernel 1×1."""
     return (
         torch.get_num_threads() == 1
