@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 with install_import_hook("deformscope", "typechecker.check"):
     import deformscope
     import deformscope.analysis
+    import deformscope.attribution.explain
     import deformscope.draw
-    import deformscope.explain.explain
     import deformscope.fields.stack
 
 import hypothesis

@@ -1,8 +1,6 @@
 """deformscope: see, measure and use what deformable convolutions learn."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as NoDeformableCall
@@ -10,9 +8,9 @@ from .errors import DeformscopeError as DeformscopeError, NoDeformableCall as No
 if TYPE_CHECKING:
     from . import draw as draw
     from .analysis import Analysis as Analysis, analyse as analyse
+    from .attribution.explain import explain as explain
     from .detectors.adapted import adapt as adapt
     from .detectors.zoo import load as load
-    from .explain.explain import explain as explain
     from .explorer import explore as explore
     from .fields.field import OffsetField as OffsetField
     from .fields.fields import Fields as Fields
@@ -35,7 +33,7 @@ _HOMES = {
     "capture": "recording.capture",
     "diagnose": "health.diagnose",
     "divergence": "fields.viewpoint",
-    "explain": "explain.explain",
+    "explain": "attribution.explain",
     "explore": "explorer",
     "extent": "fields.viewpoint",
     "load": "detectors.zoo",
@@ -59,18 +57,6 @@ _ROOMS = (
     "score",
     "training",
 )
-
-
-class _Package(ModuleType):
-    """This package, in which ``capture`` and ``explain`` are functions, although packages have these names too."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Whenever deformscope.capture.… is imported, the import system sets the package as an attribute of this one.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

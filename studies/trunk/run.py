@@ -20,7 +20,7 @@ from PIL import Image
 from tables import collect
 
 import deformscope as ds
-from deformscope.explain.receptive_field import ReceptiveField
+from deformscope.attribution.receptive_field import ReceptiveField
 from deformscope.files import write_json
 from deformscope.score import Settings, score
 from deformscope.training.datamodule import evaluated, source

@@ -20,8 +20,8 @@ from torch import nn
 
 import deformscope as ds
 from deformscope.detectors.dense import DenseDetector
-from deformscope.explain import Attribution, Explanation
-from deformscope.explain.faithfulness import candidates
+from deformscope.attribution import Attribution, Explanation
+from deformscope.attribution.faithfulness import candidates
 from deformscope.files import write_json
 from deformscope.metrics import bootstrap
 from deformscope.ops.intercept import Inputs, intercepting

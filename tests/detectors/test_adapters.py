@@ -13,9 +13,9 @@ from torch import nn
 
 import deformscope
 from deformscope.analysis import Analysis
+from deformscope.attribution.targets import of_detection
 from deformscope.detectors import huggingface
 from deformscope.errors import DeformscopeError
-from deformscope.explain.targets import of_detection
 from deformscope.fields.field import Placement
 
 SMALL = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from deformscope import DeformscopeError, OffsetField, Placement, draw
+from deformscope.attribution import Attribution, Explanation, ReceptiveField
+from deformscope.attribution.attention import AttentionAttribution
 from deformscope.backdrop import Backdrop
 from deformscope.draw.explanation import LEAST_SHARE, attributions, contours
 from deformscope.draw.panels import Window
-from deformscope.explain import Attribution, Explanation, ReceptiveField
-from deformscope.explain.attention import AttentionAttribution
 from deformscope.fields.attention import AttentionField
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)

@@ -13,7 +13,7 @@ from PIL import Image
 from planted import planted
 
 from deformscope import DeformscopeError
-from deformscope.explain import Attribution, Explanation, ReceptiveField
+from deformscope.attribution import Attribution, Explanation, ReceptiveField
 from deformscope.explorer import write
 from deformscope.explorer.attributions import MOST_POINTS, strongest
 from deformscope.explorer.document import page

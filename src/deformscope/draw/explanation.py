@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from ..attribution.attention import AttentionAttribution
+from ..attribution.explanation import Attribution, Explanation
+from ..attribution.receptive_field import ReceptiveField
+from ..attribution.targets import SIDES
 from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
-from ..explain.attention import AttentionAttribution
-from ..explain.explanation import Attribution, Explanation
-from ..explain.receptive_field import ReceptiveField
-from ..explain.targets import SIDES
 from ..fields.places import Placement
 from ..photo import Photo
 from . import primitives, style

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ..attribution.explanation import Explanation
 from ..errors import DeformscopeError
-from ..explain.explanation import Explanation
 from .packing import packed_bytes
 
 MOST_POINTS = 400

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import Analysis
+from ..attribution.explanation import Explanation
 from ..errors import DeformscopeError
-from ..explain.explanation import Explanation
 from ..fields.segments import Segments
 from ..files import write_text
 from .payload import THUMBNAIL_PX, data_uri, grown, photo_record, script_text, titles_of

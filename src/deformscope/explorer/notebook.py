@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..analysis import Analysis
+from ..attribution.explanation import Explanation
 from ..backdrop import fields_on_photo
 from ..errors import DeformscopeError
-from ..explain.explanation import Explanation
 from ..fields.field import OffsetField
 from ..fields.fields import Fields
 from ..fields.segments import Segments

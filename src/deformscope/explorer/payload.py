@@ -20,9 +20,9 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from ..analysis import Analysis
+from ..attribution.explanation import Explanation
 from ..backdrop import fields_on_photo, reduced
 from ..errors import DeformscopeError
-from ..explain.explanation import Explanation
 from ..fields.cell_maps import finite
 from ..fields.field import OffsetField
 from ..fields.fields import Fields

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..attribution.explain import explain
+from ..attribution.explanation import Explanation
+from ..attribution.faithfulness import KINDS, ORDERS, faithfulness
 from ..detectors.detector import Detector
 from ..errors import DeformscopeError
-from ..explain.explain import explain
-from ..explain.explanation import Explanation
-from ..explain.faithfulness import KINDS, ORDERS, faithfulness
 from ..metrics.bootstrap import Estimate, draws, mean
 from .scenes import open_folder
 

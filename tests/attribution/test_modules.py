@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 import deformscope as ds
 from deformscope import DeformscopeError
+from deformscope.attribution.faithfulness import faithfulness
 from deformscope.errors import DeformscopeWarning
-from deformscope.explain.faithfulness import faithfulness
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from torch import nn
 
 import deformscope as ds
 from deformscope import DeformscopeError
+from deformscope.attribution.faithfulness import KINDS, ORDERS, SHARES, candidates, faithfulness
 from deformscope.detectors.dense.dense import DenseConfig, DenseDetector
-from deformscope.explain.faithfulness import KINDS, ORDERS, SHARES, candidates, faithfulness
 from deformscope.ops.intercept import intercepting
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import deformscope as ds
 from deformscope import DeformscopeError, Placement
-from deformscope.explain import ReceptiveField
+from deformscope.attribution import ReceptiveField
 
 
 class Plain(nn.Module):
