@@ -1,4 +1,4 @@
-"""The photo on which fields are drawn, and how it lies in the network's input: decided once, for figures and pages."""
+"""The photo to draw fields on, and its placement in the network's input, for figures and pages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ STRIP_ROWS = 512
 MOST_PER_INCH = 110
 """Photo px per inch of a panel; up to twice as many are kept."""
 LEAST_CORRELATION = 0.5
-"""Of the grey values of photo and network's input, below which they hardly show the same."""
+"""Least correlation of the grey values of a photo and the network's input computed from it."""
 COMPARED = 32
-"""They are compared at so many places along each side, of photos thinned to 16 times as many px."""
+"""Tiles along each side in which they are compared; photos are first thinned to 16 px per tile."""
 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A photo for figures: with no more px than they can show, and with its own size, in whose px everything is
-    drawn."""
+    """A photo for figures, perhaps reduced, with its own size; everything is drawn in px of the latter."""
 
     pixels: np.ndarray
     """RGB uint8."""
@@ -85,8 +84,8 @@ def on_photo(
     Without ``photo`` it is the network's input as recorded, or blank for fields that were created without one. Where
     the placement of a field is not known, it follows from the photo's size and ``fit`` (:meth:`Placement.fitted`).
 
-    Raises DeformscopeError for a photo that cannot be that of the fields, and where the places of cells are not known;
-    warns where photo and recorded input hardly show the same.
+    Raises DeformscopeError for a photo that cannot be that of the fields, and if the places of cells are not known;
+    warns if photo and recorded input hardly resemble each other.
     """
     for field in fields:
         if isinstance(field, OffsetField):
@@ -105,8 +104,8 @@ def on_photo(
         found = _correlation(backdrop, recorded.image[0], recorded.placement())
         if found < LEAST_CORRELATION:
             warnings.warn(
-                f"photo: it hardly resembles the input that {recorded.name!r} was computed from (correlation of grey "
-                f"values {found:.2f}); is it another photo, or does fit={fit!r} not say how the input was made?",
+                f"photo: it hardly resembles the input of {recorded.name!r} (correlation of grey values "
+                f"{found:.2f}); is it another photo, or does fit={fit!r} not describe how the input was computed?",
                 DeformscopeWarning,
                 stacklevel=5,
             )
@@ -133,7 +132,7 @@ def _network_size(field: OffsetField | AttentionField) -> Pair | None:
 
 
 def _placement(field: OffsetField | AttentionField, size: Pair, fit: str | None) -> Placement:
-    """How a photo of this size lies in the field's network input."""
+    """Placement of a photo of this size in the field's network input."""
     network = _network_size(field)
     if field.placements:
         known = field.placements[0]
@@ -144,7 +143,7 @@ def _placement(field: OffsetField | AttentionField, size: Pair, fit: str | None)
             )
         if fit is not None:
             raise DeformscopeError(
-                f"fit={fit!r}: how the photo lies in the network's input is known for {field.name!r}; leave fit out"
+                f"fit={fit!r}: the placement in the network's input is known for {field.name!r}; leave fit out"
             )
         return known
     if network is not None:
@@ -157,7 +156,7 @@ def _placement(field: OffsetField | AttentionField, size: Pair, fit: str | None)
     if any(px > cell for px, cell in zip(apart, field.input_cells.reduction, strict=True)):
         raise DeformscopeError(
             f"photo of {sides(size)} px (height × width): the map of {field.name!r} covers {sides(extent)} px by its "
-            "reduction; give the photo at the size of the network's input, or say how the input was made of it: "
+            "reduction; give the photo at the size of the network's input, or say how it became the input: "
             'fit="stretch", "crop" or "pad"'
         )
     return Placement(size)

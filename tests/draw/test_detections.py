@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,11 +91,3 @@ def test_what_has_no_usable_boxes_or_no_scores_is_drawn_too(found, field, photo)
     drawn = outlines(figure.axes[0])
     assert drawn == (1 if "boxes" in found and "scores" not in found else 0)
     draw.overview(field, photo, detection=found)
-
-
-def test_labels_of_classes_without_a_name_are_numbers(field, photo):
-    found = detection([[20, 20, 90, 100]], [0.9], [7])
-    assert [text for _, text, _ in labels(draw.figure2(field, photo, detection=found, class_names=CLASSES))] == [
-        "7 0.90"
-    ]
-    np.testing.assert_array_equal(shown_detections(found, 0.5), [0])

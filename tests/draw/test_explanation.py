@@ -63,7 +63,7 @@ def texts(figure):
     return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
 
 
-def test_dots_lie_at_the_points_with_their_sign_and_area():
+def test_dots_are_at_the_points_with_their_sign_and_area():
     one = layer()
     ax = Figure(figsize=(4, 3)).add_axes((0, 0, 1, 1))
     shown = attributions(ax, Backdrop.of(PHOTO), one, Window.around(None, (120, 160)))
@@ -87,11 +87,11 @@ def test_a_panel_a_layer_that_matters_from_the_output_down_and_one_of_the_recept
     why = explanation(layer("lower", seed=1), unused, layer("upper"))
     figure = draw.explanation(why)
     assert len(figure.axes) == 3
-    told = texts(figure)
-    assert told.index("upper ·") < told.index("lower ·") < told.index("receptive field")
-    assert "unused" not in told
-    assert "dog 0.75" in told
-    assert "log-odds of dog" in told
+    shown = texts(figure)
+    assert shown.index("upper ·") < shown.index("lower ·") < shown.index("receptive field")
+    assert "unused" not in shown
+    assert "dog 0.75" in shown
+    assert "log-odds of dog" in shown
     assert len(draw.explanation(why, receptive_field=False).axes) == 2
     assert len(draw.explanation(why, layers=["lower"]).axes) == 2
     assert "the box's left side" in texts(draw.explanation(replace(why, of="left"), layers=["upper"]))
@@ -99,11 +99,11 @@ def test_a_panel_a_layer_that_matters_from_the_output_down_and_one_of_the_recept
 
 def test_of_many_layers_the_last_of_each_reduction_is_shown():
     layers = [layer(f"block{index}", reduction=8.0 if index < 3 else 4.0) for index in range(5)]
-    told = texts(draw.explanation(explanation(*layers)))
-    assert [f"block{index} ·" in told for index in range(5)] == [False, False, True, False, True]
+    shown = texts(draw.explanation(explanation(*layers)))
+    assert [f"block{index} ·" in shown for index in range(5)] == [False, False, True, False, True]
 
 
-def test_small_boxes_are_seen_from_near():
+def test_the_surroundings_of_small_boxes_are_enlarged():
     why = explanation(layer(), box=(100.0, 60.0, 120.0, 80.0))
     near, field = draw.explanation(why).axes
     (left, right), (bottom, top) = near.get_xlim(), near.get_ylim()
@@ -183,7 +183,7 @@ def test_panels_of_a_decoder_show_the_detections_query_from_the_output_downwards
         assert areas[-1] / areas[-2] == pytest.approx(abs(values[order[-1]] / values[order[-2]]), rel=1e-5)
         box = next(patch for patch in ax.patches if patch.get_linestyle() == "--")
         assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((50, 40, 60, 40))
-    assert "the layer's magnitude is this query's; dashed: its reference box" in texts(figure)
+    assert "of the layer's magnitude; dashed: its reference box" in texts(figure)
 
 
 def test_captions_are_above_the_panels_below_them():
@@ -213,7 +213,7 @@ def test_a_named_encoder_shows_the_points_of_all_queries():
         draw.explanation(why, layers=["x"])
 
 
-def test_what_cannot_be_drawn_is_told():
+def test_what_cannot_be_drawn_is_an_error():
     why = explanation(layer())
     with pytest.raises(DeformscopeError, match=r"photo=None: the explanation is of a model that prepares no photos"):
         draw.explanation(replace(why, photo=None))

@@ -1,48 +1,18 @@
-"""Names of files, layers and classes in figures, and the names of the files that figures are written to."""
+"""Names of photos, layers and classes in figures, in any script."""
 
 import pytest
 import torch
 from matplotlib import font_manager
 from matplotlib.text import Text
 
-from deformscope import OffsetField, draw
-from deformscope.draw.batch import MANIFEST, file_names, folder_names
+from deformscope import draw
 from deformscope.draw.text import drawable, families
 
 CHINESE = "\u56fe\u7247"
 
 
-def layers(*names):
-    return [OffsetField.from_tensor(torch.zeros(1, 18, 2, 2), name=name) for name in names]
-
-
 def words(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def test_file_names_have_no_dots_and_tell_layers_apart():
-    names = file_names(
-        layers("backbone.layer4.2.conv2", "backbone.layer4.2.conv2+layer4.1.conv2", "a.b", "a-b", "A+b", "a+b", "", "Ж")
-    )
-    assert names[:2] == ["backbone-layer4-2-conv2", "backbone-layer4-2-conv2-composed"]
-    assert names[2:] == ["a-b", "a-b-2", "A-composed", "a-composed-2", "layer", "layer-2"]
-
-
-def test_file_names_stay_short_and_apart():
-    names = file_names(layers("block." * 60 + "one", "block." * 60 + "two"))
-    assert len(set(names)) == 2 and max(map(len, names)) < 130
-
-
-@pytest.mark.parametrize(
-    ("photos", "expected"),
-    [
-        (["a/cat.jpg", "b/cat.png", "c/Cat.png"], ["cat", "cat-2", "Cat-3"]),
-        (["cat-2.jpg", "cat.jpg", "b/cat.jpg"], ["cat-2", "cat", "cat-3"]),
-        (["..png", "manifest.json.png", "b. .jpg"], ["photo", "manifest.json-2", "b"]),
-    ],
-)
-def test_every_photo_has_a_folder_of_its_own(photos, expected, tmp_path):
-    assert folder_names([tmp_path / photo for photo in photos], (MANIFEST,)) == expected
 
 
 @pytest.fixture

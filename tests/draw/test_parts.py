@@ -1,16 +1,22 @@
 """Layout: text is measured and wrapped, sheets keep a readable size, files have known formats."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings, strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from deformscope import DeformscopeError, draw
+from deformscope.draw.panels import FieldView
 from deformscope.draw.sheet import row_of_panels
 from deformscope.draw.text import escaped, width, wrapped
+from deformscope.fields.attention import AttentionField, levels_of
+from deformscope.fields.moments import moments
 
 
 def canvas_of(figure):
@@ -70,7 +76,28 @@ def test_figures_of_very_long_photos_stay_of_a_size_that_can_be_looked_at():
 
 
 def test_a_long_name_is_broken_between_its_parts():
-    assert wrapped("backbone.transformer.encoder.layers.11.self_attn", 8, 2.2) == [
-        "backbone.transformer.encoder.",
-        "layers.11.self_attn",
-    ]
+    lines = wrapped("backbone.transformer.encoder.layers.11.self_attn", 8, 2.2)
+    assert lines == ["backbone.transformer.encoder.", "layers.11.self_attn"]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "layout"), [(3, (300, 450), (1, 3)), (4, (300, 450), (2, 2)), (4, (450, 300), (1, 4))]
+)
+def test_panels_are_spread_evenly_over_rows(count, size, layout):
+    panels = row_of_panels(count, size).panels
+    assert (len(panels), len(panels[0])) == layout
+
+
+def test_circles_of_attention_do_not_hide_the_photo_and_cells_have_two_digits():
+    """Its spread is far larger than a cell, and nearly the same everywhere."""
+    random = torch.Generator().manual_seed(0)
+    q, level = 30 * 45, levels_of([4])
+    reference = torch.rand(1, q, 1, 2, generator=random) * 300
+    moved = torch.randn(1, q, 8, 4, 2, generator=random) * 60
+    field = AttentionField(reference[:, :, level][:, :, None] + moved, None, reference, level, ((30, 45),), (299, 450))
+    kernels = moments(field, 0)
+    view = FieldView.of(kernels, (299, 450))
+    assert view.caption().endswith(" 10\N{NO-BREAK SPACE}px/cell")
+    figure = draw.figure3(kernels, np.zeros((299, 450, 3), np.uint8))
+    factor = float(re.search(r"×([\d.]+), every", " ".join(text.get_text() for text in figure.findobj(Text)))[1])
+    assert np.median(view.radii) * factor <= view.spacing

@@ -25,7 +25,7 @@ def large() -> np.ndarray:
 
 
 @pytest.mark.parametrize("reduction", [4.0, 8.0, 16.0])
-def test_points_that_lie_close_together_are_seen_from_near_with_the_whole_photo_beside(reduction, large):
+def test_points_close_together_are_enlarged_with_the_whole_photo_in_the_corner(reduction, large):
     field = planted(reduction, large)
     places = [(100, 120), (300, 500)]
     figure = draw.sampling(field, large, places)
@@ -46,25 +46,22 @@ def test_points_that_lie_close_together_are_seen_from_near_with_the_whole_photo_
     assert figure.axes[0].get_position().width == pytest.approx(figure.axes[1].get_position().width)
 
 
-def test_points_that_spread_over_the_photo_share_one_panel(large):
+def test_points_that_spread_over_the_photo_share_one_panel_and_without_zoom_all_do(large):
     figure = draw.sampling(planted(64.0, large), large, [(100, 120), (300, 500)])
     assert len(figure.axes) == 1 and not figure.axes[0].child_axes
     assert len(figure.axes[0].lines) == 2
+    whole = draw.sampling(planted(8.0, large), large, [(100, 120), (300, 500)], zoom=False)
+    assert len(whole.axes) == 1 and whole.axes[0].get_xlim() == (0, 640)
 
 
-def test_without_zoom_the_whole_photo_is_shown(large):
-    figure = draw.sampling(planted(8.0, large), large, [(100, 120), (300, 500)], zoom=False)
-    assert len(figure.axes) == 1 and figure.axes[0].get_xlim() == (0, 640)
-
-
-def test_the_overview_shows_points_that_lie_close_together_from_near(large):
+def test_the_overview_enlarges_points_that_are_close_together(large):
     ax = draw.overview(planted(8.0, large), large).axes[3]
     assert len(ax.child_axes) == 1 and np.ptp(ax.get_xlim()) < 200
     assert not draw.overview(planted(64.0, large), large).axes[3].child_axes
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_the_cells_mark_lies_below_the_points_and_reaches_beyond_one_on_it(depth, large):
+def test_the_cells_mark_is_below_the_points_and_extends_beyond_one_on_it(depth, large):
     fields = [planted(64.0, large, 0.0), replace(planted(64.0, large, 0.0), name="upper", below="layer")]
     figure = draw.sampling(fields, large, [(240, 320)], depth=depth)
     ax = figure.axes[0]
@@ -74,7 +71,7 @@ def test_the_cells_mark_lies_below_the_points_and_reaches_beyond_one_on_it(depth
     assert ax.lines[0].get_markersize() / 72 * figure.dpi > 1.5 * diameter
 
 
-def test_the_small_photo_lies_where_it_hides_fewest_points(large):
+def test_the_small_photo_is_where_it_hides_fewest_points(large):
     field = planted(8.0, large)
     points = Points.of([field], (100, 120))
     window = points.window(large.shape[:2])

@@ -116,3 +116,14 @@ def test_levels_are_chosen_by_their_names_or_by_that_of_the_attention(make_field
     assert chosen("encoder", head=2)[0] == ["encoder[level 0, head 2]", "encoder[level 1, head 2]"]
     with pytest.raises(deformscope.DeformscopeError, match=r"no deformable call named 'nothing'.*level 1.*'decoder'"):
         chosen("nothing")
+
+
+def test_centre_and_viewpoints_are_weighted_means():
+    field = encoder()
+    share = field.weights[0, 1].flatten() / field.weights[0, 1].sum()
+    centre = (share[:, None] * field.points[0, 1].reshape(-1, 2)).sum(0)
+    np.testing.assert_allclose(field.centre()[0, 1], centre, rtol=1e-5)
+    d_f, d_k = field.split()
+    torch.testing.assert_close(d_f + d_k, field.displacement())
+    residual = (d_k * field.weights[..., None]).sum(3)
+    torch.testing.assert_close(residual, torch.zeros_like(residual), atol=1e-4, rtol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import platform
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,28 +45,26 @@ MOST_QUERIES = 6
 """Detections, best first, whose queries are drawn."""
 MANIFEST = "manifest.json"
 MANIFEST_EVERY = 20
-"""It is written after so many photos, and at the end."""
+"""Photos between two writes of the manifest; it is written at the end, too."""
 LIBRARIES = ("torch", "torchvision", "numpy", "matplotlib", "PIL")
 LONGEST_NAME = 120
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run, which are the options of the command line."""
+    """Settings of a run: the options of the command line."""
 
     layers: tuple[str, ...] = ()
     """Patterns of layer names; empty for the last layer of each reduction, as in the paper."""
     views: tuple[str, ...] = ()
-    """Empty for all but the segments, as far as the model has something to show in them."""
+    """Empty for all but the segments, where the model has what they show."""
     at: tuple[tuple[float, float], ...] = ()
     """Places (x, y) in photo px for the sampling points; empty for the centres of detected boxes."""
     depth: int = 1
     composed: bool = False
     """Compose the offsets of each layer and of up to two layers below it into one field."""
     cell_step: int | None = None
-    """Draw every n-th cell along rows and columns; None for as many as can be told apart."""
+    """Draw every n-th cell along rows and columns; None for as many as stay distinct."""
     scale: float | None = None
     group: int = 0
     head: int | None = None
@@ -86,7 +85,7 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A run of :func:`figures`; photos are added during the run."""
+    """A run of :func:`figures` and its photos so far."""
 
     out: Path
     detector: Detector
@@ -131,7 +130,7 @@ def figures(
     check(settings)
     if jobs < 1:
         raise DeformscopeError(f"jobs={jobs}: expected a whole number from 1")
-    made = not out.exists()
+    new = not out.exists()
     make_folder(out)
     run = Run(out, detector, settings)
     tasks = [(photo, out / name) for photo, name in zip(photos, folder_names(photos, (MANIFEST,)), strict=True)]
@@ -143,10 +142,10 @@ def figures(
             if len(run.photos) % MANIFEST_EVERY == 0:
                 run.write_manifest()
             yield outcome
-    finally:  # of a run that is broken off, too
+    finally:  # also if the run is interrupted
         if any(photo["files"] for photo in run.photos):
             run.write_manifest()
-        elif made:
+        elif new:
             with suppress(OSError):  # somebody else put a file there
                 out.rmdir()
 
@@ -163,24 +162,16 @@ def check(settings: Settings) -> None:
     """Raise DeformscopeError for settings that are invalid for every photo."""
     from .sheet import FORMATS
 
-    for name, value, choices in [
-        ("format", settings.format, FORMATS),
-        *(("views", v, CHOICES) for v in settings.views),
-    ]:
-        if value not in choices:
-            raise DeformscopeError(f"{name}={value!r}: expected one of {', '.join(choices)}")
-    for name, number, least in (
-        ("cell_step", settings.cell_step, 1),
-        ("depth", settings.depth, 1),
-        ("dpi", settings.dpi, 20),
-    ):
+    choices = (("format", settings.format, tuple(FORMATS)), *(("views", view, CHOICES) for view in settings.views))
+    for name, value, known in choices:
+        if value not in known:
+            raise DeformscopeError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    for name, least in (("cell_step", 1), ("depth", 1), ("dpi", 20), ("group", 0), ("head", 0)):
+        number = getattr(settings, name)
         if number is not None and number < least:
             raise DeformscopeError(f"{name}={number}: expected a whole number from {least}")
     if settings.scale is not None and not settings.scale > 0:
         raise DeformscopeError(f"scale={settings.scale}: expected a factor above 0")
-    for name, number in (("group", settings.group), ("head", settings.head)):
-        if number is not None and number < 0:
-            raise DeformscopeError(f"{name}={number}: expected 0 or more")
 
 
 def make_folder(out: Path) -> None:
@@ -198,7 +189,7 @@ def make_folder(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of an analysis is drawn."""
+    """The parts of an analysis to draw."""
 
     layers: list[OffsetField]
     """Of convolutions or, where there are none, of an encoder's attention; in the network's order."""
@@ -221,29 +212,26 @@ def chosen_layers(analysis: Analysis, patterns: Sequence[str], head: int | None 
 
 
 def views_of(analysis: Analysis, chosen: Chosen, settings: Settings) -> tuple[str, ...]:
-    """The views to draw: those that were asked for, or all that fit.
+    """The views to draw: those in the settings, or all that apply.
 
-    Raises DeformscopeError for one that was asked for and shows what is not there.
+    Raises DeformscopeError for a view in the settings that does not apply to the model.
     """
     dense = bool(chosen.layers) and not chosen.convolutions
     if dense and settings.composed:
-        raise DeformscopeError(f"composed=True: {analysis.detector} has attention, of which each layer is drawn alone")
+        raise DeformscopeError(f"composed=True: {analysis.detector} has attention, whose layers are drawn one by one")
     fitting: tuple[str, ...] = VIEWS if chosen.convolutions else ENCODER_VIEWS if dense else ()
     fitting += (QUERIES,) if chosen.decoder else ()
     known = (*fitting, *(("segments",) if chosen.layers else ()))
     for view in settings.views:
         if view not in known:
-            has = " and ".join(
-                what
-                for what, there in (
-                    ("deformable convolutions", chosen.convolutions),
-                    ("an encoder with deformable attention", dense),
-                    ("object queries", bool(chosen.decoder)),
-                )
-                if there
-            )
+            there = {
+                "deformable convolutions": chosen.convolutions,
+                "an encoder with deformable attention": dense,
+                "object queries": bool(chosen.decoder),
+            }
+            has = " and ".join(what for what, given in there.items() if given)
             raise DeformscopeError(
-                f"views={view!r}: {analysis.detector} has only {has or 'attention that is not understood'}"
+                f"views={view!r}: {analysis.detector} has only {has or 'attention of an unknown kind'}"
                 f"{' in these layers' if settings.layers else ''}; expected "
                 f"{', '.join(map(repr, known)) or 'another detector'}"
             )
@@ -291,13 +279,8 @@ def _drawings(analysis: Analysis, photo: Path, of: Chosen, settings: Settings) -
         elif view == "sampling":
             for layer, name in zip(layers, file_names(layers), strict=True):
                 stack = upstream(analysis.fields, layer.name, min(settings.depth, DEEPEST))
-                chosen: dict[str, Any] = {
-                    "detection": found,
-                    "depth": len(stack),
-                    "min_score": settings.min_score,
-                    "group": group,
-                }
-                drawings[f"sampling-{name}"] = partial(draw.sampling, stack, backdrop, places, **chosen)
+                drawing = partial(draw.sampling, stack, backdrop, places, detection=found, min_score=settings.min_score)
+                drawings[f"sampling-{name}"] = partial(drawing, depth=len(stack), group=group)
         else:
             title = f"{photo.name} · {analysis.detector}"
             drawings[view] = partial(draw.overview, shown, backdrop, **found_too, group=group, title=title)
@@ -307,13 +290,13 @@ def _drawings(analysis: Analysis, photo: Path, of: Chosen, settings: Settings) -
 def _queries(
     analysis: Analysis, decoder: dict[str, AttentionField], backdrop: Any, settings: Settings
 ) -> dict[str, Callable[[], Figure]]:
-    """The object queries of the best detections, or of the best one where none has a score of ``min_score``."""
+    """The object queries of the best detections."""
     from .. import draw
 
     scores = analysis.detection.get("scores", torch.zeros(0)).tolist()
     found = [n for n, score in enumerate(scores) if not n or score >= settings.min_score][:MOST_QUERIES]
     if not found:
-        raise DeformscopeError(f"views={QUERIES!r}: {analysis.detector} detects nothing, so that no query is chosen")
+        raise DeformscopeError(f"views={QUERIES!r}: {analysis.detector} detects nothing, so there is no query to draw")
     queries, labels, names = analysis.queries(), analysis.detection["labels"].tolist(), analysis.class_names
     titles = [f"{names[labels[n]] if 0 <= labels[n] < len(names) else labels[n]} {scores[n]:.2f}" for n in found]
     boxes = analysis.detection["boxes"][found].tolist()
@@ -326,7 +309,7 @@ def _queries(
 
 
 def file_names(layers: Sequence[OffsetField]) -> list[str]:
-    """A part of a file's name for each layer: letters, digits, "_" and "-" only, and each unlike the others.
+    """A unique part of a file name for each layer, of letters, digits, "_" and "-".
 
     ``backbone.layer4.2.conv2`` becomes ``backbone-layer4-2-conv2``: LaTeX takes no dots before the ending, and other
     programs take what follows the first for one. Composed layers have the name of the uppermost, and ``-composed``.
@@ -358,7 +341,7 @@ def _numbered(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     return found
 
 
-def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+def in_processes(work: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
     """The results of ``work`` for all tasks, in their order, from ``jobs`` processes, which share this one's threads.
 
     ``work`` is sent to each process once. Warnings are given here. Raises DeformscopeError if ``work`` cannot be sent,
@@ -368,7 +351,7 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         sent = pickle.dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise DeformscopeError(
-            f"jobs={jobs}: what it takes cannot be sent to other processes ({error}); expected jobs=1"
+            f"jobs={jobs}: the work cannot be sent to other processes ({error}); expected jobs=1"
         ) from None
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sent, threads))
@@ -376,8 +359,8 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         waiting: list[Future[Any]] = [pool.submit(_one, task) for task in tasks]
         waiting.reverse()
         while waiting:
-            result, said = waiting.pop().result()
-            for message, category in said:
+            result, caught = waiting.pop().result()
+            for message, category in caught:
                 warnings.warn(message, category, stacklevel=3)
             yield result
     except BrokenProcessPool:
@@ -392,8 +375,6 @@ _work: Callable[[Any], Any] | None = None
 
 
 def _begin(sent: bytes, threads: int) -> None:
-    import signal
-
     global _work  # noqa: PLW0603  (a process of the pool has no other place)
     _work = pickle.loads(sent)
     torch.set_num_threads(threads)
@@ -402,7 +383,7 @@ def _begin(sent: bytes, threads: int) -> None:
 
 def _one(task: Any) -> tuple[Any, list[tuple[str, type[Warning]]]]:
     assert _work is not None
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = _work(task)
-    return result, [(str(one.message), one.category) for one in said]
+    return result, [(str(one.message), one.category) for one in caught]

@@ -36,7 +36,7 @@ SHARES = (0.5, 0.95)
 """Shares of a receptive field's mass within its two contours."""
 INNER, OUTER = "#e53900", "#7a1fa2"
 LEAST_SHARE = 0.03
-"""Points below this share of the strongest are not drawn; there may be hundreds of cells of them."""
+"""Points below this share of the strongest are not drawn: most points of most cells."""
 LARGEST = 26.0
 """Ratio of a panel's longer side to the diameter of the strongest point."""
 WASH = 0.35
@@ -57,12 +57,12 @@ def explanation(
     Red points add to the output, blue ones subtract from it; areas are proportional to magnitude. In the first panel,
     lines from the regular grid mark the cell with the strongest points (in a last layer, the predicting cell). Panels
     of layers show only the surroundings of a small box, unless ``zoom`` is False. Without ``photo`` the explanation's
-    own is drawn, or the network's input; ``fit`` says how that was made of a photo of another size. ``layers`` are
+    own is drawn, or the network's input; ``fit`` says how a photo of another size was resized to that. ``layers`` are
     names of layers (default: those on which the output depends, from the output downwards).
 
-    Of a decoder with deformable attention, panels show the points of the object query that made the detection (or the
-    query with the strongest points in the last layer), with the query's reference in that layer. Encoders, of which
-    the points of all queries are drawn, are shown if ``layers`` names them.
+    Of a decoder with deformable attention, panels show the points of the object query behind the detection (or the
+    query with the strongest points in the last layer), with its reference in that layer. Encoders are drawn if
+    ``layers`` names them, with the points of all queries.
 
     Example:
         >>> figure = ds.draw.explanation(ds.explain(detector, "photo.jpg"))
@@ -80,7 +80,7 @@ def explanation(
     near = backdrop.within(result.inches * backdrop.size[1] / window.width)
     axes = result.flat()
     for index, layer in enumerate(chosen):
-        magnitude, told, whose = layer.points.abs(), "", ""
+        magnitude, more, whose = layer.points.abs(), "", ""
         if isinstance(layer, Attribution):
             shown, total = attributions(axes[index], near, layer, window, grid=index == 0), layer.points.numel()
         else:
@@ -88,8 +88,8 @@ def explanation(
             shown, total = query_attributions(axes[index], near, layer, window, query)
             if query is not None:
                 share = float(magnitude[query].sum() / magnitude.sum().clamp(min=1e-12))
-                whose, told = f"query {query} · ", f"; {share:.0%} of the layer's magnitude is this query's"
-                told += "; dashed: its reference box" if layer.field.has_boxes else ""
+                whose, more = f"query {query} · ", f"; this query has {share:.0%} of the layer's magnitude"
+                more += "; dashed: its reference box" if layer.field.has_boxes else ""
                 magnitude = magnitude[query]
         outline(axes[index], explained, window)
         largest = float(magnitude.max())
@@ -97,8 +97,8 @@ def explanation(
         result.caption(
             axes[index],
             f"{primitives.escaped(layer.field.name)} · {whose}{_what(explained)}",
-            f"sampling points: red adds, blue takes away, area by magnitude, strongest {largest:.2g}; "
-            f"{shown} of {total} shown, which hold {held:.0%}{told}",
+            f"sampling points: red adds, blue subtracts, area by magnitude, strongest {largest:.2g}; "
+            f"{shown} of {total} shown, with {held:.0%} of the magnitude{more}",
         )
     if receptive_field:
         ax = axes[len(chosen)]
@@ -143,14 +143,14 @@ def _receptive(result: Sheet, ax: Axes, backdrop: Backdrop, explained: Explanati
     contours(ax, field)
     outline(ax, explained, whole)
     whole.apply(ax)
-    told = (
+    text = (
         f"contours: 50 and 95 % of what {_what(explained)} depends on "
         f"(radii {field.radius(0.5):.3g} and {field.radius(0.95):.3g} px)"
     )
     if explained.box is not None:
         share, chance = field.share_in(explained.box), field.over_chance(explained.box)
-        told += f"; {share:.0%} in the box, {chance:.2g} × chance"
-    result.caption(ax, title, told)
+        text += f"; {share:.0%} in the box, {chance:.2g} × chance"
+    result.caption(ax, title, text)
 
 
 def _shown(explained: Explanation) -> list[Attribution]:
@@ -267,7 +267,7 @@ def signed_points(ax: Axes, places: primitives.Points, values: np.ndarray, large
     share = np.abs(values[order]) / max(float(np.abs(values).max(initial=0.0)), 1e-12)
     artist = primitives.discs(ax, places[order], largest * np.sqrt(share.clip(0.02)), linewidths=0.3)
     artist.set(cmap=style.SIGNED_MAP, edgecolors=(0, 0, 0, 0.5))
-    # The sign must be visible on weak dots too: they are smaller, but hardly paler.
+    # Weak dots are smaller, but hardly paler, so that their sign is visible.
     artist.set(array=np.sign(values[order]) * (0.5 + 0.5 * share), clim=(-1.15, 1.15), alpha=0.92)
     return artist
 
@@ -294,7 +294,7 @@ def contours(ax: Axes, field: ReceptiveField) -> QuadContourSet | None:
 
 
 def outline(ax: Axes, explained: Explanation, window: Window) -> None:
-    """The explained box, with its class and score where they cover none of its points."""
+    """The explained box, with its class and score below its points."""
     if explained.box is None:
         return
     primitives.boxes(ax, explained.detection, min_score=0.0, labels=False)

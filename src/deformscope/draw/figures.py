@@ -2,9 +2,9 @@
 
 ``fields`` is one OffsetField, or several (a list or the captured mapping): Figures 2 and 3 have one panel per field.
 ``photo`` is anything that ``deformscope.photo.read`` accepts; without it the figure is drawn on the network's input as
-recorded. Where the input was made of the photo by another step than a plain resize, ``fit`` says which, as in
-:meth:`Placement.fitted`: ``"stretch"``, ``"crop"``, ``"pad"``… Arrows and circles are enlarged by a factor that is
-stated in the figure; ``scale`` sets it, and ``cell_step`` = n draws every n-th cell along rows and columns.
+recorded. Unless that is the photo resized, ``fit`` says how the photo became the input, as in
+:meth:`Placement.fitted`: ``"stretch"``, ``"crop"``, ``"pad"``… Arrows and circles are enlarged by a factor stated in
+the figure; ``scale`` sets it, and ``cell_step`` = n draws every n-th cell along rows and columns.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def figure1(
         f"{_group(view, group)} · offset of each kernel point (Δy, Δx around it)",
         f"arrows ×{factor:g}, {_thinning(view)} · thick: mean over the photo ×{trend:g}",
         columns=one.kernel_size[1],
-        beside=SCALE_INCHES,
+        reserved=SCALE_INCHES,
     )
     panels.scale_arrow(result.panels[-1][-1], view, factor)
     result.fit(0.0, foot)
@@ -101,7 +101,7 @@ def figure2(
             primitives.boxes(ax, detection, class_names, min_score=min_score)
         full = f"full\N{NO-BREAK SPACE}at\N{NO-BREAK SPACE}−{convergence_limit(view.div):.2g}/cell"
         units = f"arrows: $d_f$ ×{factor:g}, {_thinning(view)} · red: divergence < 0, {full}"
-        result.caption(ax, _group(view, group), units, beside=SCALE_INCHES)
+        result.caption(ax, _group(view, group), units, reserved=SCALE_INCHES)
         panels.scale_arrow(ax, view, factor)
     return result.finished()
 
@@ -161,7 +161,7 @@ def overview(
         scale = panels.feature_panel(row[1], backdrop, view)
         if detection is not None:
             primitives.boxes(row[1], detection, class_names, min_score=min_score)
-        result.caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", beside=SCALE_INCHES)
+        result.caption(row[1], f"$d_f$ ×{scale:g}; red: div < 0", reserved=SCALE_INCHES)
         panels.scale_arrow(row[1], view, scale)
         scale = panels.kernel_panel(row[2], backdrop, view)
         result.caption(row[2], f"circles of $d_k$ ×{scale:g}", panels.reach(view, size))
@@ -266,7 +266,7 @@ def _row(
 
 
 def _factors(view: FieldView, size: tuple[int, int], longest: float) -> tuple[float, float]:
-    """Readable factors of the offsets and of their means, the longest of which takes that part of the shorter side."""
+    """Readable factors of the offsets and of their means; the longest mean takes that part of the shorter side."""
     vectors = view.vectors[:, view.on_photo(size)]
     most = float(np.linalg.norm(vectors.mean(axis=1), axis=-1).max())
     trend = primitives.nice(longest * min(size) / most) if most > 1e-6 else 1.0

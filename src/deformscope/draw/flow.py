@@ -43,12 +43,12 @@ def flow(
     """d_f as a flow: the photo, then a panel for each offset group, or for each of ``frames``; a row for each field.
 
     ``frames`` names the frames between which the groups are divided evenly, in their order: BasicVSR++ has 16 groups,
-    the first eight of the frame before and the others of the one before that, ``frames=("t−1", "t−2")``. A panel then
+    eight for the previous frame and eight for the one before, ``frames=("t−1", "t−2")``. A panel then
     shows the mean over its frame's groups, and its caption the diversity: the rms distance of all offsets of the groups
-    from it. Colours are full at ``limit`` photo px (default: chosen by the figure, and told by the wheel). Groups are
+    from it. Colours are full at ``limit`` photo px (default: chosen from the lengths; the wheel shows it). Groups are
     counted from 0.
 
-    Raises DeformscopeError for groups that cannot be divided so, and for a field of several images.
+    Raises DeformscopeError for groups that cannot be divided evenly, and for a field of several images.
 
     Example:
         >>> ds.draw.flow(field, "photo.jpg").savefig("flow.png")
@@ -73,12 +73,12 @@ def flow(
                 axes[0].set_axis_off()
             else:
                 primitives.photo(axes[0], backdrop.within(result.inches))
-                result.caption(axes[0], primitives.escaped(view.caption()), "the frame that is aligned to")
+                result.caption(axes[0], primitives.escaped(view.caption()), "reference frame")
                 _wheel(axes[0], full)
             shown = row[line * (columns - 1) : (line + 1) * (columns - 1)]
-            for ax, (label, vectors, told) in zip(axes[1:], shown, strict=False):
+            for ax, (label, vectors, text) in zip(axes[1:], shown, strict=False):
                 _picture(ax, view, vectors, full, backdrop.size)
-                result.caption(ax, label, told)
+                result.caption(ax, label, text)
             for ax in axes[1 + len(shown) :]:
                 ax.set_axis_off()
         top += count
@@ -87,7 +87,7 @@ def flow(
 
 def colours(vectors: Float[np.ndarray, "h w 2"], full: float) -> Float[np.ndarray, "h w 3"]:
     """The wheel's colours of vectors (y, x): red to the right, then through yellow downwards; white where there is no
-    motion, grey where it is no number."""
+    motion, grey for NaN."""
     y, x = vectors[..., 0], vectors[..., 1]
     hue = (np.arctan2(y, x) / (2 * np.pi)) % 1.0
     strength = np.clip(np.hypot(y, x) / full, 0, 1)

@@ -31,11 +31,11 @@ SCALE_INCHES = 1.35
 MOST_ACROSS = 36
 """Largest number of arrows along a panel's longer side, if no step is given."""
 CLOSE = 0.4
-"""A box is looked at from near where it is shorter, in both directions, than this share of the photo's sides."""
+"""Boxes shorter than this share of the photo, in both directions, are enlarged."""
 AROUND = 2.4
-"""The box's sides around it in such a view, times their lengths."""
+"""Sides of an enlarged part over those of its box."""
 LEAST_PART = 0.2
-"""No nearer than this part of the photo: of a smaller one nothing could be recognised."""
+"""Smallest part of the photo to show; a smaller one would be unrecognisable."""
 
 
 FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
@@ -43,7 +43,7 @@ FieldsLike = OffsetField | Mapping[str, OffsetField] | Iterable[OffsetField]
 
 
 def as_list(fields: FieldsLike) -> list[OffsetField]:
-    """The fields as a list. Raises DeformscopeError if there is none, and for what is no OffsetField."""
+    """The fields as a list. Raises DeformscopeError without any, and for anything but OffsetFields."""
     if isinstance(fields, OffsetField):
         return [fields]
     given: Any = fields
@@ -137,7 +137,7 @@ class FieldView:
         )
 
     def on_photo(self, size: tuple[int, int]) -> np.ndarray:
-        """Whether each of the m cells lies on the photo, and not in padding."""
+        """Whether each of the m cells is on the photo, not in padding."""
         y, x = self.centres.T
         return (y >= 0) & (y <= size[0]) & (x >= 0) & (x <= size[1])
 
@@ -148,7 +148,7 @@ class FieldView:
         return nice(target * self.spacing / long) if long > 1e-6 else 1.0
 
     def reach(self, size: tuple[int, int]) -> tuple[float, float]:
-        """The largest radius of the kernels on the photo that are spread, and of those drawn together; 0 for none."""
+        """The largest radius on the photo of kernels that are spread, and of those that are contracted; 0 for none."""
         shown = self.radii[self.on_photo(size)]
         shown = shown[np.isfinite(shown)]
         return float(shown.max(initial=0.0)), float(-shown.min(initial=0.0))
@@ -161,7 +161,7 @@ class FieldView:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a photo that a panel shows, of the photo's own shape; px."""
+    """The part of a photo that a panel shows, with the photo's aspect ratio; px."""
 
     top: float
     left: float
@@ -206,7 +206,7 @@ def point_panel(ax: Axes, backdrop: Backdrop, view: FieldView, k: int, factor: f
 
 
 def kernel_mosaic(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float, trend: float) -> None:
-    """Figure 1 in small: all kernel points on the same axes, each over its own copy of the photo, arranged as the
+    """A small Figure 1: all kernel points on the same axes, each over its own copy of the photo, arranged as the
     kernel."""
     height, width = backdrop.size
     rows, columns = view.field.kernel_size
@@ -273,7 +273,7 @@ def kernel_panel(ax: Axes, backdrop: Backdrop, view: FieldView, factor: float | 
 
 
 def reach(view: FieldView, size: tuple[int, int]) -> str:
-    """How large the circles of Figure 3 are, and what the green ones stand for."""
+    """The largest radii of Figure 3, and the meaning of green."""
     spread, together = view.reach(size)
     words = f"r up to {spread:.3g} px" if spread or not together else "no kernel is spread"
     return words + (f"; green: drawn together, |r| up to {together:.3g} px" if together else "")

@@ -32,7 +32,7 @@ Points = np.ndarray
 
 
 def photo(ax: Axes, array: np.ndarray | Backdrop, wash: float = 0.0, size: tuple[int, int] | None = None) -> AxesImage:
-    """Draw the photo on the whole axes, blended with white by ``wash`` (0..1), so that things drawn on it can be seen.
+    """Draw the photo on the whole axes, blended with white by ``wash`` (0..1), so that things drawn on it are visible.
 
     ``size`` (h, w) is that of the photo, if ``array`` is a smaller copy of it.
 
@@ -114,9 +114,9 @@ def convergence_limit(div: np.ndarray) -> float:
 def circles(
     ax: Axes, centres: Points, radii: np.ndarray, *, values: np.ndarray | None = None, width: float = 0.9
 ) -> EllipseCollection:
-    """Circles of ``|radii|`` px; coloured by ``values``, by default their radii. Larger ones lie on top.
+    """Circles of ``|radii|`` px; coloured by ``values``, by default their radii. Larger ones are on top.
 
-    Negative radii stand for kernels that are drawn together (:meth:`FieldView.of`); theirs are green.
+    Negative radii stand for kernels that are contracted (:meth:`FieldView.of`); theirs are green.
 
     Example:
         >>> ax = matplotlib.figure.Figure().subplots()
@@ -192,7 +192,7 @@ def shown_detections(
 ) -> Tensor:
     """The indices of the detections to draw, best first: class-agnostic suppression leaves one box per place.
 
-    A detector that gives one animal boxes of three classes would hide it behind them. Without scores all count alike.
+    Otherwise a detector that gives one animal boxes of three classes would hide it. Without scores all count equally.
     """
     from torchvision.ops import nms
 

@@ -7,8 +7,9 @@ heads, coloured and sized by weight, and their weighted mean and spread compared
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.patches import Ellipse, PathPatch, Rectangle
+from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.path import Path
-from matplotlib.transforms import Affine2D, IdentityTransform
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import IdentityTransform
 
 from ..backdrop import Backdrop, on_photo
 from ..errors import DeformscopeError
@@ -33,7 +36,7 @@ from .text import NBSP, drawable, width as text_width
 AttentionLike = AttentionField | Sequence[AttentionField] | Mapping[str, AttentionField]
 """One field, several, or those of a capture."""
 AROUND = 1.5
-"""The part of the photo that is shown: this multiple of the reference boxes, and the points with nearly all weight."""
+"""The part of the photo that is shown: this multiple of the reference boxes, and the points with most of the weight."""
 SHOWN_WEIGHT = 0.95
 LEAST_WINDOW = 0.2
 """Smallest part that is shown, relative to the photo's sides."""
@@ -136,7 +139,7 @@ def queries(
     (xyxy, photo px) where. ``head`` shows one head alone. All panels of a row show the same part of the photo, and a
     weight has one colour in all of the figure.
 
-    Raises DeformscopeError for a query, head or image that is not there, and for an encoder's queries alone.
+    Raises DeformscopeError for a query, head or image out of range, and for an encoder alone.
 
     Example:
         >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
@@ -145,11 +148,16 @@ def queries(
         >>> ds.draw.queries(fields.attention, photo, best).savefig("queries.png")
     """
     layers = attention_layers(fields)
-    _check(layers, chosen, image, head)
+    if not chosen:
+        raise DeformscopeError("chosen: no queries given; expected at least one, such as [0]")
+    for field in layers:
+        if field.is_dense:
+            raise DeformscopeError(
+                f"{field.name}: an encoder's queries are the cells of its maps; draw them as an offset field: "
+                "fields.moments.moments(field, query_level), or field.dense(query_level, value_level)"
+            )
+    _check(layers, chosen, image, head or 0, titles=titles, boxes=boxes)
     backdrop, layers = on_photo([field.select(image) for field in layers], photo, fit)
-    for argument, given in (("titles", titles), ("boxes", boxes)):
-        if given is not None and len(given) != len(chosen):
-            raise DeformscopeError(f"{argument}: {len(given)} given for {len(chosen)} queries; expected one each")
     views = [[QueryView.of(field, query, head) for field in layers] for query in chosen]
     most = float(np.quantile(np.concatenate([view.weights for row in views for view in row]), FULL)) or 1.0
     columns = len(layers) if len(layers) <= 3 else -(-len(layers) // -(-len(layers) // 4))
@@ -182,7 +190,7 @@ def query_sizes(
     of the box. The line is that of points that fill the box evenly. ``chosen`` queries are drawn in colour, with their
     ``titles``.
 
-    Raises DeformscopeError for queries that are not there, or without reference boxes.
+    Raises DeformscopeError for queries out of range, and without reference boxes.
 
     Example:
         >>> with torch.no_grad(), ds.capture(model) as fields:          # a Deformable DETR
@@ -191,17 +199,10 @@ def query_sizes(
         >>> ds.draw.query_sizes(decoder, [0, 1]).savefig("sizes.png")
     """
     layers = attention_layers(fields)
-    if not layers:
-        raise DeformscopeError("fields: none given; take them from `fields.attention` after ds.capture")
-    if titles is not None and len(titles) != len(chosen):
-        raise DeformscopeError(f"titles: {len(titles)} given for {len(chosen)} queries; expected one each")
+    _check(layers, chosen, image, 0, titles=titles)
     for field in layers:
-        n, q = field.points.shape[:2]
         if not field.has_boxes:
             raise DeformscopeError(f"{field.name}: its references are points, which have no size")
-        for argument, value, count in (("image", image, n), *(("chosen", query, q) for query in chosen)):
-            if not 0 <= value < count:
-                raise DeformscopeError(f"{argument}={value}: expected 0 to {count - 1} in {field.name!r}")
     sizes = [_sizes(field, image) for field in layers]
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
@@ -258,69 +259,43 @@ def _panel(
 def _details(view: QueryView, window: np.ndarray) -> str:
     apart = np.hypot(*(view.centre - view.reference))
     high, wide = view.spread
-    told = [f"mean {apart:.0f}{NBSP}px from {'the reference' if view.box is None else 'its centre'}"]
-    told.append(f"spread {high:.0f}{NBSP}×{NBSP}{wide:.0f}{NBSP}px")
+    parts = [f"mean {apart:.0f}{NBSP}px from {'the reference' if view.box is None else 'its centre'}"]
+    parts.append(f"spread {high:.0f}{NBSP}×{NBSP}{wide:.0f}{NBSP}px")
     if view.box is not None:
         tall, broad = view.box[2:] - view.box[:2]
-        told.insert(0, f"{view.inside(view.box):.0%} of the weight in the reference box")
-        told[-1] += f" in a box of {tall:.0f}{NBSP}×{NBSP}{broad:.0f}"
+        parts.insert(0, f"{view.inside(view.box):.0%} of the weight in the reference box")
+        parts[-1] += f" in a box of {tall:.0f}{NBSP}×{NBSP}{broad:.0f}"
     hidden = int(((view.points < window[:2]) | (view.points > window[2:])).any(axis=1).sum())
-    return " · ".join([*told, *([f"{hidden} not shown"] if hidden else [])])
+    return " · ".join([*parts, *([f"{hidden} not shown"] if hidden else [])])
 
 
 def _key(result: Sheet, layers: Sequence[AttentionField], most: float, found: bool) -> None:
-    """Explain the signs below all panels, in as many lines as they need."""
-    total = float(result.figure.get_figwidth())
-    entries: list[tuple[str, str]] = []
-    sizes = dict.fromkeys(field.level_sizes for field in layers)
-    if len(sizes) == 1 and len(layers[0].level_sizes) > 1:
-        entries += [(f"level{number}", f"on the {h}×{w} map") for number, (h, w) in enumerate(layers[0].level_sizes)]
+    """Explain the signs below all panels."""
+    sizes = layers[0].level_sizes
+    handles = []
+    if len(sizes) > 1 and all(field.level_sizes == sizes for field in layers):
+        handles += [_dot(MARKERS[n % len(MARKERS)], INK, f"on the {h}×{w} map", 6) for n, (h, w) in enumerate(sizes)]
     if layers[0].weights is not None:
-        entries.append(("weights", f"weight, 0 to {most:.2g}, of the query's total"))
+        ramp = ((0.0, LEAST_AREA, "no weight"), (1.0, MOST_AREA, f"weight {most:.2g} of the query's total"))
+        handles += [_dot("o", colormaps[WEIGHTS](share), label, math.sqrt(area)) for share, area, label in ramp]
     if layers[0].has_boxes:
-        entries.append(("box", "reference box of the layer"))
-    entries += [("found", "detected box")] if found else []
-    entries += [("reference", "its centre" if layers[0].has_boxes else "reference point")]
-    entries += [("mean", "weighted mean, spread"), ("heads", "mean of each head")]
-    places, x, y = [], 0.0, 0
-    for sign, text in entries:
-        wide = (0.62 if sign == "weights" else 0.27) + text_width(text, 7) + 0.15
-        if x and x + wide > total - 2 * MARGIN:
-            x, y = 0.0, y + 1
-        places.append((sign, text, x, y))
-        x += wide
-    foot = (y + 1) * KEY_LINE + 0.12
-    result.fit(result.room, foot)
-    tall = float(result.figure.get_figheight())
-    ax = result.figure.add_axes((MARGIN / total, 0.02 / tall, 1 - 2 * MARGIN / total, (foot - 0.04) / tall))
-    ax.set(xlim=(0, total - 2 * MARGIN), ylim=(foot - 0.04, 0))  # inches
-    ax.set_axis_off()
-    for sign, text, left, line in places:
-        _sign(ax, sign, left + 0.1, line * KEY_LINE + 0.12)
-        right = left + (0.62 if sign == "weights" else 0.27)
-        ax.text(right, line * KEY_LINE + 0.12, text, fontsize=7, color=FAINT, va="center", parse_math=False)
+        handles.append(Line2D([], [], color=BOX, ls="--", label="reference box of the layer"))
+    if found:
+        handles.append(Line2D([], [], color=FOUND, label="detected box"))
+    dark = [withStroke(linewidth=3.0, foreground="black")]
+    handles.append(_dot("+", BOX, "its centre" if layers[0].has_boxes else "reference point", 7, path_effects=dark))
+    handles.append(_dot("x", MEAN, "weighted mean, in an ellipse of the spread", 6, path_effects=dark))
+    handles.append(Line2D([], [], color="white", lw=0.9, label="mean of each head", path_effects=dark))
+    room = float(result.figure.get_figwidth()) - 2 * MARGIN
+    widest = max(text_width(str(handle.get_label()), 7) for handle in handles)
+    columns = max(1, min(len(handles), int(room / (widest + 0.55))))
+    result.fit(result.room, -(-len(handles) // columns) * KEY_LINE + 0.12)
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0), "borderaxespad": 0.2}
+    result.figure.legend(handles=handles, ncols=columns, fontsize=7, labelcolor=FAINT, frameon=False, **place)
 
 
-def _sign(ax: Axes, sign: str, x: float, y: float) -> None:
-    if sign.startswith("level"):
-        path = marker(int(sign[5:]))
-        ax.add_patch(PathPatch(path.transformed(Affine2D().scale(0.1).translate(x, y)), fc=INK, ec="none"))
-    elif sign == "weights":
-        ramp = np.linspace(0, 1, 64)[None]
-        ax.imshow(ramp, extent=(x - 0.08, x + 0.44, y + 0.05, y - 0.05), cmap=WEIGHTS, aspect="auto", zorder=1)
-    elif sign in ("box", "found"):
-        box = np.array([y - 0.055, x - 0.09, y + 0.055, x + 0.09])
-        rectangle(ax, box, BOX if sign == "box" else FOUND, dashed=sign == "box")
-    elif sign == "heads":
-        for color, line in (("black", 2.2), ("white", 0.9)):
-            ax.plot([x - 0.09, x + 0.09], [y, y], color=color, lw=line)
-    else:
-        if sign == "mean":
-            for color, line in (("black", 2.2), (MEAN, 1.0)):
-                ax.add_patch(Ellipse((x, y), 0.21, 0.15, fill=False, ec=color, lw=line))
-        shape, color = ("+", BOX) if sign == "reference" else ("x", MEAN)
-        ax.plot(x, y, shape, ms=7 if sign == "reference" else 4, mew=2.8, color="black")
-        ax.plot(x, y, shape, ms=6 if sign == "reference" else 3.4, mew=1.4, color=color)
+def _dot(marker: str, color: Any, label: str, size: float, **more: Any) -> Line2D:
+    return Line2D([], [], marker=marker, color=color, label=label, ms=size, ls="", **more)
 
 
 def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
@@ -334,7 +309,7 @@ def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[in
     for view in views:
         heavy = view.heavy(SHOWN_WEIGHT)
         low, high = np.minimum(low, heavy.min(axis=0) - 8), np.maximum(high, heavy.max(axis=0) + 8)
-    # Points beyond the photo are shown, but not so many that it would become small.
+    # Points beyond the photo are shown within a margin, so that the photo stays large.
     margin = BEYOND * photo if any(((v.points < 0) | (v.points > photo)).any() for v in views) else 0 * photo
     low, high = np.clip(low, -margin, photo + margin), np.clip(high, -margin, photo + margin)
     side = max(LEAST_WINDOW, float(((high - low) / photo).max())) * photo
@@ -343,7 +318,7 @@ def _window(views: Sequence[QueryView], found: np.ndarray | None, size: tuple[in
 
 
 def attention_layers(fields: AttentionLike) -> list[AttentionField]:
-    """One field, several, or those of a capture, as a list; a capture's encoders are left out beside its decoders."""
+    """The fields as a list; of a capture, encoders are left out if there are decoders."""
     if isinstance(fields, AttentionField):
         return [fields]
     if not isinstance(fields, Mapping):
@@ -351,36 +326,32 @@ def attention_layers(fields: AttentionLike) -> list[AttentionField]:
     return [field for field in fields.values() if not field.is_dense] or list(fields.values())
 
 
-def _check(layers: Sequence[AttentionField], chosen: Sequence[int], image: int, head: int | None) -> None:
-    if not layers or not chosen:
-        raise DeformscopeError(
-            f"{len(layers)} fields and {len(chosen)} queries: expected at least one of each; "
-            "take fields from `fields.attention` after `with ds.capture(model) as fields`"
-        )
+def _check(
+    layers: Sequence[AttentionField], chosen: Sequence[int], image: int, head: int, **given: Sized | None
+) -> None:
+    """Raise DeformscopeError for indices out of range, and for ``given`` arguments that are not one per query."""
+    if not layers:
+        raise DeformscopeError("fields: none given; take them from `fields.attention` after ds.capture(model)")
+    for argument, several in given.items():
+        if several is not None and len(several) != len(chosen):
+            raise DeformscopeError(f"{argument}: {len(several)} given for {len(chosen)} queries; expected one each")
     for field in layers:
-        if field.is_dense:
-            raise DeformscopeError(
-                f"{field.name}: an encoder's, whose queries are the cells of its maps; they are drawn as an offset "
-                "field: fields.moments.moments(field, query_level), or field.dense(query_level, value_level)"
-            )
         n, q, h = field.points.shape[:3]
-        for argument, value, count in (("image", image, n), ("head", 0 if head is None else head, h)):
+        asked = [("image", image, n), ("head", head, h), *(("chosen", query, q) for query in chosen)]
+        for argument, value, count in asked:
             if not 0 <= value < count:
                 raise DeformscopeError(f"{argument}={value}: expected 0 to {count - 1} in {field.name!r}")
-        for query in chosen:
-            if not 0 <= query < q:
-                raise DeformscopeError(f"chosen={query}: expected queries from 0 to {q - 1} of {field.name!r}")
 
 
 def rectangle(ax: Axes, box: np.ndarray, color: str, *, dashed: bool = False) -> None:
-    """Outline (top, left, bottom, right), with a dark edge that can be seen on any photo."""
+    """Outline (top, left, bottom, right), with a dark edge that is visible on any photo."""
     (top, left), (high, wide) = box[:2], box[2:] - box[:2]
     for edge, width, dash in (("black", 2.6, "-"), (color, 1.4, "--" if dashed else "-")):
         ax.add_patch(Rectangle((left, top), wide, high, fill=False, ec=edge, lw=width, ls=dash, zorder=3))
 
 
 def samples(ax: Axes, view: QueryView, most: float) -> PathCollection:
-    """The sampling points, heavy ones on top: colour and area tell the weight (full at ``most``), the shape the map."""
+    """The sampling points, heavy ones on top: colour and area show the weight (full at ``most``), the shape the map."""
     order = np.argsort(view.weights)
     strength = np.clip(view.weights[order] / most, 0, 1)
     dots = PathCollection(

@@ -1,4 +1,4 @@
-"""Where chosen cells sample: over the whole photo, or from near where their points lie close together."""
+"""Where chosen cells sample: over the whole photo, or enlarged where their points are close together."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .style import own_settings
 WASH = 0.18
 MOST_PLACES = 4
 CLOSE, LEAST_PART = 0.22, 0.08
-"""Points are looked at from near where they take less of the photo than the first, and never less than the second."""
+"""Points on less of the photo than the first are enlarged; never less than the second is shown."""
 DOTS = (70, 95, 130)
 """A panel's longer side over the diameter of a point, by depth."""
 MARK = 2.4
-"""Size of the cell's mark over a point's: seen around one that lies on it."""
+"""Size of the cell's mark over a point's, so that it is visible around one."""
 MOST_OF_SIGMOID = 1.001
 INSET = 0.3
-"""Width of the whole photo, seen small, over the panel's."""
+"""Width of the small photo in the corner over the panel's."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Points:
         )
 
     def window(self, size: tuple[int, int], close: float = CLOSE) -> Window:
-        """The part of a photo of ``size`` (h, w) in which they are told apart; all of it where they fill ``close``."""
+        """The part of a photo of ``size`` (h, w) that separates them; all of it where they fill ``close``."""
         known = np.concatenate([self.regular, self.reached])
         known = known[np.isfinite(known).all(axis=1)]
         (top, left), (bottom, right) = known.min(axis=0).tolist(), known.max(axis=0).tolist()
@@ -91,8 +91,8 @@ def sampling(
     ``depth`` (1-3) layers are followed, those through which the last field's input came (``field.below``), never
     parallel branches; all of them must be among ``fields``. The cells are those nearest to ``places`` ((y, x) photo
     px), else to the centres of the detected boxes that score at least ``min_score``, else to the photo's centre. Where
-    points lie close together each cell is seen from near, in a panel of its own with the whole photo in its corner,
-    unless ``zoom`` is False.
+    points are close together, each cell is enlarged in its own panel, with the whole photo in its corner, unless
+    ``zoom`` is False.
 
     Example:
         >>> ds.draw.sampling(field, "photo.jpg", [(150, 215)]).savefig("sampling.png")
@@ -153,7 +153,7 @@ def sampling_panel(
 
 
 def inset(ax: Axes, backdrop: Backdrop, window: Window, points: Points, color: str) -> None:
-    """The whole photo small in the corner that hides fewest points, with the window's place in it."""
+    """The whole photo small in the corner that hides fewest points, with the window marked."""
     height, width = backdrop.size
     share = (points.reached - (window.top, window.left)) / (window.height, window.width)
     corners = [(0.0, 0.0), (0.0, 1 - INSET), (1 - INSET, 0.0), (1 - INSET, 1 - INSET)]
@@ -180,7 +180,7 @@ def centres_of_boxes(
 
 
 def check_places(places: Sequence[tuple[float, float]], size: tuple[int, int]) -> None:
-    """Raise DeformscopeError unless every place (y, x) lies on a photo of ``size`` (h, w)."""
+    """Raise DeformscopeError unless every place (y, x) is on a photo of ``size`` (h, w)."""
     for y, x in places:
         if not (0 <= y <= size[0] and 0 <= x <= size[1]):
             raise DeformscopeError(
@@ -207,11 +207,11 @@ def _stack(fields: list[OffsetField], depth: int) -> list[OffsetField]:
         chain = " ← ".join(repr(field.name) for field in reversed(found))
         below = found[0].below
         why = (
-            f"below it lies {below!r}, which is not among the fields; give that one too"
+            f"the layer below is {below!r}, which is not among the fields; give it too"
             if below
-            else "nothing deformable lies below it"
+            else "nothing deformable is below it"
             if below is not None
-            else "what lies below it is not known; say it by below=, as in OffsetField.from_tensor"
+            else "the layer below it is not known; set below=, as in OffsetField.from_tensor"
         )
         raise DeformscopeError(f"depth={depth}: {len(found)} of the layers given follow each other ({chain}); {why}")
     return found

@@ -65,15 +65,15 @@ class Sheet:
         """The panels, row by row."""
         return [ax for row in self.panels for ax in row]
 
-    def caption(self, ax: Axes, text: str, detail: str = "", *, columns: int = 1, beside: float = 0.0) -> float:
+    def caption(self, ax: Axes, text: str, detail: str = "", *, columns: int = 1, reserved: float = 0.0) -> float:
         """Write the caption of a panel: its content, then the units, each wrapped; returns its height in inches.
 
-        It may extend below ``columns`` panels, from this one on; ``beside`` inches at the right stay free.
+        It may extend below ``columns`` panels, from this one on; ``reserved`` inches at the right stay free.
         """
         whole = ax.get_anchor() == "NW"  # captions of very tall photos are wider than they are
         wide = columns * ax.get_position(original=whole).width * self.figure.get_figwidth()
         down = 0.05
-        for words, points, color, room in ((text, 8, INK, wide - beside), (detail, 7, FAINT, wide)):
+        for words, points, color, room in ((text, 8, INK, wide - reserved), (detail, 7, FAINT, wide)):
             for line in wrapped(words, points, room):
                 write_line(ax, line, points, color, down)
                 down += points * LINE / 72
@@ -86,7 +86,7 @@ class Sheet:
         return self.figure
 
     def fit(self, caption: float, foot: float = 0.0) -> None:
-        """Make the figure as high as it must be with ``caption`` inches below every panel and ``foot`` below all."""
+        """Set the figure's height for ``caption`` inches below every panel and ``foot`` below all."""
         head = MARGIN if self.title is None else TITLE_INCHES
         rows, total = len(self.panels), float(self.figure.get_figwidth())
         height = head + rows * (self.tall + caption) + (rows - 1) * self.gap + foot + 0.04
@@ -117,7 +117,7 @@ def sheet(
     ``width`` is that of the whole figure, in inches; by default panels are large enough to read, landscape and
     portrait. :meth:`Sheet.fit` adapts the room for captions once it is known.
     """
-    # A file's name can be of letters that no font here has; the title does without it.
+    # A file name may have letters that no font has; it is left out of the title.
     title = " · ".join(filter(None, map(drawable, title.split(" · "))))
     aspect = size[0] / size[1]
     panel = (4.2 if columns > 1 else min(MOST_WIDE, 7.0 * max(1.0, WIDEST / aspect))) * min(1.0, 1.15 / aspect)
@@ -132,7 +132,7 @@ def sheet(
     above = None
     if title:
         fonts = list(families(title))
-        # Fonts of other letters often have one weight, and matplotlib says so on stderr; all of the title has the same.
+        # Other fonts often have one weight; matplotlib would warn on stderr.
         weight = "bold" if len(fonts) == 1 else "normal"
         style: dict[str, Any] = {"fontsize": 10, "color": INK, "weight": weight, "fontfamily": fonts}
         above = figure.text(0, 1, title, va="top", ha="left", parse_math=False, **style)
@@ -145,8 +145,7 @@ def sheet(
 
 
 def row_of_panels(count: int, size: tuple[int, int]) -> Sheet:
-    """Panels in rows, as evenly as they go: at most four portrait photos per row, or three landscape ones, so that they
-    are large enough to read; one of the widest."""
+    """Panels in even rows: at most four portrait photos per row, three landscape ones, or one of the widest."""
     rows = -(-count // (4 if size[0] > size[1] else 3 if size[0] > WIDEST * size[1] else 1))
     columns = -(-count // rows)
     result = sheet(rows, columns, size)
@@ -172,7 +171,7 @@ def save(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
         raise DeformscopeError(f"path={str(path)!r}: expected a name ending in one of .{', .'.join(FORMATS)}")
     # Pillow's default compression takes most of the time and saves a tenth of the bytes.
     fast: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if kind == "png" else {}
-    with whole_file(path) as beside:
+    with whole_file(path) as temporary:
         metadata = {FORMATS[kind]: "deformscope" if kind == "png" else None}
-        figure.savefig(beside, format=kind, dpi=dpi, metadata=metadata, **fast)
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata, **fast)
     return path
