@@ -62,7 +62,7 @@ def test_a_lost_process_is_one_line():
 
 
 def test_what_cannot_be_sent_is_one_line():
-    with pytest.raises(DeformscopeError, match=r"jobs=2: what it takes cannot be sent .*jobs=1"):
+    with pytest.raises(DeformscopeError, match=r"jobs=2: the work cannot be sent .*jobs=1"):
         list(in_processes(lambda number: number, [1, 2], jobs=2))
 
 
