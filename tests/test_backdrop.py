@@ -187,7 +187,7 @@ def test_sampling_points_are_stacked_along_the_way_of_the_input_never_across_bra
     assert any(text.get_text() == "top ← low" for text in figure.findobj(Text))
     with pytest.raises(DeformscopeError, match=r"depth=2: .*\('branch'\); nothing deformable is below it"):
         draw.sampling([low, branch], scene(224, 224), depth=2)
-    with pytest.raises(DeformscopeError, match=r"depth=2: .*below it lies 'low', which is not among the fields"):
+    with pytest.raises(DeformscopeError, match=r"depth=2: .*the layer below is 'low', which is not among the fields"):
         draw.sampling([branch, top], scene(224, 224), depth=2)
 
 
