@@ -15,8 +15,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     kept = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, buffer in module.named_buffers(recurse=False)
     ]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
@@ -27,7 +26,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 if not buffer.equal(value):  # graphs of others may have saved it
                     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                         buffer.copy_(value)
-                module._buffers[name] = buffer
+                setattr(module, name, buffer)
 
 
 @contextmanager
