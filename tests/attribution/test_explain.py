@@ -157,7 +157,7 @@ ERRORS = {
         r"min_score=0.999: nothing on this photo scores so high",
     ),
     "output": (lambda d, cat: ds.explain(d, cat, of="size"), r"of='size': expected one of 'score', 'iou', 'left'"),
-    "layer": (lambda d, cat: ds.explain(d, cat, layers=["head9"]), r"no deformable call named 'head9'; captured:"),
+    "layer": (lambda d, cat: ds.explain(d, cat, layers=["head9"]), r"no deformable call named 'head9'; nearest:"),
     "no number": (lambda d, cat: ds.explain(d, cat, of=lambda f: f["boxes"]), r"gave a tensor of shape \(\d+, 4\)"),
     "no tensor": (lambda d, cat: ds.explain(d, cat, of=lambda f: 3), r"gave int; expected one number"),
     "detached": (
