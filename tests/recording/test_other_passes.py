@@ -153,27 +153,6 @@ def test_offsets_that_the_model_repairs_itself_are_known_to_have_been_broken():
         assert fields["side"].non_finite == 0
 
 
-def test_a_detector_of_torchvisions_places_its_photos_():
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-    class Detector(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.transform = GeneralizedRCNNTransform(64, 100, [0.0] * 3, [1.0] * 3)
-            self.net = Net()
-
-        def forward(self, images):
-            return self.net(self.transform(images)[0].tensors)
-
-    detector = Detector().eval()
-    detector.net.start = 0
-    photos = [torch.rand(3, 128, 160), torch.rand(3, 200, 100)]
-    first = seen(detector, photos)
-    again = seen(detector, photos)
-    assert told(again) == told(first)
-    assert [p.size for p in again["net.top"].placements] == [(128, 160), (200, 100)]
-
-
 def test_photos_of_all_sizes_through_a_detector():
     import numpy as np
 

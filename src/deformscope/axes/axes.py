@@ -180,21 +180,26 @@ def selected(axes: Axes, index: int, cell: int) -> Axes:
 
 def strided(axes: Axes, index: int, kernel: int, stride: float, padding: float, dilation: int, out: int) -> Axes | None:
     """After a convolution or pooling along a dimension."""
-    dim = axes.dims[index]
     if (kernel, stride, padding) == (1, 1, 0):
         return axes
-    if not axes_in(dim):
-        return axes.with_dim(index, plain(out))
-    if len(dim) > 1:
-        return None
-    ((axis, _, px),) = dim
-    assert axis is not None
-    first, last = -padding * px, (dilation * (kernel - 1) - padding) * px
-    return axes.with_dim(index, ((axis, out, px * stride),)).moved(axis, first, last, px * stride)
+    return _regular(axes, index, out, stride, -padding, dilation * (kernel - 1) - padding)
 
 
 def padded(axes: Axes, index: int, before: int, size: int) -> Axes | None:
     """With ``before`` more cells (or fewer, if negative) ahead of a dimension, which then has ``size``."""
+    return _regular(axes, index, size, 1, -before, -before)
+
+
+def rescaled(axes: Axes, index: int, ratio: float, shift: float, out: int) -> Axes | None:
+    """After a resize along a dimension: a new cell i lies at ``ratio`` · i + ``shift`` old ones."""
+    return _regular(axes, index, out, ratio, shift, shift)
+
+
+def _regular(axes: Axes, index: int, size: int, ratio: float, first: float, last: float) -> Axes | None:
+    """With ``size`` cells along a dimension: cell i reads the old ones from ``ratio`` · i + ``first`` to + ``last``.
+
+    None for a dimension of several pieces.
+    """
     dim = axes.dims[index]
     if not axes_in(dim):
         return axes.with_dim(index, plain(size))
@@ -202,19 +207,7 @@ def padded(axes: Axes, index: int, before: int, size: int) -> Axes | None:
         return None
     ((axis, _, px),) = dim
     assert axis is not None
-    return axes.with_dim(index, ((axis, size, px),)).moved(axis, -before * px, -before * px)
-
-
-def rescaled(axes: Axes, index: int, ratio: float, shift: float, out: int) -> Axes | None:
-    """After a resize along a dimension: a new cell i lies at ``ratio`` · i + ``shift`` old ones."""
-    dim = axes.dims[index]
-    if not axes_in(dim):
-        return axes.with_dim(index, plain(out))
-    if len(dim) > 1:
-        return None
-    ((axis, _, px),) = dim
-    assert axis is not None
-    return axes.with_dim(index, ((axis, out, px * ratio),)).moved(axis, shift * px, shift * px, px * ratio)
+    return axes.with_dim(index, ((axis, size, px * ratio),)).moved(axis, first * px, last * px, px * ratio)
 
 
 def joined(several: Sequence[Axes]) -> Axes | None:
